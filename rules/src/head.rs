@@ -1,0 +1,178 @@
+//! The head: the small signed record that names an environment's newest snapshot, and what edges
+//! say back. Wire types of the bus and of `/edge/v1`.
+//!
+//! The signature covers the head's bytes as they were sent, so no canonical form is needed.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+
+use crate::blob::Digest;
+
+/// Order of heads of one environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Version {
+    /// Raised by an operator after a database restore.
+    pub generation: u64,
+    /// Monotone per environment, never reused.
+    pub revision: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BlobRef {
+    pub digest: Digest,
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    pub namespace: String,
+    pub environment: String,
+    #[serde(flatten)]
+    pub version: Version,
+    pub snapshot: BlobRef,
+    /// The browsers' snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<BlobRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Previous>,
+    pub min_reader: u16,
+    pub issued_at_ms: i64,
+    /// Of the leader that published it.
+    pub epoch: u64,
+}
+
+/// What edges that the rollout has not reached yet serve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Previous {
+    #[serde(flatten)]
+    pub version: Version,
+    pub snapshot: BlobRef,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<BlobRef>,
+    /// Share of the fleet, of 100, that shall serve the new one.
+    pub stage: u8,
+}
+
+/// A head as it travels: `head` is the signed text, parsed only once the signature holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SignedHead {
+    pub head: String,
+    pub key_id: String,
+    /// Base64 of the Ed25519 signature over `head`'s bytes.
+    pub signature: String,
+}
+
+/// The answer of `GET /edge/v1/heads`: every environment that the edge key may see.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Heads {
+    pub heads: Vec<SignedHead>,
+}
+
+/// An edge's report of what it serves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    pub edge: String,
+    pub namespace: String,
+    pub environment: String,
+    #[serde(flatten)]
+    pub version: Version,
+    pub digest: Digest,
+    pub reader: u16,
+    /// Why a newer head was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Rejection>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rejection {
+    #[serde(flatten)]
+    pub version: Version,
+    pub reason: String,
+}
+
+/// The body of `POST /edge/v1/receipts`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Receipts {
+    pub receipts: Vec<Receipt>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    #[error("the head is {bytes} bytes long, the limit is {}", crate::limits::HEAD_BYTES_MAX)]
+    TooLong { bytes: usize },
+    #[error("the head is signed with key {0:?}, which is not trusted here")]
+    UnknownKey(String),
+    #[error("the head's signature does not hold")]
+    BadSignature,
+    #[error("the head is malformed: {0}")]
+    Malformed(String),
+    #[error("a public key is `ed25519:` and the base64 of 32 bytes")]
+    BadPublicKey,
+}
+
+/// A public key that heads may be signed with. Text form: `ed25519:` and base64.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PublicKey(VerifyingKey);
+
+impl PublicKey {
+    pub fn of(key: &SigningKey) -> PublicKey {
+        PublicKey(key.verifying_key())
+    }
+
+    /// The first 8 bytes of the key's SHA-256, hexadecimal.
+    pub fn id(&self) -> String {
+        let digest = Digest::of(self.0.as_bytes()).to_string();
+        digest.get(..16).unwrap_or_default().to_owned()
+    }
+}
+
+impl std::fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ed25519:{}", BASE64.encode(self.0.as_bytes()))
+    }
+}
+
+impl std::str::FromStr for PublicKey {
+    type Err = HeadError;
+
+    fn from_str(text: &str) -> Result<Self, HeadError> {
+        let encoded = text.strip_prefix("ed25519:").ok_or(HeadError::BadPublicKey)?;
+        let bytes = BASE64.decode(encoded).map_err(|_| HeadError::BadPublicKey)?;
+        let bytes: [u8; 32] = bytes.try_into().map_err(|_| HeadError::BadPublicKey)?;
+        VerifyingKey::from_bytes(&bytes).map(PublicKey).map_err(|_| HeadError::BadPublicKey)
+    }
+}
+
+impl SignedHead {
+    pub fn sign(head: &Head, key: &SigningKey) -> Result<SignedHead, HeadError> {
+        let text =
+            serde_json::to_string(head).map_err(|error| HeadError::Malformed(error.to_string()))?;
+        if text.len() > crate::limits::HEAD_BYTES_MAX {
+            return Err(HeadError::TooLong { bytes: text.len() });
+        }
+        let signature = BASE64.encode(key.sign(text.as_bytes()).to_bytes());
+        Ok(SignedHead { head: text, key_id: PublicKey::of(key).id(), signature })
+    }
+
+    /// The head, if one of the trusted keys signed it.
+    pub fn verify(&self, trusted: &[PublicKey]) -> Result<Head, HeadError> {
+        if self.head.len() > crate::limits::HEAD_BYTES_MAX {
+            return Err(HeadError::TooLong { bytes: self.head.len() });
+        }
+        let key = trusted
+            .iter()
+            .find(|key| key.id() == self.key_id)
+            .ok_or_else(|| HeadError::UnknownKey(self.key_id.clone()))?;
+        let signature = BASE64
+            .decode(&self.signature)
+            .ok()
+            .and_then(|bytes| Signature::from_slice(&bytes).ok())
+            .ok_or(HeadError::BadSignature)?;
+        key.0
+            .verify_strict(self.head.as_bytes(), &signature)
+            .map_err(|_| HeadError::BadSignature)?;
+        serde_json::from_str(&self.head).map_err(|error| HeadError::Malformed(error.to_string()))
+    }
+}

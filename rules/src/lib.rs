@@ -1,0 +1,42 @@
+//! What a flag means: the authoring model, its compiler, the evaluator and the wire formats.
+//!
+//! Promises: no I/O, no clock, no randomness (time and identifiers are inputs), no panic on any
+//! input, and the same input gives the same answer, byte for byte, natively and in wasm.
+//!
+//! Reading order: `model` (what an author writes), `compile` (model to arenas), `ruleset` (the
+//! arenas: wire form and run-time form at once), `eval` (one flag for one context), `answer`
+//! (OFREP bytes), `blob` (what an edge loads), `head` (the signed record that names a blob).
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unreachable,
+    clippy::arithmetic_side_effects
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+#![forbid(unsafe_code)]
+
+pub mod answer;
+pub mod blob;
+pub mod compile;
+pub mod context;
+pub mod eval;
+pub mod flagd;
+pub mod hash;
+pub mod head;
+pub mod keys;
+pub mod limits;
+pub mod logic;
+pub mod model;
+pub mod ruleset;
+pub mod trace;

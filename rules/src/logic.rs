@@ -1,0 +1,1 @@
+//! JSONLogic trees with flagd's operators: one kind of expression.
