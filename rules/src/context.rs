@@ -1,12 +1,42 @@
 //! The compact context: JSON decoded once by the host, then read in place, by the evaluator
 //! natively and in the guest, without a copy or an allocation.
 //!
-//! Layout (little endian; offsets count from the first byte of the whole):
-//! `magic u16, version u16, entry_count u32`, then the root object's entries, each 20 bytes
-//! `key_hash u32, key_start u32, key_len u32, payload …`, then nested arenas and string bytes.
+//! Layout, little endian: a header of 16 bytes (`magic u16, version u16, cell_count u32,
+//! root_start u32, root_count u32`), then cells of 20 bytes, then the text of every key and
+//! string. A cell is `key_hash u32, key_start u32, key_len u24 and tag u8, payload u64`; the
+//! payload of a container is `start u32, count u32` in cells. Children lie before their parent,
+//! so a reader that only looks backwards ends on any bytes. An object of more than
+//! `LINEAR_MAX` entries is preceded by its entries' numbers in the order of hash and key.
 //! The exact layout is private to this file; hosts only copy the bytes.
+//!
+//! Entries keep the document's order; of duplicate keys the last value counts, at the first's
+//! place.
 
-use crate::ruleset::{Attr, Ruleset};
+use std::cmp::Ordering;
+
+use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
+
+use crate::limits;
+use crate::ruleset::{Attr, Ruleset, slice};
+
+const MAGIC: u16 = 0x7443;
+const VERSION: u16 = 1;
+const HEADER: usize = 16;
+const CELL: usize = 20;
+
+/// Objects up to this size are searched in a row, larger ones through their index: ten to twenty
+/// hashes are compared faster than a binary search predicts its branches.
+const LINEAR_MAX: usize = 32;
+
+const TAG_NULL: u8 = 0;
+const TAG_BOOL: u8 = 1;
+const TAG_INT: u8 = 2;
+const TAG_FLOAT: u8 = 3;
+const TAG_STR: u8 = 4;
+const TAG_ARRAY: u8 = 5;
+const TAG_OBJECT: u8 = 6;
+
+type Cell = [u8; CELL];
 
 /// A context in its compact form, owned; made once per request.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -30,7 +60,7 @@ pub enum ContextError {
 /// A view of a compact context.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
-    bytes: &'a [u8],
+    root: Items<'a>,
 }
 
 /// One value of a context.
@@ -47,21 +77,44 @@ pub enum Value<'a> {
 }
 
 /// Elements of an array, or entries of an object.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Items<'a> {
-    bytes: &'a [u8],
-    start: u32,
-    len: u32,
+    /// The cells before this container's own; its children are among them.
+    below: &'a [Cell],
+    own: &'a [Cell],
+    text: &'a str,
 }
 
 impl ContextBuf {
     /// From the JSON of an OFREP `context` member. Empty input and `null` are the empty context.
-    pub fn from_json(_json: &[u8]) -> Result<ContextBuf, ContextError> {
-        Ok(ContextBuf::default())
+    pub fn from_json(json: &[u8]) -> Result<ContextBuf, ContextError> {
+        if json.len() > limits::CONTEXT_BYTES_MAX {
+            return Err(ContextError::TooLong { bytes: json.len() });
+        }
+        if json.trim_ascii().is_empty() {
+            return Ok(ContextBuf::default());
+        }
+        let mut writer = Writer::for_json_of(json.len());
+        let mut from = serde_json::Deserializer::from_slice(json);
+        let seed = ValueSeed { writer: &mut writer, depth: 0 };
+        let read = seed.deserialize(&mut from).and_then(|root| from.end().map(|()| root));
+        let root = match read {
+            Ok(root) => root,
+            Err(_) if writer.too_deep => return Err(ContextError::TooDeep),
+            Err(error) => return Err(ContextError::Json(error.to_string())),
+        };
+        match root.tag {
+            TAG_OBJECT => Ok(ContextBuf { bytes: writer.finish(root.payload) }),
+            TAG_NULL => Ok(ContextBuf::default()),
+            TAG_BOOL => Err(ContextError::NotAnObject("a boolean")),
+            TAG_STR => Err(ContextError::NotAnObject("a string")),
+            TAG_ARRAY => Err(ContextError::NotAnObject("an array")),
+            _ => Err(ContextError::NotAnObject("a number")),
+        }
     }
 
     pub fn view(&self) -> Context<'_> {
-        Context { bytes: &self.bytes }
+        Context::from_bytes(&self.bytes)
     }
 
     /// What a host copies into the guest.
@@ -73,17 +126,471 @@ impl ContextBuf {
 impl<'a> Context<'a> {
     /// From bytes that a host made; malformed ones read as an empty context, never a panic.
     pub fn from_bytes(bytes: &'a [u8]) -> Context<'a> {
-        Context { bytes }
+        Context { root: read_root(bytes).unwrap_or(Items::EMPTY) }
     }
 
-    /// The attribute's value, if the context has it.
-    pub fn get(&self, _rules: &Ruleset, _attr: &Attr) -> Option<Value<'a>> {
-        let _ = self.bytes;
-        None
+    /// The attribute's value, if the context has it: the whole path as a literal key first, then
+    /// segment by segment.
+    #[inline]
+    pub fn get(&self, rules: &Ruleset, attr: &Attr) -> Option<Value<'a>> {
+        if let Some(value) = self.root.find(attr.path_hash, rules.str(attr.path)) {
+            return Some(value);
+        }
+        if attr.parts.len < 2 {
+            return None;
+        }
+        let (first, rest) = slice(&rules.attr_parts, attr.parts).split_first()?;
+        let mut value = self.root.find(attr.first_hash, rules.str(*first))?;
+        for part in rest {
+            let Value::Object(items) = value else { return None };
+            value = items.get(rules.str(*part))?;
+        }
+        Some(value)
     }
+
+    /// The whole context.
+    pub fn root(&self) -> Items<'a> {
+        self.root
+    }
+
+    /// As `get`, for a path that no compiler saw.
+    pub fn get_path(&self, path: &str) -> Option<Value<'a>> {
+        if let Some(value) = self.root.get(path) {
+            return Some(value);
+        }
+        let mut parts = path.split('.');
+        let mut value = self.root.get(parts.next()?)?;
+        for part in parts {
+            let Value::Object(items) = value else { return None };
+            value = items.get(part)?;
+        }
+        Some(value)
+    }
+}
+
+fn read_root(bytes: &[u8]) -> Option<Items<'_>> {
+    let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
+    let (words, _) = header.as_chunks::<4>();
+    let [mark, cell_count, root_start, root_count] = words else { return None };
+    if u32::from_le_bytes(*mark) != u32::from(VERSION) << 16 | u32::from(MAGIC) {
+        return None;
+    }
+    let cells_len = (u32::from_le_bytes(*cell_count) as usize).checked_mul(CELL)?;
+    let (cells, text) = rest.split_at_checked(cells_len)?;
+    let (cells, _) = cells.as_chunks::<CELL>();
+    let all = Items { below: cells, own: &[], text: std::str::from_utf8(text).ok()? };
+    all.container(u32::from_le_bytes(*root_start), u32::from_le_bytes(*root_count))
+}
+
+impl<'a> Items<'a> {
+    pub const EMPTY: Items<'static> = Items { below: &[], own: &[], text: "" };
+
+    pub fn len(&self) -> usize {
+        self.own.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.own.is_empty()
+    }
+
+    /// The values, in the document's order.
+    pub fn iter(self) -> impl ExactSizeIterator<Item = Value<'a>> + Clone {
+        self.own.iter().map(move |cell| self.value(cell))
+    }
+
+    /// Keys and values of an object; the keys of an array are empty.
+    pub fn entries(self) -> impl ExactSizeIterator<Item = (&'a str, Value<'a>)> + Clone {
+        self.own.iter().map(move |cell| (self.key(cell), self.value(cell)))
+    }
+
+    /// The element at `index`.
+    pub fn at(&self, index: usize) -> Option<Value<'a>> {
+        self.own.get(index).map(|cell| self.value(cell))
+    }
+
+    /// An object's value by its key.
+    pub fn get(&self, key: &str) -> Option<Value<'a>> {
+        if self.own.len() > LINEAR_MAX {
+            return self.find_indexed(key_hash(key), key);
+        }
+        // Without the hash: nested objects are small, and comparing lengths first is as good.
+        self.own.iter().find(|cell| self.key(cell) == key).map(|cell| self.value(cell))
+    }
+
+    #[inline]
+    fn find(&self, hash: u32, key: &str) -> Option<Value<'a>> {
+        if self.own.len() > LINEAR_MAX {
+            return self.find_indexed(hash, key);
+        }
+        self.own
+            .iter()
+            .find(|cell| hash_of(cell) == hash && self.key(cell) == key)
+            .map(|cell| self.value(cell))
+    }
+
+    #[inline(never)]
+    fn find_indexed(&self, hash: u32, key: &str) -> Option<Value<'a>> {
+        let index_cells = self.own.len().div_ceil(CELL / 4);
+        let index = self.below.get(self.below.len().checked_sub(index_cells)?..)?;
+        let (index, _) = index.as_flattened().as_chunks::<4>();
+        let index = index.get(..self.own.len())?;
+        let at = |entry: &[u8; 4]| self.own.get(u32::from_le_bytes(*entry) as usize);
+        let first = index.partition_point(|entry| at(entry).is_some_and(|c| hash_of(c) < hash));
+        index
+            .get(first..)?
+            .iter()
+            .map_while(at)
+            .take_while(|cell| hash_of(cell) == hash)
+            .find(|cell| self.key(cell) == key)
+            .map(|cell| self.value(cell))
+    }
+
+    #[inline]
+    fn key(&self, cell: &Cell) -> &'a str {
+        let [_, _, _, _, a, b, c, d, l, m, h, ..] = *cell;
+        self.text_at(u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([l, m, h, 0]))
+    }
+
+    #[inline]
+    fn text_at(&self, start: u32, len: u32) -> &'a str {
+        let start = start as usize;
+        start.checked_add(len as usize).and_then(|end| self.text.get(start..end)).unwrap_or("")
+    }
+
+    #[inline]
+    fn value(&self, cell: &Cell) -> Value<'a> {
+        let [_, _, _, _, _, _, _, _, _, _, _, tag, payload @ ..] = *cell;
+        let [a, b, c, d, e, f, g, h] = payload;
+        let pair = || (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        match tag {
+            TAG_BOOL => Value::Bool(a != 0),
+            TAG_INT => Value::Int(i64::from_le_bytes(payload)),
+            TAG_FLOAT => Value::Float(f64::from_le_bytes(payload)),
+            TAG_STR => {
+                let (start, len) = pair();
+                Value::Str(self.text_at(start, len))
+            }
+            TAG_ARRAY | TAG_OBJECT => {
+                let (start, count) = pair();
+                match self.container(start, count) {
+                    Some(items) if tag == TAG_ARRAY => Value::Array(items),
+                    Some(items) => Value::Object(items),
+                    None => Value::Null,
+                }
+            }
+            _ => Value::Null,
+        }
+    }
+
+    fn container(&self, start: u32, count: u32) -> Option<Items<'a>> {
+        let start = start as usize;
+        let own = self.below.get(start..start.checked_add(count as usize)?)?;
+        Some(Items { below: self.below.get(..start)?, own, text: self.text })
+    }
+}
+
+/// Equal as JSON values: objects in any order, 3 and 3.0 are different.
+impl PartialEq for Items<'_> {
+    fn eq(&self, other: &Items<'_>) -> bool {
+        fn equal(a: Items<'_>, b: Items<'_>, depth: usize) -> bool {
+            a.len() == b.len()
+                && depth <= limits::NESTING_MAX
+                && a.entries().enumerate().all(|(index, (key, value))| {
+                    let other = if key.is_empty() { b.at(index) } else { b.get(key) };
+                    match (value, other) {
+                        (Value::Array(x), Some(Value::Array(y)))
+                        | (Value::Object(x), Some(Value::Object(y))) => {
+                            equal(x, y, depth.saturating_add(1))
+                        }
+                        (x, Some(y)) => x == y,
+                        (_, None) => false,
+                    }
+                })
+        }
+        equal(*self, *other, 0)
+    }
+}
+
+impl Value<'_> {
+    /// For traces and for what JSONLogic returns; numbers that JSON cannot write become null.
+    pub fn to_json(&self) -> serde_json::Value {
+        fn convert(value: &Value<'_>, depth: usize) -> serde_json::Value {
+            use serde_json::Value as Json;
+            let deeper = depth.saturating_add(1);
+            match value {
+                Value::Array(_) | Value::Object(_) if depth > limits::NESTING_MAX => Json::Null,
+                Value::Null => Json::Null,
+                Value::Bool(value) => Json::Bool(*value),
+                Value::Int(value) => Json::from(*value),
+                Value::Float(value) => Json::from(*value),
+                Value::Str(value) => Json::from(*value),
+                Value::Array(items) => {
+                    Json::Array(items.iter().map(|item| convert(&item, deeper)).collect())
+                }
+                Value::Object(items) => Json::Object(
+                    items.entries().map(|(key, v)| (key.to_owned(), convert(&v, deeper))).collect(),
+                ),
+            }
+        }
+        convert(self, 0)
+    }
+
+    /// The JSON type's name, as `type_is` and messages say it.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Int(_) | Value::Float(_) => "number",
+            Value::Str(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        }
+    }
+}
+
+#[inline]
+fn hash_of(cell: &Cell) -> u32 {
+    let [a, b, c, d, ..] = *cell;
+    u32::from_le_bytes([a, b, c, d])
 }
 
 /// The hash by which keys are found; xxh3, folded to 32 bits.
 pub fn key_hash(key: &str) -> u32 {
     xxhash_rust::xxh3::xxh3_64(key.as_bytes()) as u32
+}
+
+/// Writes cells while serde_json reads. Entries of open containers wait in `open`.
+struct Writer {
+    cells: Vec<Cell>,
+    open: Vec<Cell>,
+    text: String,
+    too_deep: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Written {
+    tag: u8,
+    payload: [u8; 8],
+}
+
+#[derive(Clone, Copy, Default)]
+struct Key {
+    hash: u32,
+    start: u32,
+    len: u32,
+}
+
+impl Writer {
+    fn for_json_of(len: usize) -> Writer {
+        // One cell per 16 bytes of JSON is what ordinary contexts have.
+        let cells = len / 16;
+        Writer {
+            cells: Vec::with_capacity(cells),
+            open: Vec::with_capacity(cells),
+            text: String::with_capacity(len),
+            too_deep: false,
+        }
+    }
+
+    /// The limit on a context's bytes keeps every offset inside of 24 bits.
+    fn store(&mut self, text: &str) -> (u32, u32) {
+        let start = self.text.len() as u32;
+        self.text.push_str(text);
+        (start, text.len() as u32)
+    }
+
+    fn key(&self, cell: &Cell) -> &str {
+        Items { below: &[], own: &[], text: &self.text }.key(cell)
+    }
+
+    fn push(&mut self, mark: usize, key: Key, value: Written) {
+        let [a, b, c, d] = key.hash.to_le_bytes();
+        let [e, f, g, h] = key.start.to_le_bytes();
+        let [i, j, k, _] = key.len.to_le_bytes();
+        let [p, q, r, s, t, u, v, w] = value.payload;
+        let cell = [a, b, c, d, e, f, g, h, i, j, k, value.tag, p, q, r, s, t, u, v, w];
+        self.open.push(cell);
+        let Some((_, before)) = self.open.get(mark..).and_then(|own| own.split_last()) else {
+            return;
+        };
+        // Beyond that many entries `close` finds duplicates, in n log n.
+        if before.len() >= LINEAR_MAX {
+            return;
+        }
+        let same = before
+            .iter()
+            .position(|other| hash_of(other) == key.hash && self.key(other) == self.key(&cell));
+        if let Some(place) = same
+            && let Some(first) = self.open.get_mut(mark.saturating_add(place))
+        {
+            *first = cell;
+            self.open.pop();
+        }
+    }
+
+    fn push_item(&mut self, value: Written) {
+        let [p, q, r, s, t, u, v, w] = value.payload;
+        self.open.push([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, value.tag, p, q, r, s, t, u, v, w]);
+    }
+
+    /// Moves the entries since `mark` to the cells.
+    fn close(&mut self, mark: usize, tag: u8) -> Written {
+        if tag == TAG_OBJECT && self.open.len().saturating_sub(mark) > LINEAR_MAX {
+            self.sort_out(mark);
+        }
+        let start = self.cells.len() as u32;
+        let own = self.open.get(mark..).unwrap_or(&[]);
+        let count = own.len() as u32;
+        self.cells.extend_from_slice(own);
+        self.open.truncate(mark);
+        let [a, b, c, d] = start.to_le_bytes();
+        let [e, f, g, h] = count.to_le_bytes();
+        Written { tag, payload: [a, b, c, d, e, f, g, h] }
+    }
+
+    /// Drops duplicates of a large object and writes its index.
+    fn sort_out(&mut self, mark: usize) {
+        let own = self.open.get(mark..).unwrap_or(&[]);
+        let by_key = |a: &Cell, b: &Cell| -> Ordering {
+            hash_of(a).cmp(&hash_of(b)).then_with(|| self.key(a).cmp(self.key(b)))
+        };
+        let mut order: Vec<(u32, Cell)> = (0u32..).zip(own.iter().copied()).collect();
+        // Stable: of equal keys the last one in the document stays last.
+        order.sort_by(|(_, a), (_, b)| by_key(a, b));
+        let mut kept: Vec<(u32, Cell)> = Vec::with_capacity(order.len());
+        for (place, cell) in order {
+            match kept.last_mut() {
+                Some((_, last)) if by_key(last, &cell).is_eq() => *last = cell,
+                _ => kept.push((place, cell)),
+            }
+        }
+        kept.sort_by_key(|(place, _)| *place);
+        let entries: Vec<Cell> = kept.into_iter().map(|(_, cell)| cell).collect();
+        if entries.len() > LINEAR_MAX {
+            let mut index: Vec<(u32, &Cell)> = (0u32..).zip(&entries).collect();
+            index.sort_by(|(_, a), (_, b)| by_key(a, b));
+            let mut bytes: Vec<u8> = index.iter().flat_map(|(at, _)| at.to_le_bytes()).collect();
+            bytes.resize(bytes.len().next_multiple_of(CELL), 0);
+            self.cells.extend_from_slice(bytes.as_chunks::<CELL>().0);
+        }
+        self.open.truncate(mark);
+        self.open.extend(entries);
+    }
+
+    fn finish(self, root: [u8; 8]) -> Vec<u8> {
+        let cells = self.cells.as_flattened();
+        let len = HEADER.saturating_add(cells.len()).saturating_add(self.text.len());
+        let mut bytes = Vec::with_capacity(len);
+        bytes.extend_from_slice(&MAGIC.to_le_bytes());
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&(self.cells.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&root);
+        bytes.extend_from_slice(cells);
+        bytes.extend_from_slice(self.text.as_bytes());
+        bytes
+    }
+}
+
+struct ValueSeed<'w> {
+    writer: &'w mut Writer,
+    depth: usize,
+}
+
+impl ValueSeed<'_> {
+    fn descend<E: serde::de::Error>(&mut self) -> Result<usize, E> {
+        let depth = self.depth.saturating_add(1);
+        if depth > limits::NESTING_MAX {
+            self.writer.too_deep = true;
+            return Err(E::custom("nested too deep"));
+        }
+        Ok(depth)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
+    type Value = Written;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<Written, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ValueSeed<'_> {
+    type Value = Written;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Written, E> {
+        Ok(Written { tag: TAG_NULL, payload: [0; 8] })
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Written, E> {
+        Ok(Written { tag: TAG_BOOL, payload: u64::from(value).to_le_bytes() })
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Written, E> {
+        Ok(Written { tag: TAG_INT, payload: value.to_le_bytes() })
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Written, E> {
+        match i64::try_from(value) {
+            Ok(value) => self.visit_i64(value),
+            Err(_) => self.visit_f64(value as f64),
+        }
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Written, E> {
+        Ok(Written { tag: TAG_FLOAT, payload: value.to_le_bytes() })
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Written, E> {
+        let (start, len) = self.writer.store(value);
+        let [a, b, c, d] = start.to_le_bytes();
+        let [e, f, g, h] = len.to_le_bytes();
+        Ok(Written { tag: TAG_STR, payload: [a, b, c, d, e, f, g, h] })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Written, A::Error> {
+        let depth = self.descend()?;
+        let mark = self.writer.open.len();
+        while let Some(value) = seq.next_element_seed(ValueSeed { writer: self.writer, depth })? {
+            self.writer.push_item(value);
+        }
+        Ok(self.writer.close(mark, TAG_ARRAY))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Written, A::Error> {
+        let depth = self.descend()?;
+        let mark = self.writer.open.len();
+        while let Some(key) = map.next_key_seed(KeySeed(self.writer))? {
+            let value = map.next_value_seed(ValueSeed { writer: self.writer, depth })?;
+            self.writer.push(mark, key, value);
+        }
+        Ok(self.writer.close(mark, TAG_OBJECT))
+    }
+}
+
+struct KeySeed<'w>(&'w mut Writer);
+
+impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
+    type Value = Key;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<Key, D::Error> {
+        from.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for KeySeed<'_> {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Key, E> {
+        let (start, len) = self.0.store(key);
+        Ok(Key { hash: key_hash(key), start, len })
+    }
 }
