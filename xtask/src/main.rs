@@ -1,1 +1,157 @@
-fn main() {}
+//! Every chore of the repository: `cargo xtask <chore>`.
+//!
+//! Nothing here needs a tool beyond cargo, rustup, Node and Python; what a chore installs, and
+//! where, it says before it does so. Chores: `test.rs` (everything that proves the house),
+//! `check.rs` (format, lints, arrows), `tree.rs` (the rules of the dependency tree), `wasm.rs`
+//! (the evaluator as wasm).
+
+mod check;
+mod steps;
+mod test;
+mod tree;
+mod wasm;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand};
+
+/// Chores of the Tidegate repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Builds the evaluator and runs `tidegate dev`: control, edge and demo flags in one process.
+    Dev {
+        /// Passed on to `tidegate dev`; see `cargo xtask dev -- --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Installs what the tests need into this repository and runs all of them.
+    Test {
+        /// Runs this step alone (and what it needs).
+        #[arg(long, value_name = "STEP")]
+        only: Option<test::Step>,
+        /// Passed on to the test runner of the Rust tests.
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Builds the evaluator as wasm into target/wasm/evaluator.wasm.
+    Wasm,
+    /// Formatting, lints, the wasm32 build of `rules`, arrows, licences and sources.
+    Check,
+    /// What continuous integration runs: check, then test.
+    Ci,
+    /// Drives an edge over loopback beside a bare hyper server and prints both.
+    Load {
+        /// Passed on to the load command.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Writes the generated documents: docs/CLI.md.
+    Docs,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().chore {
+        Chore::Dev { arguments } => dev(&arguments),
+        Chore::Test { only, arguments } => test::run(only, &arguments),
+        Chore::Wasm => wasm::run().map(|path| println!("{}", path.display())),
+        Chore::Check => check::run_and_finish(),
+        Chore::Ci => check::run_and_finish().and_then(|()| test::run(None, &[])),
+        Chore::Load { arguments } => load(&arguments),
+        Chore::Docs => docs(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository's root: xtask is always run from a checkout.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+/// The cargo that runs us.
+pub fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Where cargo builds to, also when CARGO_TARGET_DIR says elsewhere.
+pub fn target_dir() -> anyhow::Result<PathBuf> {
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .manifest_path(root().join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .context("cargo metadata")?;
+    Ok(metadata.target_directory.into())
+}
+
+fn dev(arguments: &[OsString]) -> anyhow::Result<()> {
+    use std::os::unix::process::CommandExt as _;
+    let mut report = steps::Report::new();
+    report.step("toolchain", "rustup target add wasm32-unknown-unknown, if missing", || {
+        test::wasm_target()
+    });
+    report.step("wasm", "the evaluator, to target/wasm/evaluator.wasm", || {
+        wasm::run().map(|path| path.display().to_string())
+    });
+    if report.failed() {
+        bail!("the evaluator could not be built");
+    }
+    eprintln!("==> tidegate dev (building it takes some minutes the first time)");
+    let arguments = arguments.iter().filter(|argument| *argument != "--");
+    // exec, not spawn: ctrl-c and SIGTERM then reach the server itself.
+    let error = Command::new(cargo())
+        .args(["run", "--quiet", "--locked", "--package", "cli", "--bin", "tidegate", "--", "dev"])
+        .args(arguments)
+        .exec();
+    Err(error).context("cargo run")
+}
+
+fn load(arguments: &[OsString]) -> anyhow::Result<()> {
+    test::wasm_target()?;
+    wasm::run()?;
+    steps::run(
+        Command::new(cargo())
+            .current_dir(root())
+            .args(["build", "--locked", "--release", "--package", "cli", "--package", "e2e"])
+            .args(["--bin", "tidegate", "--bin", "load"]),
+    )?;
+    let release = target_dir()?.join("release");
+    let arguments = arguments.iter().filter(|argument| *argument != "--");
+    steps::run(
+        Command::new(release.join("load"))
+            .arg("--tidegate")
+            .arg(release.join("tidegate"))
+            .args(arguments),
+    )
+}
+
+fn docs() -> anyhow::Result<()> {
+    let path = root().join("docs/CLI.md");
+    let output = Command::new(cargo())
+        .current_dir(root())
+        .args(["run", "--quiet", "--locked", "--package", "cli", "--bin", "tidegate"])
+        .args(["--", "reference"])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cargo run")?;
+    if !output.status.success() {
+        bail!("tidegate reference: {}", output.status);
+    }
+    std::fs::write(&path, &output.stdout).with_context(|| path.display().to_string())?;
+    println!("{}", path.display());
+    Ok(())
+}

@@ -1,0 +1,37 @@
+//! What must hold before anything is run: formatting, lints, the arrows.
+
+use std::process::Command;
+
+use crate::steps::{Report, run};
+use crate::{cargo, root, test, tree};
+
+pub fn run_all(report: &mut Report) {
+    report.step("fmt", "cargo fmt --check", || {
+        run(Command::new(cargo()).current_dir(root()).args(["fmt", "--all", "--check"]))?;
+        Ok(String::new())
+    });
+    report.step("tree", "arrows between crates, bans, licences and sources (deny.toml)", || {
+        tree::check()
+    });
+    report.step("clippy", "the whole workspace with its tests, warnings are errors", || {
+        run(Command::new(cargo())
+            .current_dir(root())
+            .args(["clippy", "--locked", "--workspace", "--all-targets", "--quiet"])
+            .args(["--", "-D", "warnings"]))?;
+        Ok(String::new())
+    });
+    report.step("wasm32", "`rules` and `sdk-wasm` build for wasm32-unknown-unknown", || {
+        test::wasm_target()?;
+        run(Command::new(cargo())
+            .current_dir(root())
+            .args(["check", "--locked", "--quiet", "--package", "rules", "--package", "sdk-wasm"])
+            .args(["--target", "wasm32-unknown-unknown"]))?;
+        Ok(String::new())
+    });
+}
+
+pub fn run_and_finish() -> anyhow::Result<()> {
+    let mut report = Report::new();
+    run_all(&mut report);
+    report.finish()
+}

@@ -1,0 +1,248 @@
+//! Everything that proves the house, in one command.
+//!
+//! What the tests need is installed into the repository and nowhere else: npm packages beside the
+//! package-lock.json that names them, Python packages into `.venv`. The one exception is rustup's
+//! wasm32 target. Servers are started by the tests themselves, on free ports.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context as _;
+
+use crate::steps::{Report, ask, run as run_program};
+use crate::{cargo, root, wasm};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Step {
+    /// rustup target add wasm32-unknown-unknown.
+    Toolchain,
+    /// The evaluator as wasm.
+    Wasm,
+    /// npm ci, in every folder with a package-lock.json.
+    Npm,
+    /// A virtual environment with every requirements.txt.
+    Python,
+    /// All tests of the workspace, among them those that drive Node and Python clients.
+    Rust,
+    /// The test files of Node (*.test.mjs).
+    Node,
+}
+
+pub fn run(only: Option<Step>, arguments: &[OsString]) -> anyhow::Result<()> {
+    let wanted = |step: Step| only.is_none_or(|only| only == step || needs(only).contains(&step));
+    let mut report = Report::new();
+    let mut ready = true;
+    if wanted(Step::Toolchain) {
+        ready &= report.step("toolchain", "the wasm32-unknown-unknown target", wasm_target);
+    }
+    if wanted(Step::Wasm) {
+        ready &= report.step("wasm", "the evaluator, to target/wasm/evaluator.wasm", || {
+            wasm::run().map(|path| shown(&path))
+        });
+    }
+    if wanted(Step::Npm) {
+        ready &= report.step("npm", "packages of the JavaScript clients", install_npm);
+    }
+    if wanted(Step::Python) {
+        ready &= report.step("python", "packages of the Python client, to .venv", install_python);
+    }
+    if !ready {
+        eprintln!("    the tests are not run: something that they need is missing");
+        return report.finish();
+    }
+    if wanted(Step::Rust) {
+        report.step("rust", "every test of the workspace", || rust(arguments));
+    }
+    if wanted(Step::Node) {
+        report.step("node", "the evaluator under Node", node);
+    }
+    report.finish()
+}
+
+fn needs(step: Step) -> &'static [Step] {
+    match step {
+        Step::Toolchain | Step::Npm | Step::Python => &[],
+        Step::Wasm => &[Step::Toolchain],
+        Step::Node => &[Step::Toolchain, Step::Wasm, Step::Npm],
+        Step::Rust => &[Step::Toolchain, Step::Wasm, Step::Npm, Step::Python],
+    }
+}
+
+/// Adds the wasm32 target unless it is there.
+pub fn wasm_target() -> anyhow::Result<String> {
+    const TARGET: &str = "wasm32-unknown-unknown";
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let folder = ask(Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]))?;
+    if Path::new(&folder).is_dir() {
+        return Ok(format!("{TARGET} is installed"));
+    }
+    run_program(Command::new("rustup").args(["target", "add", TARGET])).with_context(|| {
+        format!("Rust's standard library for {TARGET} is missing; install it as your Rust came")
+    })?;
+    Ok(format!("{TARGET} was added to the Rust toolchain"))
+}
+
+fn install_npm() -> anyhow::Result<String> {
+    let folders = folders_with("package-lock.json")?;
+    if folders.is_empty() {
+        return Ok("no package-lock.json yet".to_owned());
+    }
+    let version = ask(Command::new("node").arg("--version")).context("Node 20 is needed")?;
+    for folder in &folders {
+        let wanted = std::fs::read(folder.join("package-lock.json"))?;
+        let stamp = folder.join("node_modules/.tidegate-installed");
+        if std::fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
+            eprintln!("    {} is up to date", shown(folder));
+            continue;
+        }
+        eprintln!("    installing into {}/node_modules", shown(folder));
+        run_program(Command::new("npm").current_dir(folder).args([
+            "ci",
+            "--no-audit",
+            "--no-fund",
+        ]))?;
+        std::fs::create_dir_all(folder.join("node_modules"))?;
+        std::fs::write(&stamp, &wanted)?;
+    }
+    Ok(format!("{} folder(s), Node {version}", folders.len()))
+}
+
+fn install_python() -> anyhow::Result<String> {
+    let mut lists = Vec::new();
+    for folder in folders_with("requirements.txt")? {
+        lists.push(folder.join("requirements.txt"));
+    }
+    if lists.is_empty() {
+        return Ok("no requirements.txt yet".to_owned());
+    }
+    let venv = root().join(".venv");
+    let python = venv.join("bin/python");
+    let mut wanted = Vec::new();
+    for list in &lists {
+        wanted.extend(std::fs::read(list)?);
+    }
+    let stamp = venv.join(".tidegate-installed");
+    if python.exists() && std::fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(".venv is up to date".to_owned());
+    }
+    if !python.exists() {
+        let made = run_program(Command::new("python3").args(["-m", "venv"]).arg(&venv));
+        // Debian keeps pip's bundle in a package of its own; pip itself can then still be there.
+        if made.is_err() {
+            eprintln!("    this Python has no ensurepip; trying its own pip instead");
+            run_program(
+                Command::new("python3").args(["-m", "venv", "--clear", "--without-pip"]).arg(&venv),
+            )
+            .context("a Python 3.11 with venv is needed (Debian: apt-get install python3-venv)")?;
+        }
+    }
+    let mut pip = if venv.join("bin/pip").exists() {
+        let mut pip = Command::new(&python);
+        pip.args(["-m", "pip"]);
+        pip
+    } else {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "--python"]).arg(&python);
+        pip
+    };
+    pip.args(["install", "--quiet", "--disable-pip-version-check"]);
+    for list in &lists {
+        pip.arg("-r").arg(list);
+    }
+    run_program(&mut pip)
+        .context("pip is needed (Debian: apt-get install python3-venv python3-pip)")?;
+    std::fs::write(&stamp, &wanted)?;
+    Ok("installed into .venv".to_owned())
+}
+
+fn rust(arguments: &[OsString]) -> anyhow::Result<String> {
+    let nextest = Command::new(cargo())
+        .args(["nextest", "--version"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    let mut command = Command::new(cargo());
+    command.current_dir(root());
+    if nextest {
+        command.args(["nextest", "run"]);
+    } else {
+        command.arg("test");
+    }
+    command.args(["--locked", "--workspace", if nextest { "--no-fail-fast" } else { "--quiet" }]);
+    if !nextest {
+        command.arg("--no-fail-fast");
+    }
+    command.args(arguments);
+    run_program(&mut command)?;
+    Ok(format!("with {}", if nextest { "cargo nextest" } else { "cargo test" }))
+}
+
+fn node() -> anyhow::Result<String> {
+    let mut files = Vec::new();
+    visit(root(), &mut |path| {
+        if path.to_string_lossy().ends_with(".test.mjs") {
+            files.push(path.to_owned());
+        }
+    })?;
+    files.sort();
+    if files.is_empty() {
+        return Ok("no *.test.mjs yet".to_owned());
+    }
+    for file in &files {
+        let folder = file.parent().context("a file has a folder")?;
+        run_program(Command::new("node").current_dir(folder).arg("--test").arg(file))?;
+    }
+    Ok(format!("{} file(s)", files.len()))
+}
+
+fn folders_with(name: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    visit(root(), &mut |path| {
+        if path.file_name().is_some_and(|file| file == name) {
+            found.extend(path.parent().map(Path::to_owned));
+        }
+    })?;
+    found.sort();
+    Ok(found)
+}
+
+/// Every file of the repository, without what tools have put there.
+fn visit(folder: &Path, see: &mut dyn FnMut(&Path)) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if entry.file_type()?.is_dir() {
+            if !name.starts_with('.') && name != "target" && name != "node_modules" {
+                visit(&entry.path(), see)?;
+            }
+        } else {
+            see(&entry.path());
+        }
+    }
+    Ok(())
+}
+
+fn shown(path: &Path) -> String {
+    let short = path.strip_prefix(root()).unwrap_or(path).display().to_string();
+    if short.is_empty() { ".".to_owned() } else { short }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_alone_brings_what_it_needs() {
+        for step in [Step::Rust, Step::Node] {
+            assert!(needs(step).contains(&Step::Wasm), "{step:?}");
+            assert!(needs(step).contains(&Step::Toolchain), "{step:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_outside_of_the_repository_is_shown_whole() {
+        assert_eq!(shown(Path::new("/elsewhere/x")), "/elsewhere/x");
+        assert_eq!(shown(&root().join("e2e")), "e2e");
+    }
+}
