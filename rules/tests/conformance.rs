@@ -1,0 +1,238 @@
+//! The native run of the conformance corpus, and what the corpus must contain.
+//!
+//! The data was written from the specification; where it and the evaluator differ, one of them is
+//! wrong, and neither may be changed without saying which.
+
+mod corpus;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rules::context::ContextBuf;
+use rules::eval::{Evaluator, Input, Scratch};
+use rules::model::{Clause, Condition, ConditionDoc, FlagConfig, Op};
+use serde_json::{Value, json};
+
+#[test]
+fn every_case_answers_as_the_specification_says() {
+    let only = std::env::var("TIDEGATE_CASE").ok();
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for file in corpus::load() {
+        let evaluator = Evaluator::load(&file.ruleset).unwrap();
+        for case in &file.cases {
+            if only.as_ref().is_some_and(|only| !case.name.contains(only.as_str())) {
+                continue;
+            }
+            count += 1;
+            if let Err(why) = run(&file, &evaluator, case) {
+                failures.push(format!("{} / {}: {why}", file.name, case.name));
+            }
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "{} of {count} cases differ:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+fn run(file: &corpus::File, evaluator: &Evaluator, case: &corpus::Case) -> Result<(), String> {
+    let context = ContextBuf::from_json(&case.context).map_err(|error| error.to_string())?;
+    let input = Input { context: context.view(), now_ms: case.now_ms, lists: &file.lists };
+    let mut body = Vec::new();
+    let status = rules::answer::write_one(
+        evaluator,
+        &case.flag,
+        case.audience,
+        &input,
+        &mut Scratch::default(),
+        &mut body,
+    );
+    let text = String::from_utf8(body).map_err(|error| error.to_string())?;
+    let mut answer: Value =
+        serde_json::from_str(&text).map_err(|error| format!("not JSON: {error}: {text}"))?;
+    if case.expect.get("errorCode").is_some()
+        && let Some(members) = answer.as_object_mut()
+    {
+        let details = members.shift_remove("errorDetails");
+        if !details.is_some_and(|text| text.as_str().is_some_and(|text| !text.is_empty())) {
+            return Err(format!("an error without details: {text}"));
+        }
+    }
+    if answer != case.expect || status as u16 != case.status {
+        return Err(format!(
+            "\n    context {}\n    expects {} {}\n    answers {} {text}",
+            String::from_utf8_lossy(&case.context),
+            case.status,
+            case.expect,
+            status as u16,
+        ));
+    }
+    match &case.text {
+        Some(part) if !text.contains(part.as_str()) => Err(format!("no {part} in {text}")),
+        _ => Ok(()),
+    }
+}
+
+#[test]
+fn a_bulk_answer_is_the_single_answers_in_key_order() {
+    for file in corpus::load() {
+        let evaluator = Evaluator::load(&file.ruleset).unwrap();
+        let mut keys: Vec<&str> =
+            file.state.flags.iter().map(|flag| flag.definition.key.as_str()).collect();
+        keys.sort_unstable();
+        let mut seen = BTreeSet::new();
+        for case in &file.cases {
+            if !seen.insert((case.context.clone(), case.now_ms, case.audience as u8)) {
+                continue;
+            }
+            let context = ContextBuf::from_json(&case.context).unwrap();
+            let input = Input { context: context.view(), now_ms: case.now_ms, lists: &file.lists };
+            let mut scratch = Scratch::default();
+            let mut bulk = Vec::new();
+            rules::answer::write_all(&evaluator, case.audience, &input, &mut scratch, &mut bulk);
+            let bulk: Value = serde_json::from_slice(&bulk).unwrap();
+            let mut singles = Vec::new();
+            for key in &keys {
+                let mut one = Vec::new();
+                let status = rules::answer::write_one(
+                    &evaluator,
+                    key,
+                    case.audience,
+                    &input,
+                    &mut scratch,
+                    &mut one,
+                );
+                // To this audience a flag that is not found does not exist in bulk either.
+                if status as u16 != 404 {
+                    singles.push(serde_json::from_slice::<Value>(&one).unwrap());
+                }
+            }
+            assert_eq!(bulk["flags"], json!(singles), "{} / {}", file.name, case.name);
+            assert!(bulk["metadata"].is_object(), "{} / {}", file.name, case.name);
+        }
+    }
+}
+
+#[test]
+fn the_corpus_has_at_least_three_hundred_cases_with_names_of_their_own() {
+    let mut names = BTreeSet::new();
+    let mut count = 0;
+    for (file, document) in corpus::documents() {
+        for case in document["cases"].as_array().unwrap() {
+            count += 1;
+            assert!(case["expect"].is_object(), "{file}: {}", case["name"]);
+            let name = case["name"].as_str().unwrap().to_owned();
+            assert!(names.insert((file.clone(), name)), "{file} has two {}", case["name"]);
+        }
+    }
+    assert!(count >= 300, "{count} cases");
+}
+
+/// The situations in which operators differ between vendors.
+const SITUATIONS: [&str; 8] = [
+    "match",
+    "no match",
+    "missing",
+    "missing negated",
+    "wrong type",
+    "negated",
+    "array",
+    "empty array",
+];
+
+#[test]
+fn every_operator_meets_missing_wrong_typed_negated_and_array_attributes() {
+    let mut seen: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (_, document) in corpus::documents() {
+        for case in document["cases"].as_array().unwrap() {
+            let config = &document["state"]["flags"][case["flag"].as_str().unwrap()]["config"];
+            let Some(clause) = only_clause(config) else { continue };
+            let matched = case["expect"]["reason"] == "TARGETING_MATCH";
+            let situations = seen.entry(clause.op.name()).or_default();
+            match case["context"].get(&clause.attr) {
+                None if clause.negate => drop(situations.insert("missing negated")),
+                None => drop(situations.insert("missing")),
+                Some(attribute) => {
+                    if clause.negate {
+                        situations.insert("negated");
+                    } else {
+                        situations.insert(if matched { "match" } else { "no match" });
+                    }
+                    match attribute {
+                        Value::Array(items) if items.is_empty() => {
+                            situations.insert("empty array");
+                        }
+                        Value::Array(_) => drop(situations.insert("array")),
+                        scalar if wrong_type(&clause, scalar) => {
+                            situations.insert("wrong type");
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    let mut missing = Vec::new();
+    for op in Op::ALL {
+        let have = seen.remove(op.name()).unwrap_or_default();
+        for situation in SITUATIONS {
+            if !have.contains(situation) {
+                missing.push(format!("{}: {situation}", op.name()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "the corpus lacks:\n{}", missing.join("\n"));
+}
+
+/// The clause of a configuration whose only decision it is.
+fn only_clause(config: &Value) -> Option<Clause> {
+    let config: FlagConfig = serde_json::from_value(config.clone()).ok()?;
+    match config.rules.as_slice() {
+        [rule] => match rule.when.clone() {
+            Some(Condition::Clause(clause)) => Some(clause),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn wrong_type(clause: &Clause, attribute: &Value) -> bool {
+    let kind = std::mem::discriminant::<Value>;
+    match clause.op {
+        Op::Eq | Op::In => clause.values.iter().all(|value| kind(value) != kind(attribute)),
+        Op::StartsWith | Op::EndsWith | Op::Contains | Op::Matches | Op::Cidr => {
+            !attribute.is_string()
+        }
+        Op::SemverEq
+        | Op::SemverLt
+        | Op::SemverLte
+        | Op::SemverGt
+        | Op::SemverGte
+        | Op::SemverRange => !attribute.is_string(),
+        Op::Lt | Op::Lte | Op::Gt | Op::Gte => !attribute.is_number(),
+        Op::Before | Op::After => !attribute.is_string() && !attribute.is_number(),
+        Op::Size => !attribute.is_array(),
+        // Any type will do; what others treat as falsy or absent stands for the wrong type.
+        Op::Exists | Op::IsNull | Op::TypeIs => {
+            *attribute == json!(false) || *attribute == json!(0) || *attribute == json!("")
+        }
+    }
+}
+
+#[test]
+fn a_condition_is_written_back_as_it_was_read() {
+    for (file, document) in corpus::documents() {
+        for (key, flag) in document["state"]["flags"].as_object().into_iter().flatten() {
+            let config: FlagConfig = serde_json::from_value(flag["config"].clone())
+                .unwrap_or_else(|error| panic!("{file}, {key}: {error}"));
+            for rule in &config.rules {
+                let Some(when) = &rule.when else { continue };
+                let written = serde_json::to_value(ConditionDoc::from(when.clone())).unwrap();
+                let read: Condition = serde_json::from_value(written.clone()).unwrap();
+                assert_eq!(read, *when, "{file}, {key}: {written}");
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Reads the conformance corpus (`rules/tests/cases/*.json`): data that every host of the evaluator
+//! runs. The native runner compares with what the data expects; the other hosts compare their bytes
+//! with the native bytes. Included by path, so it uses nothing but `rules` and `serde_json`.
+//!
+//! A file is `{description, state | flagd (+ fractional), cases: [{name, flag, context, now,
+//! audience, status, expect, text?}]}`. In `expect` of an error `errorDetails` is left out: its text is
+//! ours to word, and the runner asks only that there is one. `text` must occur in the body verbatim,
+//! for what a JSON comparison does not see, like `3.0`.
+#![allow(dead_code)]
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use rules::answer::Audience;
+use rules::compile::{Compiled, EnvironmentState, FlagState, ListKind, SegmentState, compile};
+use rules::eval::Lists;
+use rules::flagd::ImportOptions;
+use serde_json::{Map, Value, json};
+
+/// One file: an environment and what is asked of it.
+pub struct File {
+    pub name: String,
+    pub state: EnvironmentState,
+    /// The framed ruleset, as a host loads it.
+    pub ruleset: Vec<u8>,
+    pub lists: IdLists,
+    pub cases: Vec<Case>,
+    /// The file as written.
+    pub document: Value,
+}
+
+#[derive(Debug, Clone)]
+pub struct Case {
+    pub file: String,
+    pub name: String,
+    pub flag: String,
+    /// The context's JSON text.
+    pub context: Vec<u8>,
+    pub now_ms: i64,
+    pub audience: Audience,
+    pub status: u16,
+    pub expect: Value,
+    pub text: Option<String>,
+}
+
+/// The ids of each list, by the index that the compiled ruleset uses.
+#[derive(Debug, Clone, Default)]
+pub struct IdLists(Vec<HashSet<String>>);
+
+impl Lists for IdLists {
+    fn contains(&self, list: u32, id: &str) -> bool {
+        self.0.get(list as usize).is_some_and(|ids| ids.contains(id))
+    }
+}
+
+/// Every file of the corpus, in the order of their names. Panics with the file and the place where
+/// one cannot be read or compiled: the corpus is part of the tests.
+pub fn load() -> Vec<File> {
+    documents().into_iter().map(|(name, document)| open(&name, document)).collect()
+}
+
+/// The files as JSON, not compiled.
+pub fn documents() -> Vec<(String, Value)> {
+    // Every crate of the workspace lies beside `rules`.
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../rules/tests/cases");
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.expect("a folder entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .collect();
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| {
+            let name = path.file_stem().expect("a file name").to_string_lossy().into_owned();
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let document = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+            (name, document)
+        })
+        .collect()
+}
+
+fn open(name: &str, document: Value) -> File {
+    let (state, ids) = match document.get("flagd") {
+        Some(flagd) => (imported(name, flagd, document.get("fractional")), IdSource::default()),
+        None => authored(name, &document["state"]),
+    };
+    let Compiled { ruleset, lists, .. } = compile(&state).unwrap_or_else(|problems| {
+        let lines: Vec<String> =
+            problems.iter().map(|p| format!("  {} {}", p.pointer, p.message)).collect();
+        panic!("{name} does not compile:\n{}", lines.join("\n"))
+    });
+    let lists = lists
+        .iter()
+        .map(|list| {
+            let of = |source: &[(String, HashSet<String>)]| {
+                source
+                    .iter()
+                    .find(|(segment, _)| *segment == list.segment)
+                    .map(|(_, ids)| ids.clone())
+                    .unwrap_or_default()
+            };
+            match list.kind {
+                ListKind::Included => of(&ids.included),
+                ListKind::Excluded => of(&ids.excluded),
+            }
+        })
+        .collect();
+    let cases = document["cases"].as_array().unwrap_or_else(|| panic!("{name} has no cases"));
+    File {
+        name: name.to_owned(),
+        ruleset: rules::blob::encode_ruleset(&ruleset),
+        state,
+        lists: IdLists(lists),
+        cases: cases.iter().map(|case| read_case(name, case)).collect(),
+        document,
+    }
+}
+
+#[derive(Default)]
+struct IdSource {
+    included: Vec<(String, HashSet<String>)>,
+    excluded: Vec<(String, HashSet<String>)>,
+}
+
+fn authored(name: &str, state: &Value) -> (EnvironmentState, IdSource) {
+    let empty = Map::new();
+    let mut ids = IdSource::default();
+    let flags = state["flags"].as_object().unwrap_or(&empty);
+    let flags = flags
+        .iter()
+        .map(|(key, flag)| {
+            let mut definition = flag["definition"].clone();
+            definition["key"] = json!(key);
+            FlagState {
+                definition: shape(name, key, definition),
+                config: shape(name, key, flag["config"].clone()),
+            }
+        })
+        .collect();
+    let segments = state["segments"].as_object().unwrap_or(&empty);
+    let segments = segments
+        .iter()
+        .map(|(key, segment)| {
+            let mut shaped = segment.as_object().cloned().unwrap_or_default();
+            shaped.insert("key".to_owned(), json!(key));
+            let mut take = |member: &str, to: &mut Vec<(String, HashSet<String>)>| {
+                let list = shaped.remove(member);
+                let ids: HashSet<String> =
+                    list.map(|list| shape(name, key, list)).unwrap_or_default();
+                let any = !ids.is_empty();
+                to.push((key.clone(), ids));
+                any
+            };
+            let has_included = take("included", &mut ids.included);
+            let has_excluded = take("excluded", &mut ids.excluded);
+            SegmentState {
+                segment: shape(name, key, Value::Object(shaped)),
+                has_included,
+                has_excluded,
+            }
+        })
+        .collect();
+    let metadata = state.get("metadata").cloned().unwrap_or_else(|| json!({}));
+    (EnvironmentState { flags, segments, metadata: shape(name, "metadata", metadata) }, ids)
+}
+
+fn imported(name: &str, document: &Value, fractional: Option<&Value>) -> EnvironmentState {
+    let fractional =
+        fractional.map(|value| shape(name, "fractional", value.clone())).unwrap_or_default();
+    let imported =
+        rules::flagd::import(document.to_string().as_bytes(), ImportOptions { fractional })
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(imported.refused.is_empty(), "{name} refuses {:?}", imported.refused);
+    EnvironmentState {
+        flags: imported.flags,
+        segments: Vec::new(),
+        metadata: imported.metadata,
+    }
+}
+
+fn read_case(file: &str, case: &Value) -> Case {
+    let text = |member: &str| case[member].as_str().map(str::to_owned);
+    let name = text("name").unwrap_or_else(|| panic!("{file}: a case has no name: {case}"));
+    let place = format!("{file}: {name}");
+    Case {
+        file: file.to_owned(),
+        flag: text("flag").unwrap_or_else(|| panic!("{place} has no flag")),
+        context: case.get("context").cloned().unwrap_or_else(|| json!({})).to_string().into_bytes(),
+        now_ms: match text("now") {
+            Some(now) => millis(&now).unwrap_or_else(|| panic!("{place}: now is {now:?}")),
+            None => 0,
+        },
+        audience: match case["audience"].as_str() {
+            None | Some("server") => Audience::Server,
+            Some("browser") => Audience::Browser,
+            Some(other) => panic!("{place}: audience is {other:?}"),
+        },
+        status: case["status"].as_u64().map_or(200, |status| status as u16),
+        expect: case["expect"].clone(),
+        text: text("text"),
+        name,
+    }
+}
+
+fn shape<T: serde::de::DeserializeOwned>(file: &str, of: &str, value: Value) -> T {
+    let text = value.to_string();
+    serde_json::from_value(value).unwrap_or_else(|error| panic!("{file}, {of}: {error} in {text}"))
+}
+
+/// `2026-01-01T00:00:00Z` or `2026-01-01T00:00:00.250Z`.
+pub fn millis(text: &str) -> Option<i64> {
+    let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    let fraction = match text.get(19..)? {
+        "Z" => 0,
+        rest => rest.strip_prefix('.')?.strip_suffix('Z').filter(|ms| ms.len() == 3)?.parse().ok()?,
+    };
+    // Days since 1970-01-01 in the proleptic Gregorian calendar, years counted from March.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
+    Some(((days * 24 + hour) * 60 + minute) * 60_000 + second * 1000 + fraction)
+}
