@@ -13,6 +13,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::KeyRecord;
+use crate::limits::SNAPSHOT_BYTES_MAX;
 use crate::ruleset::Ruleset;
 
 /// The format that this build writes, and the newest that it reads.
@@ -68,27 +69,171 @@ pub struct ListRef {
     pub ids: u32,
 }
 
-pub fn encode_blob(_manifest: &Manifest, _ruleset: &[u8]) -> Vec<u8> {
-    Vec::new()
+const BLOB: Frame = Frame { part: "blob", magic: *b"TGSN" };
+const MANIFEST: Frame = Frame { part: "manifest", magic: *b"TGMF" };
+const RULESET: Frame = Frame { part: "ruleset", magic: *b"TGRS" };
+const ID_LIST: Frame = Frame { part: "id list", magic: *b"TGIL" };
+
+/// `magic, format, min_reader, length`, and after the body the checksum.
+const HEADER_BYTES: usize = 12;
+const CHECKSUM_BYTES: usize = 8;
+
+/// One kind of frame. Numbers are little endian.
+struct Frame {
+    part: &'static str,
+    magic: [u8; 4],
 }
 
-/// The manifest and the still framed ruleset.
-pub fn decode_blob(_bytes: &[u8]) -> Result<(Manifest, &[u8]), LoadError> {
-    Err(LoadError::NotOurs { part: "blob" })
+impl Frame {
+    fn write(&self, body: &[u8]) -> Vec<u8> {
+        let mut frame =
+            Vec::with_capacity(body.len().saturating_add(HEADER_BYTES + CHECKSUM_BYTES));
+        frame.extend_from_slice(&self.magic);
+        frame.extend_from_slice(&FORMAT.to_le_bytes());
+        frame.extend_from_slice(&MIN_READER.to_le_bytes());
+        // A body of 4 GiB would be cut here and then refused by every reader, this build's too.
+        let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        frame.extend_from_slice(&length.to_le_bytes());
+        frame.extend_from_slice(body);
+        let checksum = xxhash_rust::xxh3::xxh3_64(&frame);
+        frame.extend_from_slice(&checksum.to_le_bytes());
+        frame
+    }
+
+    /// The body of the frame at the start of `bytes`, and what follows it.
+    fn read_first<'a>(&self, bytes: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), LoadError> {
+        let part = self.part;
+        let cut = |want: usize| LoadError::Truncated { part, have: bytes.len(), want };
+        let (header, rest) =
+            bytes.split_first_chunk::<HEADER_BYTES>().ok_or(cut(HEADER_BYTES + CHECKSUM_BYTES))?;
+        let [m0, m1, m2, m3, _, _, r0, r1, l0, l1, l2, l3] = *header;
+        if [m0, m1, m2, m3] != self.magic {
+            return Err(LoadError::NotOurs { part });
+        }
+        let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        let want = length.saturating_add(HEADER_BYTES + CHECKSUM_BYTES);
+        let (body, rest) = rest.split_at_checked(length).ok_or(cut(want))?;
+        let (checksum, rest) = rest.split_first_chunk::<CHECKSUM_BYTES>().ok_or(cut(want))?;
+        let covered = bytes.get(..length.saturating_add(HEADER_BYTES)).unwrap_or_default();
+        if xxhash_rust::xxh3::xxh3_64(covered) != u64::from_le_bytes(*checksum) {
+            return Err(LoadError::Corrupt { part });
+        }
+        // Only now: a flipped bit in the version is corruption, not a newer format.
+        let needs = u16::from_le_bytes([r0, r1]);
+        if needs > FORMAT {
+            return Err(LoadError::TooNew { part, needs });
+        }
+        Ok((body, rest))
+    }
+
+    fn read<'a>(&self, bytes: &'a [u8]) -> Result<&'a [u8], LoadError> {
+        let (body, rest) = self.read_first(bytes)?;
+        self.nothing_left(rest)?;
+        Ok(body)
+    }
+
+    fn nothing_left(&self, rest: &[u8]) -> Result<(), LoadError> {
+        match rest.len() {
+            0 => Ok(()),
+            surplus => Err(LoadError::Malformed {
+                part: self.part,
+                what: format!("{surplus} bytes follow its end"),
+            }),
+        }
+    }
+
+    /// Postcard allocates for a sequence what the bytes at hand can fill, whatever length they
+    /// claim, so a lying length costs nothing.
+    fn parse<'a, T: Deserialize<'a>>(&self, body: &'a [u8]) -> Result<T, LoadError> {
+        let (value, rest) = postcard::take_from_bytes::<T>(body)
+            .map_err(|error| LoadError::Malformed { part: self.part, what: error.to_string() })?;
+        self.nothing_left(rest)?;
+        Ok(value)
+    }
+
+    fn within_limit(&self, bytes: &[u8]) -> Result<(), LoadError> {
+        if bytes.len() > SNAPSHOT_BYTES_MAX {
+            return Err(LoadError::OverLimit {
+                part: self.part,
+                what: format!("{} bytes, the limit is {SNAPSHOT_BYTES_MAX}", bytes.len()),
+            });
+        }
+        Ok(())
+    }
 }
 
-pub fn encode_ruleset(_rules: &Ruleset) -> Vec<u8> {
-    Vec::new()
+/// Writing into memory fails only where memory does; an empty body is refused by every reader.
+fn body_of<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_allocvec(value).unwrap_or_default()
+}
+
+/// `ruleset` is framed already: `encode_ruleset`.
+pub fn encode_blob(manifest: &Manifest, ruleset: &[u8]) -> Vec<u8> {
+    let mut body = MANIFEST.write(&body_of(manifest));
+    body.extend_from_slice(ruleset);
+    BLOB.write(&body)
+}
+
+/// The manifest and the still framed ruleset, whose frame is checked too.
+pub fn decode_blob(bytes: &[u8]) -> Result<(Manifest, &[u8]), LoadError> {
+    BLOB.within_limit(bytes)?;
+    let body = BLOB.read(bytes)?;
+    let (manifest, ruleset) = MANIFEST.read_first(body)?;
+    let manifest: Manifest = MANIFEST.parse(manifest)?;
+    RULESET.read(ruleset)?;
+    Ok((manifest, ruleset))
+}
+
+pub fn encode_ruleset(rules: &Ruleset) -> Vec<u8> {
+    RULESET.write(&body_of(rules))
 }
 
 /// Decodes and checks every invariant of `ruleset.rs`.
-pub fn decode_ruleset(_bytes: &[u8]) -> Result<Ruleset, LoadError> {
-    Err(LoadError::NotOurs { part: "ruleset" })
+pub fn decode_ruleset(bytes: &[u8]) -> Result<Ruleset, LoadError> {
+    RULESET.within_limit(bytes)?;
+    let rules: Ruleset = RULESET.parse(RULESET.read(bytes)?)?;
+    rules.check()?;
+    Ok(rules)
+}
+
+/// Why a snapshot needs an explicit override before it replaces its predecessor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Growth {
+    #[error("the snapshot would more than double, from {from} to {to} flags")]
+    Doubles { from: u32, to: u32 },
+    #[error("the snapshot would more than halve, from {from} to {to} flags")]
+    Halves { from: u32, to: u32 },
+    #[error("the snapshot would lose all of its {from} flags")]
+    Empties { from: u32 },
+}
+
+/// Snapshots up to this many flags may change as they like: there, large factors are daily work.
+pub const GROWTH_FREE_FLAGS: u32 = 100;
+
+/// Holds up a change that is more likely an accident (a wrong import, a lost table) than a wish.
+pub fn growth(previous_flags: u32, next_flags: u32) -> Result<(), Growth> {
+    let (from, to) = (previous_flags, next_flags);
+    if from <= GROWTH_FREE_FLAGS {
+        return Ok(());
+    }
+    if to == 0 {
+        return Err(Growth::Empties { from });
+    }
+    if to > from.saturating_mul(2) {
+        return Err(Growth::Doubles { from, to });
+    }
+    if to.saturating_mul(2) < from {
+        return Err(Growth::Halves { from, to });
+    }
+    Ok(())
 }
 
 /// The blob of an id list: sorted, unique 128-bit hashes (`lists::id_hash`) in a frame.
 pub mod lists {
-    use super::LoadError;
+    use super::{ID_LIST, LoadError};
+    use crate::limits::SEGMENT_IDS_MAX;
+
+    const HASH_BYTES: usize = 16;
 
     /// The first 16 bytes of the id's SHA-256, big endian. Not a secret: ids can be guessed.
     pub fn id_hash(id: &str) -> u128 {
@@ -115,11 +260,32 @@ pub mod lists {
         }
 
         pub fn encode(&self) -> Vec<u8> {
-            Vec::new()
+            let mut body = Vec::with_capacity(self.sorted.len().saturating_mul(HASH_BYTES));
+            for hash in &self.sorted {
+                body.extend_from_slice(&hash.to_be_bytes());
+            }
+            ID_LIST.write(&body)
         }
 
-        pub fn decode(_bytes: &[u8]) -> Result<IdList, LoadError> {
-            Err(LoadError::NotOurs { part: "id list" })
+        pub fn decode(bytes: &[u8]) -> Result<IdList, LoadError> {
+            let body = ID_LIST.read(bytes)?;
+            let (hashes, rest) = body.as_chunks::<HASH_BYTES>();
+            let malformed =
+                |what: &str| LoadError::Malformed { part: ID_LIST.part, what: what.to_owned() };
+            if !rest.is_empty() {
+                return Err(malformed("its length is no multiple of a hash's"));
+            }
+            if hashes.len() > SEGMENT_IDS_MAX {
+                return Err(LoadError::OverLimit {
+                    part: ID_LIST.part,
+                    what: format!("{} ids, the limit is {SEGMENT_IDS_MAX}", hashes.len()),
+                });
+            }
+            let sorted: Vec<u128> = hashes.iter().map(|hash| u128::from_be_bytes(*hash)).collect();
+            if !sorted.is_sorted_by(|one, next| one < next) {
+                return Err(malformed("its hashes are not sorted and unique"));
+            }
+            Ok(IdList { sorted })
         }
 
         pub fn contains(&self, id: &str) -> bool {
