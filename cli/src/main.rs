@@ -1,1 +1,152 @@
-fn main() {}
+//! The `tidegate` binary: servers (`dev`, `control`, `edge`) and the commands of rule authors and
+//! operators. Parses, runs one command, and turns a failure into one line and an exit code.
+//!
+//! Reading order: `dev.rs` (both servers in one process), `serve.rs` (either alone),
+//! `connection.rs` and `client.rs` (how a command reaches control), then one file per command.
+
+mod client;
+mod connection;
+mod eval;
+mod failure;
+mod files;
+mod flag;
+mod openapi;
+mod paint;
+mod readable;
+mod reference;
+mod trace;
+mod transfer;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::{EXIT_CODES, Failure};
+use paint::Output;
+
+/// Feature flags whose rules run in WebAssembly.
+#[derive(Parser)]
+#[command(name = "tidegate", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    /// How results are printed.
+    #[arg(short, long, global = true, value_enum, default_value = "text", env = "TIDEGATE_OUTPUT")]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Start here:
+  tidegate dev                                   control, edge and demo flags in one process
+  tidegate flag list
+  tidegate eval checkout --targeting-key user-1 --explain
+  tidegate flag off checkout
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 refused by validation, 5 conflict,
+6 unreachable.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Lists, shows and changes flags.
+    #[command(subcommand)]
+    Flag(flag::Flag),
+    /// Evaluates flags for a context, and explains the answers.
+    Eval(eval::Eval),
+    /// Brings flags of another format into an environment.
+    Import(transfer::Import),
+    /// Writes an environment's flags as one document.
+    Export(transfer::Export),
+    /// Prints the OpenAPI document of the admin API.
+    Openapi(openapi::Openapi),
+    /// Prints docs/CLI.md; `cargo xtask docs` writes it.
+    #[command(hide = true)]
+    Reference,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    warn_of_secrets(std::env::args().skip(1));
+    let output = cli.output;
+    match run(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            match output {
+                Output::Text => eprintln!("{failure}"),
+                Output::Json => eprintln!("{}", failure.json()),
+            }
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Flag(command) => flag::run(command, cli.output).await,
+        Command::Eval(command) => eval::run(command, cli.output).await,
+        Command::Import(command) => transfer::import(command, cli.output).await,
+        Command::Export(command) => transfer::export(command, cli.output).await,
+        Command::Openapi(command) => openapi::run(command).await,
+        Command::Reference => {
+            paint::print(&reference::markdown());
+            Ok(())
+        }
+    }
+}
+
+/// Options whose value is a secret, and the variable that keeps it out of `ps` and of histories.
+const SECRET_OPTIONS: [(&str, &str); 4] = [
+    ("--token", "TIDEGATE_TOKEN or --token-file"),
+    ("--key", "TIDEGATE_KEY"),
+    ("--edge-key", "TIDEGATE_EDGE_KEY or --edge-key-file"),
+    ("--admin-token", "TIDEGATE_ADMIN_TOKEN or --admin-token-file"),
+];
+
+fn warn_of_secrets(arguments: impl Iterator<Item = String>) {
+    for (option, instead) in secrets_among(arguments) {
+        eprintln!(
+            "warning: {option} on the command line can be read by every user of this machine \
+             and stays in the shell's history; use {instead}"
+        );
+    }
+}
+
+fn secrets_among(
+    arguments: impl Iterator<Item = String>,
+) -> impl Iterator<Item = (&'static str, &'static str)> {
+    arguments.filter_map(|argument| {
+        let name = argument.split('=').next().unwrap_or_default();
+        SECRET_OPTIONS.into_iter().find(|(option, _)| *option == name)
+    })
+}
+
+/// The long help of the exit codes, for the reference.
+pub fn exit_codes() -> &'static str {
+    EXIT_CODES
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_has_no_contradictions() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_secret_is_noticed_in_both_spellings() {
+        let arguments = ["--token=x", "--url", "y", "--edge-key", "z", "--token-file=f"];
+        let found: Vec<&str> =
+            secrets_among(arguments.into_iter().map(str::to_owned)).map(|(name, _)| name).collect();
+        assert_eq!(found, ["--token", "--edge-key"]);
+    }
+}

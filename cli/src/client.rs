@@ -1,0 +1,238 @@
+//! The admin API over HTTP, and what its answers mean for a person: problem documents (RFC 9457)
+//! become a `Failure` with the exit code that the help promises.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode, header};
+use serde_json::Value;
+
+use crate::failure::{Exit, Failure, Place};
+
+/// Between two bytes of an answer; a whole import may take longer.
+const IDLE_SECONDS_MAX: u64 = 60;
+const CONNECT_SECONDS_MAX: u64 = 5;
+/// Reads of a list: pages, so that a server that never ends its list does not keep us for ever.
+const PAGES_MAX: usize = 1_000;
+
+pub struct Client {
+    http: reqwest::Client,
+    url: String,
+    authorization: header::HeaderValue,
+}
+
+/// An answer of 2xx, or of 412.
+pub struct Answer {
+    pub status: StatusCode,
+    pub etag: Option<String>,
+    pub body: Value,
+}
+
+impl Client {
+    pub fn new(url: String, token: &str) -> Result<Client, Failure> {
+        let mut authorization = header::HeaderValue::from_str(&format!("Bearer {token}"))
+            .map_err(|_| Failure::usage("the token holds bytes that no header may hold"))?;
+        authorization.set_sensitive(true);
+        Ok(Client { http: http(&url)?, url, authorization })
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Answer, Failure> {
+        self.send(Method::GET, path, None, None).await.and_then(|answer| self.accept(answer))
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Answer, Failure> {
+        let body = body.to_string().into_bytes();
+        self.post_bytes(path, body).await
+    }
+
+    pub async fn post_bytes(&self, path: &str, body: Vec<u8>) -> Result<Answer, Failure> {
+        self.send(Method::POST, path, Some(body), None).await.and_then(|answer| self.accept(answer))
+    }
+
+    /// A write over the version `etag`; a 412 is an answer here, not a failure.
+    pub async fn put(
+        &self,
+        path: &str,
+        body: &Value,
+        etag: Option<&str>,
+    ) -> Result<Answer, Failure> {
+        let body = body.to_string().into_bytes();
+        let raw = self.send(Method::PUT, path, Some(body), etag).await?;
+        if raw.status == StatusCode::PRECONDITION_FAILED {
+            return Ok(raw.answer());
+        }
+        self.accept(raw)
+    }
+
+    /// Every item of a list, page by page.
+    pub async fn list(&self, path: &str) -> Result<Vec<Value>, Failure> {
+        let mut items = Vec::new();
+        let mut cursor: Option<String> = None;
+        for _ in 0..PAGES_MAX {
+            let mut page = format!("{path}?limit=200");
+            if let Some(cursor) = &cursor {
+                page.push_str("&cursor=");
+                page.push_str(&crate::connection::percent_encoded(cursor));
+            }
+            let mut body = self.get(&page).await?.body;
+            if let Some(Value::Array(more)) = body.get_mut("items").map(Value::take) {
+                items.extend(more);
+            }
+            cursor = body.get("nextCursor").and_then(Value::as_str).map(str::to_owned);
+            if cursor.is_none() {
+                return Ok(items);
+            }
+        }
+        Err(Failure::new(Exit::Failed, format!("{path} has more than {PAGES_MAX} pages")))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        etag: Option<&str>,
+    ) -> Result<Raw, Failure> {
+        let mut request = self
+            .http
+            .request(method, format!("{}{path}", self.url))
+            .header(header::AUTHORIZATION, self.authorization.clone());
+        if let Some(body) = body {
+            request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+        }
+        if let Some(etag) = etag {
+            request = request.header(header::IF_MATCH, etag);
+        }
+        let answer = request.send().await.map_err(|error| unreachable(&self.url, &error))?;
+        let status = answer.status();
+        let etag = answer
+            .headers()
+            .get(header::ETAG)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
+        let body = answer.bytes().await.map_err(|error| unreachable(&self.url, &error))?;
+        Ok(Raw { status, etag, body: body.to_vec() })
+    }
+
+    fn accept(&self, raw: Raw) -> Result<Answer, Failure> {
+        if raw.status.is_success() {
+            return Ok(raw.answer());
+        }
+        Err(problem(raw.status, &raw.body, &self.url))
+    }
+}
+
+/// A client that has its ends, and trusts the system's certificates if `url` needs any.
+pub fn http(url: &str) -> Result<reqwest::Client, Failure> {
+    // reqwest is built without a TLS provider of its own; an error says that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
+        .read_timeout(Duration::from_secs(IDLE_SECONDS_MAX))
+        // A token must not follow a redirect to somewhere else.
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")));
+    if url.starts_with("http://") {
+        // Without this a machine that has no root certificates could not even speak HTTP.
+        builder = builder.tls_certs_only([]);
+    }
+    builder
+        .build()
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot set up HTTP: {error}")))
+}
+
+struct Raw {
+    status: StatusCode,
+    etag: Option<String>,
+    body: Vec<u8>,
+}
+
+impl Raw {
+    fn answer(self) -> Answer {
+        let body = serde_json::from_slice(&self.body).unwrap_or(Value::Null);
+        Answer { status: self.status, etag: self.etag, body }
+    }
+}
+
+pub fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    Failure::new(Exit::Unreachable, format!("cannot reach {url}: {cause}"))
+        .mend("is it running? `tidegate dev` starts one here; --url or TIDEGATE_URL names another")
+}
+
+/// A problem document as a person reads it.
+pub fn problem(status: StatusCode, body: &[u8], url: &str) -> Failure {
+    let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    let text = |name: &str| body.get(name).and_then(Value::as_str);
+    let message = match (text("detail"), text("title"), text("errorDetails")) {
+        (Some(detail), _, _) => detail.to_owned(),
+        (None, Some(title), _) => title.to_owned(),
+        (None, None, Some(details)) => details.to_owned(),
+        (None, None, None) => format!("{url} answered {status} without saying why"),
+    };
+    let places = body
+        .get("errors")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(|error| {
+            let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
+            let message = ["message", "detail"].map(text).into_iter().find(|text| !text.is_empty());
+            Place {
+                pointer: text("pointer").to_owned(),
+                message: message.unwrap_or_default().to_owned(),
+            }
+        })
+        .collect();
+    let (exit, mend) = match status {
+        StatusCode::UNAUTHORIZED => (
+            Exit::Failed,
+            Some("the token is missing, mistyped or revoked; see TIDEGATE_TOKEN and --token-file"),
+        ),
+        StatusCode::FORBIDDEN => (Exit::Failed, Some("this token may not do that")),
+        StatusCode::NOT_FOUND => (Exit::NotFound, None),
+        StatusCode::BAD_REQUEST
+        | StatusCode::UNPROCESSABLE_ENTITY
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE => (Exit::Refused, None),
+        StatusCode::CONFLICT
+        | StatusCode::PRECONDITION_FAILED
+        | StatusCode::PRECONDITION_REQUIRED => (Exit::Conflict, None),
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => (Exit::Unreachable, None),
+        _ => (Exit::Failed, None),
+    };
+    let failure = Failure { exit, message, places, mend: None };
+    match mend {
+        Some(mend) => failure.mend(mend),
+        None => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_names_every_place_in_columns() {
+        let body = br#"{"title":"refused","detail":"the configuration is refused","errors":[
+            {"pointer":"/rules/0/when/op","message":"unknown operator \"ist\""},
+            {"pointer":"/off","message":"no variant \"of\""}]}"#;
+        let failure = problem(StatusCode::UNPROCESSABLE_ENTITY, body, "http://x");
+        assert_eq!(failure.exit, Exit::Refused);
+        assert_eq!(
+            failure.to_string(),
+            "error: the configuration is refused\n  \
+             /rules/0/when/op  unknown operator \"ist\"\n  \
+             /off              no variant \"of\""
+        );
+    }
+
+    #[test]
+    fn an_answer_that_is_no_problem_document_still_says_who_answered_what() {
+        let failure = problem(StatusCode::SERVICE_UNAVAILABLE, b"<html>", "http://x");
+        assert_eq!(failure.exit, Exit::Failed);
+        assert!(failure.message.contains("http://x answered 503"), "{}", failure.message);
+    }
+}

@@ -1,0 +1,304 @@
+//! `tidegate flag …`: reads flags, and changes what they do in one environment.
+//!
+//! A change is read, modify, write over the version that was read; a lost race is tried again on
+//! what the winner wrote, a few times, because `--enabled` means the same on top of it. A whole
+//! file does not (`--file`): it would undo what somebody else did, so it is a conflict.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use reqwest::StatusCode;
+use rules::model::{FlagConfig, FlagDefinition, Serve};
+use serde_json::{Value, json};
+
+use crate::client::{Answer, Client};
+use crate::connection::{Environment, Place};
+use crate::failure::{Exit, Failure};
+use crate::paint::{Output, Paint, print, print_json, table};
+use crate::{files, readable};
+
+#[derive(Debug, Subcommand)]
+pub enum Flag {
+    /// Lists the flags of an environment.
+    #[command(after_help = "Examples:
+  tidegate flag list
+  tidegate flag list --output json | jq -r '.[].key'")]
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Shows one flag: its variants and whom it serves what.
+    #[command(after_help = "Examples:
+  tidegate flag get checkout
+  tidegate flag get checkout --output json | jq .config > checkout.json")]
+    Get {
+        /// The flag's key.
+        key: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Changes what a flag does in an environment.
+    #[command(after_help = "Examples:
+  tidegate flag set checkout --enabled --variant express
+  tidegate flag set checkout --off classic
+  tidegate flag set checkout --file checkout.json   # the whole configuration, - for standard input")]
+    Set {
+        /// The flag's key.
+        key: String,
+        #[command(flatten)]
+        change: Change,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Turns a flag on; the same as `set --enabled`.
+    On {
+        /// The flag's key.
+        key: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Turns a flag off; the same as `set --disabled`.
+    Off {
+        /// The flag's key.
+        key: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Debug, Clone, Default, clap::Args)]
+#[group(required = true, multiple = true)]
+pub struct Change {
+    /// Turns it on.
+    #[arg(long, conflicts_with = "disabled")]
+    enabled: bool,
+    /// Turns it off.
+    #[arg(long)]
+    disabled: bool,
+    /// The variant for everybody whom no rule takes (the fallthrough).
+    #[arg(long, value_name = "VARIANT")]
+    variant: Option<String>,
+    /// The variant while it is off.
+    #[arg(long, value_name = "VARIANT")]
+    off: Option<String>,
+    /// The whole configuration from a JSON file; - is standard input.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["enabled", "disabled", "variant", "off"])]
+    file: Option<PathBuf>,
+}
+
+/// A flag in one environment, as the API gives it.
+struct Live {
+    definition: FlagDefinition,
+    config: FlagConfig,
+    version: Option<u64>,
+    etag: Option<String>,
+    body: Value,
+}
+
+/// How often a lost race is run again.
+const RACES_MAX: usize = 5;
+
+pub async fn run(command: Flag, output: Output) -> Result<(), Failure> {
+    match command {
+        Flag::List { place } => list(&place, output).await,
+        Flag::Get { key, place } => get(&key, &place, output).await,
+        Flag::Set { key, change, place } => set(&key, &change, &place, output).await,
+        Flag::On { key, place } => {
+            set(&key, &Change { enabled: true, ..Change::default() }, &place, output).await
+        }
+        Flag::Off { key, place } => {
+            set(&key, &Change { disabled: true, ..Change::default() }, &place, output).await
+        }
+    }
+}
+
+async fn list(place: &Place, output: Output) -> Result<(), Failure> {
+    let (client, environment) = place.resolve()?;
+    let items = client.list(&environment.path(&["flags"])).await?;
+    if output == Output::Json {
+        print_json(&Value::Array(items));
+        return Ok(());
+    }
+    let paint = Paint::of_stdout();
+    let mut rows = Vec::new();
+    for item in items {
+        let flag = live(item, None)?;
+        let state = if flag.config.enabled { "on" } else { "off" };
+        let kind = json!(flag.definition.kind);
+        rows.push(vec![
+            flag.definition.key.clone(),
+            kind.as_str().unwrap_or_default().to_owned(),
+            state.to_owned(),
+            flag.config.rules.len().to_string(),
+            readable::serves(&flag.config),
+        ]);
+    }
+    if rows.is_empty() {
+        print(&format!(
+            "no flags in {}/{}; `tidegate import` brings some",
+            environment.namespace, environment.environment
+        ));
+        return Ok(());
+    }
+    print(&table(paint, &["KEY", "TYPE", "STATE", "RULES", "EVERYBODY ELSE"], &rows));
+    Ok(())
+}
+
+async fn get(key: &str, place: &Place, output: Output) -> Result<(), Failure> {
+    let (client, environment) = place.resolve()?;
+    let flag = read(&client, &environment, key).await?;
+    match output {
+        Output::Json => print_json(&flag.body),
+        Output::Text => {
+            print(&readable::flag(Paint::of_stdout(), &flag.definition, &flag.config, flag.version))
+        }
+    }
+    Ok(())
+}
+
+async fn set(key: &str, change: &Change, place: &Place, output: Output) -> Result<(), Failure> {
+    let (client, environment) = place.resolve()?;
+    let path = environment.path(&["flags", key]);
+    let whole = change.file.as_ref().map(|path| files::read_json(path)).transpose()?;
+    let races_max = if whole.is_some() { 1 } else { RACES_MAX };
+    for _ in 0..races_max {
+        let before = read(&client, &environment, key).await?;
+        let body = match &whole {
+            Some(config) => config.clone(),
+            None => json!(changed(&before, change)?),
+        };
+        let answer = client.put(&path, &body, before.etag.as_deref()).await?;
+        if answer.status != StatusCode::PRECONDITION_FAILED {
+            return report(key, &before, answer, output);
+        }
+    }
+    let who = if whole.is_some() { "somebody else" } else { "others, again and again," };
+    Err(Failure::new(Exit::Conflict, format!("{who} changed {key:?} meanwhile"))
+        .mend("look at it with `tidegate flag get` and try again"))
+}
+
+fn report(key: &str, before: &Live, answer: Answer, output: Output) -> Result<(), Failure> {
+    if output == Output::Json {
+        print_json(&answer.body);
+        return Ok(());
+    }
+    let paint = Paint::of_stdout();
+    let after = live(answer.body, answer.etag)?;
+    let mut changes = Vec::new();
+    if before.config.enabled != after.config.enabled {
+        let state = |on: bool| if on { paint.good("on") } else { paint.warn("off") };
+        changes.push(format!("{} → {}", state(before.config.enabled), state(after.config.enabled)));
+    }
+    let default = |variant: &Option<String>| {
+        variant.clone().unwrap_or_else(|| "the caller's default".to_owned())
+    };
+    if before.config.off != after.config.off {
+        changes.push(format!(
+            "while off: {} → {}",
+            default(&before.config.off),
+            default(&after.config.off)
+        ));
+    }
+    if before.config.fallthrough != after.config.fallthrough {
+        changes.push(format!(
+            "everybody else: {} → {}",
+            readable::serve(&before.config.fallthrough),
+            readable::serve(&after.config.fallthrough)
+        ));
+    }
+    if before.config.rules != after.config.rules {
+        changes.push(format!(
+            "rules: {} → {}",
+            before.config.rules.len(),
+            after.config.rules.len()
+        ));
+    }
+    if before.config.prerequisites != after.config.prerequisites {
+        changes.push("prerequisites changed".to_owned());
+    }
+    if changes.is_empty() {
+        changes.push("unchanged".to_owned());
+    }
+    print(&format!("{}  {}", paint.bold(key), changes.join(", ")));
+    Ok(())
+}
+
+/// The configuration with the change made; a variant that does not exist is refused here, where
+/// the ones that do can be named.
+fn changed(before: &Live, change: &Change) -> Result<FlagConfig, Failure> {
+    let mut config = before.config.clone();
+    for name in [&change.variant, &change.off].into_iter().flatten() {
+        if !before.definition.variants.contains_key(name) {
+            let known: Vec<&str> = before.definition.variants.keys().map(String::as_str).collect();
+            return Err(Failure::new(
+                Exit::Refused,
+                format!("{:?} has no variant {name:?}", before.definition.key),
+            )
+            .mend(format!("it has {}", known.join(", "))));
+        }
+    }
+    if change.enabled || change.disabled {
+        config.enabled = change.enabled;
+    }
+    if let Some(variant) = &change.variant {
+        config.fallthrough = Serve::Variant(variant.clone());
+    }
+    if change.off.is_some() {
+        config.off.clone_from(&change.off);
+    }
+    Ok(config)
+}
+
+async fn read(client: &Client, environment: &Environment, key: &str) -> Result<Live, Failure> {
+    let answer = client.get(&environment.path(&["flags", key])).await?;
+    live(answer.body, answer.etag)
+}
+
+fn live(body: Value, etag: Option<String>) -> Result<Live, Failure> {
+    let part = |name: &str| body.get(name).cloned().unwrap_or(Value::Null);
+    let strange = |error: serde_json::Error| {
+        Failure::new(Exit::Failed, format!("the server's flag cannot be read: {error}"))
+            .mend("is the server of another version than this command?")
+    };
+    Ok(Live {
+        definition: serde_json::from_value(part("definition")).map_err(strange)?,
+        config: serde_json::from_value(part("config")).map_err(strange)?,
+        version: body.get("version").and_then(Value::as_u64),
+        etag,
+        body,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flag() -> Live {
+        live(
+            json!({
+                "definition": {"key": "x", "type": "boolean", "variants": {"on": true, "off": false}},
+                "config": {"enabled": false, "off": "off", "fallthrough": {"variant": "off"}},
+                "version": 4
+            }),
+            None,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_change_leaves_alone_what_it_does_not_name() {
+        let change = Change { variant: Some("on".to_owned()), ..Change::default() };
+        let config = changed(&flag(), &change).unwrap();
+        assert!(!config.enabled);
+        assert_eq!(config.fallthrough, Serve::Variant("on".to_owned()));
+        assert_eq!(config.off.as_deref(), Some("off"));
+    }
+
+    #[test]
+    fn an_unknown_variant_is_refused_with_the_known_ones() {
+        let change = Change { variant: Some("onn".to_owned()), ..Change::default() };
+        let failure = changed(&flag(), &change).err().unwrap();
+        assert_eq!(failure.exit, Exit::Refused);
+        assert_eq!(failure.mend.as_deref(), Some("it has on, off"));
+    }
+}
