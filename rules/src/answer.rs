@@ -3,7 +3,8 @@
 //! Success `{key, value, variant, reason, metadata}`; the caller's default is the same without
 //! `value`, `variant` empty; errors `{key, errorCode, errorDetails, metadata}`.
 
-use crate::eval::{ErrorCode, Evaluator, FlagId, Input, Outcome, Scratch};
+use crate::eval::{ErrorCode, Evaluator, FlagId, Input, Outcome, Reason, Scratch};
+use crate::model::Clients;
 
 /// Which flags a caller may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,39 +27,167 @@ pub enum Status {
 
 /// Evaluates one flag and appends the OFREP body to `out`.
 pub fn write_one(
-    _evaluator: &Evaluator,
-    _key: &str,
-    _audience: Audience,
-    _input: &Input<'_>,
-    _scratch: &mut Scratch,
-    _out: &mut Vec<u8>,
+    evaluator: &Evaluator,
+    key: &str,
+    audience: Audience,
+    input: &Input<'_>,
+    scratch: &mut Scratch,
+    out: &mut Vec<u8>,
 ) -> Status {
-    Status::NotFound
+    match evaluator.flag(key).filter(|flag| audience.sees(evaluator, *flag)) {
+        Some(flag) => {
+            let outcome = evaluator.evaluate(flag, input, scratch);
+            write_outcome(evaluator, flag, &outcome, out)
+        }
+        None => write_error(key, ErrorCode::FlagNotFound, "the flag does not exist", out),
+    }
 }
 
 /// Evaluates every flag that the audience may see, in key order, and appends
-/// `{"flags":[…],"metadata":{…}}` to `out`.
+/// `{"flags":[…],"metadata":{…}}` to `out`. A flag that fails is an error inside of `flags`.
 pub fn write_all(
-    _evaluator: &Evaluator,
-    _audience: Audience,
-    _input: &Input<'_>,
-    _scratch: &mut Scratch,
-    _out: &mut Vec<u8>,
+    evaluator: &Evaluator,
+    audience: Audience,
+    input: &Input<'_>,
+    scratch: &mut Scratch,
+    out: &mut Vec<u8>,
 ) {
+    out.extend_from_slice(b"{\"flags\":[");
+    scratch.forget();
+    let mut first = true;
+    for flag in evaluator.flags().filter(|flag| audience.sees(evaluator, *flag)) {
+        if !std::mem::take(&mut first) {
+            out.push(b',');
+        }
+        let outcome = evaluator.evaluate_again(flag, input, scratch);
+        write_outcome(evaluator, flag, &outcome, out);
+    }
+    out.extend_from_slice(b"],\"metadata\":");
+    let metadata = evaluator.rules().str(evaluator.rules().metadata);
+    out.extend_from_slice(if metadata.is_empty() { b"{}" } else { metadata.as_bytes() });
+    out.push(b'}');
 }
 
 /// Appends the answer for an outcome that is already there.
 pub fn write_outcome(
-    _evaluator: &Evaluator,
-    _flag: FlagId,
-    _outcome: &Outcome,
-    _out: &mut Vec<u8>,
+    evaluator: &Evaluator,
+    id: FlagId,
+    outcome: &Outcome,
+    out: &mut Vec<u8>,
 ) -> Status {
-    Status::Failed
+    let rules = evaluator.rules();
+    let Some(flag) = rules.flags.get(id.0 as usize) else {
+        return write_error("", ErrorCode::General, "no such flag index", out);
+    };
+    let mut add = |text: &str| out.extend_from_slice(text.as_bytes());
+    let status = match outcome {
+        Outcome::Variant { variant, reason } => {
+            let Some(variant) = rules.variants.get(*variant as usize) else {
+                return write_error(
+                    rules.str(flag.key),
+                    ErrorCode::General,
+                    "no such variant index",
+                    out,
+                );
+            };
+            add(rules.str(flag.json_head));
+            add(rules.str(variant.json));
+            add(reason_json(*reason));
+            Status::Ok
+        }
+        Outcome::CodeDefault { reason } => {
+            add(rules.str(flag.json_head));
+            add(",\"variant\":\"\"");
+            add(reason_json(*reason));
+            Status::Ok
+        }
+        Outcome::Error { code, details } => {
+            add(rules.str(flag.json_head));
+            write_failure(*code, details, out);
+            status_of(*code)
+        }
+    };
+    out.extend_from_slice(rules.str(flag.json_tail).as_bytes());
+    status
 }
 
 /// Appends `{key, errorCode, errorDetails, metadata:{}}` for a flag that could not be evaluated
-/// (unknown, or the sandbox failed).
-pub fn write_error(_key: &str, _code: ErrorCode, _details: &str, _out: &mut Vec<u8>) -> Status {
-    Status::Failed
+/// (unknown, or the sandbox failed: that is what GENERAL means here, so its status is 500).
+pub fn write_error(key: &str, code: ErrorCode, details: &str, out: &mut Vec<u8>) -> Status {
+    out.extend_from_slice(b"{\"key\":");
+    write_json_string(key, out);
+    write_failure(code, details, out);
+    out.extend_from_slice(b",\"metadata\":{}}");
+    match code {
+        ErrorCode::General => Status::Failed,
+        code => status_of(code),
+    }
+}
+
+impl Audience {
+    fn sees(self, evaluator: &Evaluator, flag: FlagId) -> bool {
+        match self {
+            Audience::Server => true,
+            Audience::Browser => evaluator
+                .rules()
+                .flags
+                .get(flag.0 as usize)
+                .is_some_and(|flag| flag.clients != Clients::None),
+        }
+    }
+}
+
+fn status_of(code: ErrorCode) -> Status {
+    match code {
+        ErrorCode::FlagNotFound => Status::NotFound,
+        ErrorCode::ParseError
+        | ErrorCode::TargetingKeyMissing
+        | ErrorCode::InvalidContext
+        | ErrorCode::TypeMismatch
+        | ErrorCode::General => Status::BadRequest,
+    }
+}
+
+fn write_failure(code: ErrorCode, details: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"errorCode\":\"");
+    out.extend_from_slice(code.name().as_bytes());
+    out.extend_from_slice(b"\",\"errorDetails\":");
+    write_json_string(details, out);
+}
+
+fn reason_json(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Static => ",\"reason\":\"STATIC\"",
+        Reason::Default => ",\"reason\":\"DEFAULT\"",
+        Reason::TargetingMatch => ",\"reason\":\"TARGETING_MATCH\"",
+        Reason::Split => ",\"reason\":\"SPLIT\"",
+        Reason::Disabled => ",\"reason\":\"DISABLED\"",
+    }
+}
+
+/// As serde_json writes it, so that every host and the compiler agree on the bytes.
+fn write_json_string(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    for byte in text.bytes() {
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            0..0x20 => {
+                let hex = |digit: u8| match digit {
+                    0..10 => digit | b'0',
+                    _ => digit.wrapping_sub(10).wrapping_add(b'a'),
+                };
+                out.extend_from_slice(b"\\u00");
+                out.push(hex(byte >> 4));
+                out.push(hex(byte & 0x0f));
+            }
+            _ => out.push(byte),
+        }
+    }
+    out.push(b'"');
 }

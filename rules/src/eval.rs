@@ -1,14 +1,23 @@
 //! One flag for one context: the evaluator. Pure; reads arenas, writes nothing but scratch.
 
 use crate::blob::LoadError;
-use crate::context::Context;
-use crate::ruleset::Ruleset;
-use crate::trace::Trace;
+use crate::clause::{self, ClauseError, Prepared};
+use crate::context::{Context, Value, key_hash};
+use crate::limits;
+use crate::model::{MissingUnit, OnError, OnFail, RuleReason};
+use crate::ruleset::{
+    Arg, Clause, Expr, Flag, NONE, Prerequisite, Rule, Ruleset, Serve, Split, slice,
+};
+use crate::trace::{Step, Trace};
 
 /// A loaded ruleset with what is derived from it once: the key index and compiled patterns.
 #[derive(Debug)]
 pub struct Evaluator {
     rules: Ruleset,
+    /// Open addressing by `key_hash` of the flag's key: flag indices or `NONE`. The length is a
+    /// power of two and at least twice the number of flags, so a probe ends soon.
+    index: Vec<u32>,
+    prepared: Prepared,
 }
 
 /// An index into `Ruleset::flags`, checked at look-up.
@@ -42,6 +51,21 @@ pub struct Input<'a> {
 #[derive(Debug, Default)]
 pub struct Scratch {
     pub bytes: Vec<u8>,
+    /// What flags serve that were asked for as prerequisites; made at the first one. Without it
+    /// a DAG of prerequisites of depth 16 would be walked along each of its paths.
+    served: Vec<Served>,
+    /// Flags whose `served` is known.
+    touched: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+enum Served {
+    #[default]
+    Unknown,
+    /// Being evaluated; met again, it is a cycle.
+    Running,
+    Variant(u32, Reason),
+    Nothing(&'static str),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +130,21 @@ impl ErrorCode {
     }
 }
 
+impl Scratch {
+    /// Forgets what flags serve: the context, the time or the ruleset is another.
+    pub(crate) fn forget(&mut self) {
+        for flag in self.touched.drain(..) {
+            if let Some(served) = self.served.get_mut(flag as usize) {
+                *served = Served::Unknown;
+            }
+        }
+    }
+}
+
+/// Conditions inside of segments inside of conditions: what the limits allow, and a bound on the
+/// stack for a ruleset that nobody checked.
+const EXPR_DEPTH_MAX: usize = 2 * limits::NESTING_MAX * limits::CHAIN_MAX;
+
 impl Evaluator {
     /// From the bytes of a ruleset (`blob::encode_ruleset`): checks the frame and every index,
     /// compiles patterns and builds the key index. Any flipped byte is an error.
@@ -113,29 +152,512 @@ impl Evaluator {
         Evaluator::new(crate::blob::decode_ruleset(bytes)?)
     }
 
+    /// From a ruleset whose indices hold (`Ruleset::check`). A pattern that does not compile here
+    /// is an error of its rule, not of the ruleset.
     pub fn new(rules: Ruleset) -> Result<Evaluator, LoadError> {
-        Ok(Evaluator { rules })
+        let slots = rules.flags.len().saturating_mul(2).next_power_of_two().max(2);
+        let mut index = vec![NONE; slots];
+        for (flag, id) in rules.flags.iter().zip(0u32..) {
+            let hash = key_hash(rules.str(flag.key));
+            if let Some(slot) = probe_slots(hash, slots)
+                .find(|slot| index.get(*slot).is_some_and(|taken| *taken == NONE))
+                .and_then(|slot| index.get_mut(slot))
+            {
+                *slot = id;
+            }
+        }
+        let prepared = Prepared::new(&rules);
+        Ok(Evaluator { rules, index, prepared })
     }
 
     pub fn rules(&self) -> &Ruleset {
         &self.rules
     }
 
-    pub fn flag(&self, _key: &str) -> Option<FlagId> {
+    pub fn flag(&self, key: &str) -> Option<FlagId> {
+        for slot in probe_slots(key_hash(key), self.index.len()) {
+            let id = *self.index.get(slot)?;
+            let flag = self.rules.flags.get(id as usize)?;
+            if self.rules.str(flag.key) == key {
+                return Some(FlagId(id));
+            }
+        }
         None
     }
 
-    pub fn evaluate(&self, _flag: FlagId, _input: &Input<'_>, _scratch: &mut Scratch) -> Outcome {
-        Outcome::Error { code: ErrorCode::General, details: String::new() }
+    /// Every flag, in key order.
+    pub fn flags(&self) -> impl Iterator<Item = FlagId> + use<> {
+        (0..self.rules.flags.len() as u32).map(FlagId)
+    }
+
+    pub fn evaluate(&self, flag: FlagId, input: &Input<'_>, scratch: &mut Scratch) -> Outcome {
+        scratch.forget();
+        self.evaluate_again(flag, input, scratch)
+    }
+
+    /// As `evaluate`, for the input of the call before: what prerequisites serve is still known.
+    pub(crate) fn evaluate_again(
+        &self,
+        flag: FlagId,
+        input: &Input<'_>,
+        scratch: &mut Scratch,
+    ) -> Outcome {
+        let mut run = Run { evaluator: self, rules: &self.rules, input, scratch, probe: NoProbe };
+        run.flag(flag.0, 0)
     }
 
     /// As `evaluate`, with the explanation.
     pub fn explain(
         &self,
-        _flag: FlagId,
-        _input: &Input<'_>,
-        _scratch: &mut Scratch,
+        flag: FlagId,
+        input: &Input<'_>,
+        scratch: &mut Scratch,
     ) -> (Outcome, Trace) {
-        (Outcome::Error { code: ErrorCode::General, details: String::new() }, Trace::default())
+        scratch.forget();
+        let probe = Recorder { steps: Vec::new() };
+        let mut run = Run { evaluator: self, rules: &self.rules, input, scratch, probe };
+        let outcome = run.flag(flag.0, 0);
+        let key = self.rules.flags.get(flag.0 as usize).map(|flag| self.rules.str(flag.key));
+        let trace = Trace {
+            flag: key.unwrap_or("").to_owned(),
+            now_ms: input.now_ms,
+            steps: run.probe.steps,
+        };
+        (outcome, trace)
+    }
+}
+
+/// Linear probing: each of `slots` (a power of two) once, from where `hash` points.
+fn probe_slots(hash: u32, slots: usize) -> impl Iterator<Item = usize> {
+    let mask = slots.wrapping_sub(1);
+    (0..slots).map(move |step| (hash as usize).wrapping_add(step) & mask)
+}
+
+/// Where an explanation is written. A type, not a flag: without one, not a byte of it is compiled
+/// into the path, and the guest does not carry it.
+trait Probe {
+    fn step(&mut self, make: impl FnOnce() -> Step);
+}
+
+struct NoProbe;
+
+impl Probe for NoProbe {
+    #[inline(always)]
+    fn step(&mut self, _make: impl FnOnce() -> Step) {}
+}
+
+struct Recorder {
+    steps: Vec<Step>,
+}
+
+impl Probe for Recorder {
+    fn step(&mut self, make: impl FnOnce() -> Step) {
+        self.steps.push(make());
+    }
+}
+
+/// Why a rule could not be evaluated. Boxed: errors are rare, and results stay in registers.
+#[derive(Debug)]
+struct Failure {
+    code: ErrorCode,
+    details: String,
+}
+
+fn failure<T>(code: ErrorCode, details: impl Into<String>) -> Result<T, Box<Failure>> {
+    Err(Box::new(Failure { code, details: details.into() }))
+}
+
+fn missing_index<T>(what: &str) -> Result<T, Box<Failure>> {
+    failure(ErrorCode::General, format!("the ruleset names a {what} that it does not have"))
+}
+
+impl From<Box<Failure>> for Outcome {
+    fn from(failure: Box<Failure>) -> Outcome {
+        Outcome::Error { code: failure.code, details: failure.details }
+    }
+}
+
+/// What a serve came to, and through what.
+#[derive(Debug, Clone, Copy)]
+enum Pick {
+    Variant(u32, How),
+    CodeDefault(How),
+    /// Nobody here: the next rule, and after the last one the fallthrough.
+    Next,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum How {
+    Named,
+    Split,
+    Logic,
+}
+
+struct Run<'r, 's, P> {
+    evaluator: &'r Evaluator,
+    rules: &'r Ruleset,
+    input: &'r Input<'r>,
+    scratch: &'s mut Scratch,
+    probe: P,
+}
+
+impl<'r, P: Probe> Run<'r, '_, P> {
+    fn flag(&mut self, id: u32, depth: usize) -> Outcome {
+        let rules = self.rules;
+        let Some(flag) = rules.flags.get(id as usize) else {
+            return Outcome::Error {
+                code: ErrorCode::FlagNotFound,
+                details: "the flag does not exist".to_owned(),
+            };
+        };
+        if let Some(why) = flag.broken {
+            return Outcome::Error { code: ErrorCode::General, details: rules.str(why).to_owned() };
+        }
+        if !flag.enabled {
+            self.probe.step(|| Step::Disabled);
+            return self.off(flag, Reason::Disabled);
+        }
+        for prerequisite in slice(&rules.prerequisites, flag.prerequisites) {
+            if self.satisfied(prerequisite, depth) {
+                continue;
+            }
+            return match prerequisite.on_fail {
+                OnFail::Off => self.off(flag, Reason::Disabled),
+                OnFail::OffAsDefault => self.off(flag, Reason::Default),
+                OnFail::Fail => self.prerequisite_failed(prerequisite).into(),
+            };
+        }
+        for (index, rule) in slice(&rules.rules, flag.rules).iter().enumerate() {
+            match self.rule(flag, rule, index, depth) {
+                Ok(Pick::Next) => {}
+                Ok(Pick::Variant(variant, how)) => {
+                    return Outcome::Variant { variant, reason: rule_reason(rule, how) };
+                }
+                Ok(Pick::CodeDefault(how)) => {
+                    return Outcome::CodeDefault { reason: rule_reason(rule, how) };
+                }
+                Err(_) if rule.on_error == OnError::Skip => {}
+                Err(failure) => return failure.into(),
+            }
+        }
+        self.probe.step(|| Step::Fallthrough);
+        match self.serve(flag, flag.fallthrough, 0) {
+            Ok(Pick::Variant(variant, how)) => Outcome::Variant {
+                variant,
+                reason: match how {
+                    How::Named if flag.is_static => Reason::Static,
+                    How::Named => Reason::Default,
+                    How::Split => Reason::Split,
+                    How::Logic => Reason::TargetingMatch,
+                },
+            },
+            // Never STATIC: what the caller gets is not known here (INTEROP 2.1, step 7).
+            Ok(Pick::CodeDefault(_) | Pick::Next) => {
+                Outcome::CodeDefault { reason: Reason::Default }
+            }
+            Err(failure) => failure.into(),
+        }
+    }
+
+    fn off(&mut self, flag: &'r Flag, reason: Reason) -> Outcome {
+        match self.serve(flag, flag.off, 0) {
+            Ok(Pick::Variant(variant, _)) => Outcome::Variant { variant, reason },
+            Ok(Pick::CodeDefault(_) | Pick::Next) => Outcome::CodeDefault { reason },
+            Err(failure) => failure.into(),
+        }
+    }
+
+    fn rule(
+        &mut self,
+        flag: &'r Flag,
+        rule: &'r Rule,
+        index: usize,
+        depth: usize,
+    ) -> Result<Pick, Box<Failure>> {
+        let rules = self.rules;
+        self.probe.step(|| Step::Rule { id: rules.str(rule.id).to_owned(), index });
+        let pick = self.rule_pick(flag, rule, depth);
+        self.probe.step(|| Step::RuleEnd {
+            id: rules.str(rule.id).to_owned(),
+            matched: matches!(pick, Ok(Pick::Variant(..) | Pick::CodeDefault(_))),
+            error: pick.as_ref().err().map(|failure| failure.details.clone()),
+        });
+        pick
+    }
+
+    #[inline]
+    fn rule_pick(
+        &mut self,
+        flag: &'r Flag,
+        rule: &'r Rule,
+        depth: usize,
+    ) -> Result<Pick, Box<Failure>> {
+        let now = self.input.now_ms;
+        let over = if rule.to_inclusive { now > rule.to_ms } else { now >= rule.to_ms };
+        // An open end is `i64::MAX`, which a clock that shows it has not reached either.
+        if now < rule.from_ms || (over && rule.to_ms != i64::MAX) {
+            self.probe.step(|| Step::Inactive {
+                from_ms: (rule.from_ms != i64::MIN).then_some(rule.from_ms),
+                to_ms: (rule.to_ms != i64::MAX).then_some(rule.to_ms),
+            });
+            return Ok(Pick::Next);
+        }
+        for prerequisite in slice(&self.rules.prerequisites, rule.prerequisites) {
+            if self.satisfied(prerequisite, depth) {
+                continue;
+            }
+            return match prerequisite.on_fail {
+                OnFail::Off | OnFail::OffAsDefault => Ok(Pick::Next),
+                OnFail::Fail => Err(self.prerequisite_failed(prerequisite)),
+            };
+        }
+        if rule.when != NONE && !self.expr(flag, rule.when, 0)? {
+            return Ok(Pick::Next);
+        }
+        self.serve(flag, rule.serve, 0)
+    }
+
+    fn serve(&mut self, flag: &'r Flag, serve: u32, depth: usize) -> Result<Pick, Box<Failure>> {
+        let rules = self.rules;
+        match rules.serves.get(serve as usize) {
+            Some(Serve::Variant(variant)) => Ok(Pick::Variant(*variant, How::Named)),
+            Some(Serve::CodeDefault) => Ok(Pick::CodeDefault(How::Named)),
+            Some(Serve::Next) => Ok(Pick::Next),
+            Some(Serve::Split(split)) => match rules.splits.get(*split as usize) {
+                Some(split) => self.split(flag, split, depth),
+                None => missing_index("split"),
+            },
+            Some(Serve::Logic(node)) => self.serve_logic(flag, *node),
+            // A flag without an off variant.
+            None if serve == NONE => Ok(Pick::CodeDefault(How::Named)),
+            None => missing_index("serve"),
+        }
+    }
+
+    fn prerequisite_failed(&self, prerequisite: &Prerequisite) -> Box<Failure> {
+        let key = self.rules.flags.get(prerequisite.flag as usize).map(|flag| flag.key);
+        let details = match key {
+            Some(key) => {
+                format!("the prerequisite {:?} is not satisfied", self.rules.str(key))
+            }
+            None => "a prerequisite names a flag that does not exist".to_owned(),
+        };
+        Box::new(Failure { code: ErrorCode::General, details })
+    }
+
+    /// Whether the other flag is on and serves one of the wanted variants.
+    fn satisfied(&mut self, prerequisite: &Prerequisite, depth: usize) -> bool {
+        let rules = self.rules;
+        let served = self.served(prerequisite.flag, depth);
+        let wanted = slice(&rules.refs, prerequisite.variants);
+        let on = rules.flags.get(prerequisite.flag as usize).is_some_and(|flag| flag.enabled);
+        let satisfied = on && matches!(served, Served::Variant(got, _) if wanted.contains(&got));
+        self.probe.step(|| {
+            let variant = |index: u32| {
+                rules.variants.get(index as usize).map(|v| rules.str(v.key).to_owned())
+            };
+            let (got, reason) = match served {
+                Served::Variant(got, reason) => (variant(got), reason.name()),
+                Served::Nothing(why) => (None, why),
+                Served::Unknown | Served::Running => (None, "ERROR"),
+            };
+            let flag = rules.flags.get(prerequisite.flag as usize);
+            Step::Prerequisite {
+                flag: flag.map_or("", |flag| rules.str(flag.key)).to_owned(),
+                wanted: wanted.iter().filter_map(|index| variant(*index)).collect(),
+                got,
+                reason,
+                satisfied,
+            }
+        });
+        satisfied
+    }
+
+    fn served(&mut self, flag: u32, depth: usize) -> Served {
+        let depth = depth.saturating_add(1);
+        if self.rules.flags.get(flag as usize).is_none() || depth > limits::CHAIN_MAX {
+            return Served::Nothing("ERROR");
+        }
+        let scratch = &mut *self.scratch;
+        if scratch.served.len() < self.rules.flags.len() {
+            scratch.served.resize(self.rules.flags.len(), Served::Unknown);
+        }
+        match scratch.served.get_mut(flag as usize) {
+            Some(known @ Served::Unknown) => *known = Served::Running,
+            Some(known) => return *known,
+            None => return Served::Nothing("ERROR"),
+        }
+        scratch.touched.push(flag);
+        let (evaluator, rules, input) = (self.evaluator, self.rules, self.input);
+        let mut run = Run { evaluator, rules, input, scratch: &mut *scratch, probe: NoProbe };
+        let served = match run.flag(flag, depth) {
+            Outcome::Variant { variant, reason } => Served::Variant(variant, reason),
+            Outcome::CodeDefault { reason } => Served::Nothing(reason.name()),
+            Outcome::Error { .. } => Served::Nothing("ERROR"),
+        };
+        if let Some(known) = self.scratch.served.get_mut(flag as usize) {
+            *known = served;
+        }
+        served
+    }
+
+    fn expr(&mut self, flag: &'r Flag, index: u32, depth: usize) -> Result<bool, Box<Failure>> {
+        let rules = self.rules;
+        if depth > EXPR_DEPTH_MAX {
+            return failure(ErrorCode::General, "conditions are nested too deep");
+        }
+        let deeper = depth.saturating_add(1);
+        match rules.exprs.get(index as usize) {
+            Some(Expr::Clause(clause)) => self.clause(*clause),
+            Some(Expr::Const(value)) => Ok(*value),
+            Some(Expr::Not(inner)) => Ok(!self.expr(flag, *inner, deeper)?),
+            Some(Expr::All(children)) => {
+                for child in slice(&rules.refs, *children) {
+                    if !self.expr(flag, *child, deeper)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            Some(Expr::Any(children)) => {
+                for child in slice(&rules.refs, *children) {
+                    if self.expr(flag, *child, deeper)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            Some(Expr::Segments(segments)) => {
+                for segment in slice(&rules.refs, *segments) {
+                    if self.segment(flag, *segment, deeper)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            Some(Expr::Logic(node)) => self.logic_truth(flag, *node),
+            None => missing_index("condition"),
+        }
+    }
+
+    #[inline]
+    fn clause(&mut self, index: u32) -> Result<bool, Box<Failure>> {
+        let rules = self.rules;
+        let Some(clause) = rules.clauses.get(index as usize) else {
+            return missing_index("clause");
+        };
+        let Some(attr) = rules.attrs.get(clause.attr as usize) else {
+            return missing_index("attribute");
+        };
+        let value = self.input.context.get(rules, attr);
+        let result = clause::holds(rules, &self.evaluator.prepared, index, clause, value);
+        self.probe.step(|| Step::Clause {
+            attribute: rules.str(attr.path).to_owned(),
+            op: clause.op.name(),
+            negated: clause.negate,
+            actual: value.map(|value| value.to_json()),
+            expected: slice(&rules.args, clause.args).iter().map(|a| arg_json(rules, a)).collect(),
+            result: result.unwrap_or(false),
+        });
+        match result {
+            Ok(result) => Ok(result),
+            Err(error) => self.clause_failed(clause, error),
+        }
+    }
+
+    #[cold]
+    fn clause_failed(&self, clause: &Clause, error: ClauseError) -> Result<bool, Box<Failure>> {
+        let attr =
+            self.rules.attrs.get(clause.attr as usize).map_or("", |a| self.rules.str(a.path));
+        let op = clause.op.name();
+        let details = match error {
+            ClauseError::WrongType(found) => {
+                format!("the attribute {attr:?} is {found}, which {op} does not take")
+            }
+            ClauseError::Unusable => {
+                format!("a value of the condition on {attr:?} ({op}) cannot be used by this build")
+            }
+        };
+        failure(ErrorCode::General, details)
+    }
+
+    /// Excluded wins over included, included over the rules.
+    fn segment(&mut self, flag: &'r Flag, index: u32, depth: usize) -> Result<bool, Box<Failure>> {
+        let rules = self.rules;
+        let Some(segment) = rules.segments.get(index as usize) else {
+            return missing_index("segment");
+        };
+        let mut by = "none";
+        let mut result = false;
+        if segment.excluded != NONE || segment.included != NONE {
+            let attr = rules.attrs.get(segment.by as usize);
+            let digits;
+            let unit = match attr.and_then(|attr| self.input.context.get(rules, attr)) {
+                Some(Value::Str(unit)) => Some(unit),
+                Some(Value::Int(unit)) => {
+                    digits = unit.to_string();
+                    Some(digits.as_str())
+                }
+                _ => None,
+            };
+            if let Some(unit) = unit {
+                let lists = self.input.lists;
+                if segment.excluded != NONE && lists.contains(segment.excluded, unit) {
+                    by = "excluded";
+                } else if segment.included != NONE && lists.contains(segment.included, unit) {
+                    (by, result) = ("included", true);
+                }
+            }
+        }
+        if by == "none" && segment.when != NONE && self.expr(flag, segment.when, depth)? {
+            (by, result) = ("rule", true);
+        }
+        self.probe.step(|| Step::Segment { key: rules.str(segment.key).to_owned(), by, result });
+        Ok(result)
+    }
+
+    fn split(&mut self, _: &'r Flag, _: &'r Split, _: usize) -> Result<Pick, Box<Failure>> {
+        failure(ErrorCode::General, "this build does not evaluate splits yet")
+    }
+
+    fn serve_logic(&mut self, _: &'r Flag, _: u32) -> Result<Pick, Box<Failure>> {
+        failure(ErrorCode::General, "this build does not evaluate JSONLogic yet")
+    }
+
+    fn logic_truth(&mut self, _: &'r Flag, _: u32) -> Result<bool, Box<Failure>> {
+        failure(ErrorCode::General, "this build does not evaluate JSONLogic yet")
+    }
+}
+
+fn rule_reason(rule: &Rule, how: How) -> Reason {
+    match (rule.reason, how) {
+        (Some(RuleReason::Static), _) => Reason::Static,
+        (Some(RuleReason::Default), _) => Reason::Default,
+        (Some(RuleReason::TargetingMatch), _) => Reason::TargetingMatch,
+        (Some(RuleReason::Split), _) => Reason::Split,
+        (Some(RuleReason::Disabled), _) => Reason::Disabled,
+        (None, How::Split) => Reason::Split,
+        (None, How::Named | How::Logic) => Reason::TargetingMatch,
+    }
+}
+
+fn arg_json(rules: &Ruleset, arg: &Arg) -> serde_json::Value {
+    use serde_json::Value as Json;
+    match arg {
+        Arg::Null => Json::Null,
+        Arg::Bool(value) => Json::from(*value),
+        Arg::Int(value) | Arg::Date(value) => Json::from(*value),
+        Arg::Float(value) => Json::from(*value),
+        Arg::Str(text) | Arg::Version(text) | Arg::VersionRange(text) | Arg::Regex(text) => {
+            Json::from(rules.str(*text))
+        }
+        Arg::Json(text) => serde_json::from_str(rules.str(*text)).unwrap_or(Json::Null),
+        Arg::Cidr { network, prefix } => {
+            let address = std::net::Ipv6Addr::from_bits(*network);
+            Json::from(match (address.to_ipv4_mapped(), prefix.checked_sub(96)) {
+                (Some(v4), Some(prefix)) => format!("{v4}/{prefix}"),
+                _ => format!("{address}/{prefix}"),
+            })
+        }
     }
 }

@@ -28,8 +28,10 @@
 
 pub mod answer;
 pub mod blob;
+pub mod clause;
 pub mod compile;
 pub mod context;
+pub mod date;
 pub mod eval;
 pub mod flagd;
 pub mod hash;
@@ -40,3 +42,4 @@ pub mod logic;
 pub mod model;
 pub mod ruleset;
 pub mod trace;
+pub mod version;

@@ -36,6 +36,8 @@ pub const VALUE_BYTES_MAX: usize = 64 * 1024;
 pub const REGEX_SOURCE_BYTES_MAX: usize = 512;
 /// Bytes of a compiled regular expression.
 pub const REGEX_COMPILED_BYTES_MAX: usize = 64 * 1024;
+/// Nesting of groups and classes in a regular expression.
+pub const REGEX_NESTING_MAX: u32 = 50;
 /// Bytes of a string that a regular expression is run on; a longer one does not match.
 pub const REGEX_HAYSTACK_BYTES_MAX: usize = 8 * 1024;
 /// Nodes of one JSONLogic tree.
