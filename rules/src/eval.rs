@@ -570,15 +570,17 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         let attr =
             self.rules.attrs.get(clause.attr as usize).map_or("", |a| self.rules.str(a.path));
         let op = clause.op.name();
-        let details = match error {
-            ClauseError::WrongType(found) => {
-                format!("the attribute {attr:?} is {found}, which {op} does not take")
-            }
-            ClauseError::Unusable => {
-                format!("a value of the condition on {attr:?} ({op}) cannot be used by this build")
-            }
-        };
-        failure(ErrorCode::General, details)
+        match error {
+            // The caller's context is what is wrong here, not the flag.
+            ClauseError::WrongType(found) => failure(
+                ErrorCode::InvalidContext,
+                format!("the attribute {attr:?} is {found}, which {op} does not take"),
+            ),
+            ClauseError::Unusable => failure(
+                ErrorCode::General,
+                format!("a value of the condition on {attr:?} ({op}) cannot be used by this build"),
+            ),
+        }
     }
 
     /// Excluded wins over included, included over the rules.
