@@ -184,6 +184,13 @@ pub fn decode_blob(bytes: &[u8]) -> Result<(Manifest, &[u8]), LoadError> {
     Ok((manifest, ruleset))
 }
 
+/// How long `encode_ruleset`'s answer will be.
+pub fn encoded_bytes(rules: &Ruleset) -> usize {
+    postcard::experimental::serialized_size(rules)
+        .unwrap_or(usize::MAX)
+        .saturating_add(HEADER_BYTES + CHECKSUM_BYTES)
+}
+
 pub fn encode_ruleset(rules: &Ruleset) -> Vec<u8> {
     RULESET.write(&body_of(rules))
 }

@@ -267,7 +267,9 @@ impl<'a> Builder<'a> {
             let untold = self.problems_untold;
             self.problems.push(Problem {
                 pointer: String::new(),
-                message: format!("and {untold} more problems, which are told once these are mended"),
+                message: format!(
+                    "and {untold} more problems, which are told once these are mended"
+                ),
             });
         }
         Attempt {
@@ -356,9 +358,7 @@ impl<'a> Builder<'a> {
     }
 
     fn flag_index(&self, key: &str) -> Option<usize> {
-        self.flags
-            .binary_search_by(|flag| flag.definition.key.as_bytes().cmp(key.as_bytes()))
-            .ok()
+        self.flags.binary_search_by(|flag| flag.definition.key.as_bytes().cmp(key.as_bytes())).ok()
     }
 
     fn segment_index(&self, key: &str) -> Option<usize> {
@@ -399,11 +399,8 @@ impl<'a> Builder<'a> {
                 self.faulty.segments.insert(*index);
             }
         }
-        self.segment_has_list = self
-            .segments
-            .iter()
-            .map(|state| state.has_included || state.has_excluded)
-            .collect();
+        self.segment_has_list =
+            self.segments.iter().map(|state| state.has_included || state.has_excluded).collect();
         // In the order of dependence, so that one look at each is enough.
         for index in &order.sorted {
             let inherits = nested.get(*index).is_some_and(|deps| {
@@ -485,8 +482,9 @@ impl<'a> Builder<'a> {
             }
             self.owner = Owner::Flag(index);
             let definition = &state.definition;
-            let at = at.key(&definition.key).key("definition");
-            let variants_at = at.key("variants");
+            let flag_at = at.key(&definition.key);
+            let definition_at = flag_at.key("definition");
+            let variants_at = definition_at.key("variants");
             if definition.variants.len() > VARIANTS_PER_FLAG_MAX {
                 let count = definition.variants.len();
                 self.problem(
@@ -546,23 +544,20 @@ impl<'a> Builder<'a> {
         for (index, message) in found {
             let Some(state) = self.flags.get(index).copied() else { continue };
             self.owner = Owner::Flag(index);
-            let at = at.key(&state.definition.key).key("config").key("prerequisites");
-            self.problem(&at, message);
+            let flag_at = at.key(&state.definition.key);
+            self.problem(&flag_at.key("config").key("prerequisites"), message);
         }
         for index in order.circular {
             if !self.quarantine.flags.contains_key(&index) {
-                self.faulty.flags.entry(index).or_insert_with(|| {
-                    "the flag's prerequisites lead back to itself".to_owned()
-                });
+                self.faulty
+                    .flags
+                    .entry(index)
+                    .or_insert_with(|| "the flag's prerequisites lead back to itself".to_owned());
             }
         }
     }
 
-    fn cycle_path(
-        &self,
-        cycle: &[usize],
-        key: impl Fn(&Self, usize) -> Option<&str>,
-    ) -> String {
+    fn cycle_path(&self, cycle: &[usize], key: impl Fn(&Self, usize) -> Option<&str>) -> String {
         // The first once more, so that the reader sees it close.
         let keys: Vec<String> = cycle
             .iter()
@@ -631,11 +626,8 @@ impl<'a> Builder<'a> {
             Some(off) => self.serve_variant(subject, off, &config_at.key("off")),
             None => self.serve_of(ruleset::Serve::CodeDefault),
         };
-        let prerequisites = self.prerequisites(
-            subject,
-            &config.prerequisites,
-            &config_at.key("prerequisites"),
-        );
+        let prerequisites =
+            self.prerequisites(subject, &config.prerequisites, &config_at.key("prerequisites"));
         let rules = self.rules_of(subject, &config.rules, &config_at.key("rules"));
         let fallthrough = self.fallthrough(subject, &config.fallthrough, &config_at);
         let is_static = config.prerequisites.is_empty()
@@ -857,10 +849,7 @@ impl<'a> Builder<'a> {
     fn time(&mut self, text: &str, at: &Place<'_>) -> Option<i64> {
         let parsed = condition::rfc3339_ms(text);
         if parsed.is_none() {
-            self.problem(
-                at,
-                format!("{text:?} is no RFC 3339 time, such as 2026-01-31T08:00:00Z"),
-            );
+            self.problem(at, format!("{text:?} is no RFC 3339 time, such as 2026-01-31T08:00:00Z"));
         }
         parsed
     }
@@ -875,8 +864,8 @@ impl<'a> Builder<'a> {
                 self.serve_of(ruleset::Serve::Split(index))
             }
             model::Serve::Logic(logic) => {
-                let at = at.key("logic").key("tree");
-                let root = self.logic(&logic.tree, logic.fractional, &at);
+                let logic_at = at.key("logic");
+                let root = self.logic(&logic.tree, logic.fractional, &logic_at.key("tree"));
                 self.serve_of(ruleset::Serve::Logic(root))
             }
             model::Serve::CodeDefault => self.serve_of(ruleset::Serve::CodeDefault),

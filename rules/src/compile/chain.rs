@@ -79,10 +79,8 @@ pub fn order(dependencies: &[Vec<usize>]) -> Order {
 /// cannot have one.
 fn peel(needs: &[Vec<usize>], needed_by: &[Vec<usize>], within: &[bool]) -> Vec<usize> {
     let inside = |node: usize| within.get(node) == Some(&true);
-    let mut waiting: Vec<usize> = needs
-        .iter()
-        .map(|needs| needs.iter().filter(|need| inside(**need)).count())
-        .collect();
+    let mut waiting: Vec<usize> =
+        needs.iter().map(|needs| needs.iter().filter(|need| inside(**need)).count()).collect();
     let mut sorted: Vec<usize> =
         (0..needs.len()).filter(|node| inside(*node) && waiting.get(*node) == Some(&0)).collect();
     let mut next = 0usize;

@@ -150,3 +150,23 @@ pub fn type_name(kind: FlagType) -> &'static str {
         FlagType::Object => "object",
     }
 }
+
+/// JSON with sorted keys, so that equal values are equal texts. The caller has bounded the depth.
+pub fn canonical(value: &Value) -> String {
+    match value {
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(canonical).collect();
+            format!("[{}]", items.join(","))
+        }
+        Value::Object(entries) => {
+            let mut sorted: Vec<(&String, &Value)> = entries.iter().collect();
+            sorted.sort_by_key(|(key, _)| key.as_bytes());
+            let entries: Vec<String> = sorted
+                .into_iter()
+                .map(|(key, value)| format!("{}:{}", quoted(key), canonical(value)))
+                .collect();
+            format!("{{{}}}", entries.join(","))
+        }
+        scalar => scalar.to_string(),
+    }
+}

@@ -172,11 +172,7 @@ fn imported(name: &str, document: &Value, fractional: Option<&Value>) -> Environ
         rules::flagd::import(document.to_string().as_bytes(), ImportOptions { fractional })
             .unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(imported.refused.is_empty(), "{name} refuses {:?}", imported.refused);
-    EnvironmentState {
-        flags: imported.flags,
-        segments: Vec::new(),
-        metadata: imported.metadata,
-    }
+    EnvironmentState { flags: imported.flags, segments: Vec::new(), metadata: imported.metadata }
 }
 
 fn read_case(file: &str, case: &Value) -> Case {
@@ -215,7 +211,9 @@ pub fn millis(text: &str) -> Option<i64> {
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
     let fraction = match text.get(19..)? {
         "Z" => 0,
-        rest => rest.strip_prefix('.')?.strip_suffix('Z').filter(|ms| ms.len() == 3)?.parse().ok()?,
+        rest => {
+            rest.strip_prefix('.')?.strip_suffix('Z').filter(|ms| ms.len() == 3)?.parse().ok()?
+        }
     };
     // Days since 1970-01-01 in the proleptic Gregorian calendar, years counted from March.
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
