@@ -41,5 +41,6 @@ pub mod limits;
 pub mod logic;
 pub mod model;
 pub mod ruleset;
+pub mod split;
 pub mod trace;
 pub mod version;

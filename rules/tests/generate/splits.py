@@ -114,7 +114,8 @@ def native():
     for now, done in moments.items():
         for user in USERS[:4]:
             for key, share in [("ramp", 100000 * done), ("ramp-part", 10000 + 40000 * done), ("ramp-steps", 100000 * int(done * 4) / 4)]:
-                reached = h.native(key, user) < share
+                # A place of its own, or a ramp would fill one arm before the next.
+                reached = h.native("ramp:" + key, user) < share
                 f.case(f"{key} has {'reached' if reached else 'not reached'} {user} at {now}", key, {"targetingKey": user},
                        expect(key, "a") if reached else expect(key, "rest", "DEFAULT"), now=now)
     f.write()
