@@ -1,5 +1,6 @@
-//! Whole-system tests and what they share. `ofrep_schema` holds answers against the protocol,
-//! `world` starts control and edge. The tests are in `tests/`, clients of other languages in
-//! `interop/`; how to run them is in `README.md`.
+//! Whole-system tests and what they share. `world` starts control and edge, `http` speaks to them,
+//! `ofrep_schema` holds what the edge says against the protocol. The tests are in `tests/`, clients
+//! of other languages in `interop/`; how to run them is in `README.md`.
 
+pub mod http;
 pub mod ofrep_schema;
