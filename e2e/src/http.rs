@@ -139,7 +139,11 @@ impl Admin {
 
     /// Creates a flag and what it does here.
     #[track_caller]
-    pub fn flag<'a>(&'a self, definition: &'a Value, config: &'a Value) -> impl Future<Output = ()> + 'a {
+    pub fn flag<'a>(
+        &'a self,
+        definition: &'a Value,
+        config: &'a Value,
+    ) -> impl Future<Output = ()> + 'a {
         async move {
             self.create_flag(definition).await.ok();
             self.configure(definition["key"].as_str().expect("a key"), config).await.ok();
@@ -177,7 +181,12 @@ impl Ofrep {
     }
 
     /// One request to an evaluation path, as it is; the answer must be OFREP.
-    pub async fn raw(&self, path: &str, body: impl Into<reqwest::Body>, headers: &[(&str, &str)]) -> Answer {
+    pub async fn raw(
+        &self,
+        path: &str,
+        body: impl Into<reqwest::Body>,
+        headers: &[(&str, &str)],
+    ) -> Answer {
         let mut request = self
             .http
             .post(format!("{}{path}", self.url))

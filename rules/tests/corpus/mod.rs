@@ -80,7 +80,8 @@ pub fn documents() -> Vec<(String, Value)> {
         .collect()
 }
 
-fn open(name: &str, document: Value) -> File {
+/// Compiles one file; panics as `load` does.
+pub fn open(name: &str, document: Value) -> File {
     let (state, ids) = match document.get("flagd") {
         Some(flagd) => (imported(name, flagd, document.get("fractional")), IdSource::default()),
         None => authored(name, &document["state"]),
