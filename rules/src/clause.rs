@@ -3,7 +3,8 @@
 //! The order of decisions: an attribute that is missing, or null, is settled by `missing` and
 //! `negation`; an array by `array`; what is left is one value against each of the clause's
 //! values, any of which may match. Null counts as missing, because that is what SDKs send for
-//! what they do not know, except where the clause names null: `is_null`, `type_is`, a value null.
+//! what they do not know, except where the clause names null (`is_null`, `type_is`, a value null)
+//! and under the coercions of JavaScript, where null is a value like others.
 //!
 //! With native policies nothing here allocates, apart from folding the case of text that is not
 //! ASCII. `exists` is `not missing` and asks no policy.
@@ -152,7 +153,10 @@ pub(crate) fn holds(
         {
             test.equals_text(text)
         }
-        Some(Value::Null) | None => return test.missing(value.is_some()),
+        None => return test.missing(false),
+        Some(Value::Null) if !matches!(clause.coerce, Coerce::Js | Coerce::Loose) => {
+            return test.missing(true);
+        }
         Some(Value::Array(items)) if !test.takes_arrays() => test.array(value, items)?,
         Some(value) => test.decide(value)?,
     };
@@ -716,4 +720,579 @@ fn equals_json(value: Value<'_>, json: &serde_json::Value) -> bool {
         }
     }
     equal(value, json, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::context::ContextBuf;
+    use crate::model::ClausePolicy;
+
+    /// A ruleset of one clause, by hand: these tests are of the evaluator, not of the compiler.
+    fn ruleset(
+        op: Op,
+        negate: bool,
+        values: &[serde_json::Value],
+        policy: ClausePolicy,
+    ) -> Ruleset {
+        let mut rules = Ruleset::default();
+        let store = |rules: &mut Ruleset, text: &str| {
+            let start = rules.text.len() as u32;
+            rules.text.push_str(text);
+            Text { start, len: text.len() as u32 }
+        };
+        for value in values {
+            let text = value.as_str().unwrap_or("").to_owned();
+            let arg = match (op, value) {
+                (Op::Before | Op::After, value) => Arg::Date(match value.as_i64() {
+                    Some(millis) => millis,
+                    None => date::parse_rfc3339(&text).unwrap(),
+                }),
+                (Op::SemverRange, _) => Arg::VersionRange(store(&mut rules, &text)),
+                (Op::SemverEq | Op::SemverLt | Op::SemverLte | Op::SemverGt | Op::SemverGte, _) => {
+                    Arg::Version(store(&mut rules, &text))
+                }
+                (Op::Matches, _) => Arg::Regex(store(&mut rules, &text)),
+                (Op::Cidr, _) => {
+                    let (network, prefix) = text.split_once('/').unwrap();
+                    let more = if network.contains(':') { 0 } else { 96 };
+                    Arg::Cidr {
+                        network: parse_ip(network).unwrap(),
+                        prefix: prefix.parse::<u8>().unwrap() + more,
+                    }
+                }
+                (_, serde_json::Value::Null) => Arg::Null,
+                (_, serde_json::Value::Bool(value)) => Arg::Bool(*value),
+                (_, serde_json::Value::Number(number)) => match number.as_i64() {
+                    Some(number) => Arg::Int(number),
+                    None => Arg::Float(number.as_f64().unwrap()),
+                },
+                (_, serde_json::Value::String(text)) if policy.ignore_case => {
+                    Arg::Str(store(&mut rules, &fold_case(text)))
+                }
+                (_, serde_json::Value::String(text)) => Arg::Str(store(&mut rules, text)),
+                (_, json) => Arg::Json(store(&mut rules, &json.to_string())),
+            };
+            rules.args.push(arg);
+        }
+        let all_text = rules.args.iter().all(|arg| matches!(arg, Arg::Str(_)));
+        let sorted = matches!(op, Op::Eq | Op::In) && all_text && !rules.args.is_empty();
+        if sorted {
+            let mut args = std::mem::take(&mut rules.args);
+            args.sort_by_key(|arg| match arg {
+                Arg::Str(text) => rules.str(*text).to_owned(),
+                _ => String::new(),
+            });
+            rules.args = args;
+        }
+        rules.clauses.push(Clause {
+            attr: 0,
+            op,
+            negate,
+            missing: policy.missing,
+            negation: policy.negation,
+            array: policy.array,
+            coerce: policy.coerce,
+            version: policy.version,
+            date: policy.date,
+            ignore_case: policy.ignore_case,
+            bad_arg: policy.bad_arg,
+            args: crate::ruleset::Span { start: 0, len: values.len() as u32 },
+            sorted,
+        });
+        rules
+    }
+
+    fn decide(
+        op: &str,
+        values: serde_json::Value,
+        policy: serde_json::Value,
+        attribute: Option<serde_json::Value>,
+    ) -> Result<bool, ClauseError> {
+        let (name, negate) = match op.strip_prefix("not_") {
+            Some(name) => (name, true),
+            None => (op, false),
+        };
+        let op: Op = serde_json::from_value(json!(name)).unwrap();
+        let values = match values {
+            serde_json::Value::Array(values) => values,
+            value => vec![value],
+        };
+        let rules = ruleset(op, negate, &values, serde_json::from_value(policy).unwrap());
+        let prepared = Prepared::new(&rules);
+        let context = match attribute {
+            Some(attribute) => json!({ "x": attribute }).to_string(),
+            None => "{}".to_owned(),
+        };
+        let context = ContextBuf::from_json(context.as_bytes()).unwrap();
+        holds(&rules, &prepared, 0, &rules.clauses[0], context.view().root().get("x"))
+    }
+
+    /// `yes` and `no`: attributes that the clause holds for, and does not. Each of them is tried
+    /// negated too, which must give the opposite.
+    #[track_caller]
+    fn check(
+        op: &str,
+        values: serde_json::Value,
+        policy: serde_json::Value,
+        yes: serde_json::Value,
+        no: serde_json::Value,
+    ) {
+        for (wanted, attributes) in [(true, yes), (false, no)] {
+            for attribute in attributes.as_array().unwrap() {
+                let found = decide(op, values.clone(), policy.clone(), Some(attribute.clone()));
+                assert_eq!(found, Ok(wanted), "{op} {values} {policy} for {attribute}");
+                let negated = format!("not_{op}");
+                let found =
+                    decide(&negated, values.clone(), policy.clone(), Some(attribute.clone()));
+                assert_eq!(found, Ok(!wanted), "{negated} {values} {policy} for {attribute}");
+            }
+        }
+    }
+
+    /// Values that no operator of the list takes, but for those that look at types.
+    const EVERY_OP: [(&str, &str); 19] = [
+        ("eq", r#"["a"]"#),
+        ("in", r#"["a", "b"]"#),
+        ("starts_with", r#"["a"]"#),
+        ("ends_with", r#"["a"]"#),
+        ("contains", r#"["a"]"#),
+        ("matches", r#"["^a"]"#),
+        ("lt", "[5]"),
+        ("lte", "[5]"),
+        ("gt", "[5]"),
+        ("gte", "[5]"),
+        ("before", r#"["2026-01-01T00:00:00Z"]"#),
+        ("after", r#"["2026-01-01T00:00:00Z"]"#),
+        ("semver_eq", r#"["1.0.0"]"#),
+        ("semver_lt", r#"["1.0.0"]"#),
+        ("semver_lte", r#"["1.0.0"]"#),
+        ("semver_gt", r#"["1.0.0"]"#),
+        ("semver_gte", r#"["1.0.0"]"#),
+        ("semver_range", r#"["^1"]"#),
+        ("cidr", r#"["10.0.0.0/8"]"#),
+    ];
+
+    fn every_op() -> impl Iterator<Item = (&'static str, serde_json::Value)> {
+        EVERY_OP.iter().map(|(op, values)| (*op, serde_json::from_str(values).unwrap()))
+    }
+
+    #[test]
+    fn a_missing_attribute_is_false_even_negated_unless_the_policy_says_otherwise() {
+        for (op, values) in every_op().chain([("size", json!([2])), ("type_is", json!(["null"]))]) {
+            let not = format!("not_{op}");
+            let found = |op: &str, policy| decide(op, values.clone(), policy, None);
+            assert_eq!(found(op, json!({})), Ok(false), "{op}");
+            assert_eq!(found(&not, json!({})), Ok(false), "{not}");
+            assert_eq!(found(&not, json!({"negation": "afterAll"})), Ok(true), "{not}");
+            assert_eq!(found(op, json!({"missing": "true"})), Ok(true), "{op}");
+            assert_eq!(found(&not, json!({"missing": "true"})), Ok(true), "{not}");
+            let both = json!({"missing": "true", "negation": "afterAll"});
+            assert_eq!(found(&not, both), Ok(false), "{not}");
+        }
+    }
+
+    #[test]
+    fn null_is_missing_to_every_operator_that_does_not_name_it() {
+        for (op, values) in every_op() {
+            let not = format!("not_{op}");
+            assert_eq!(decide(op, values.clone(), json!({}), Some(json!(null))), Ok(false), "{op}");
+            assert_eq!(decide(&not, values, json!({}), Some(json!(null))), Ok(false), "{not}");
+        }
+        check("eq", json!([null]), json!({}), json!([null]), json!(["", 0, false]));
+        check("is_null", json!([]), json!({}), json!([null]), json!(["", 0, [null]]));
+        check("exists", json!([]), json!({}), json!(["", 0, false, [], {}]), json!([null]));
+        assert_eq!(decide("exists", json!([]), json!({}), None), Ok(false));
+        assert_eq!(decide("not_exists", json!([]), json!({}), None), Ok(true));
+        assert_eq!(decide("is_null", json!([]), json!({}), None), Ok(false));
+        assert_eq!(decide("is_null", json!([]), json!({"missing": "asNull"}), None), Ok(true));
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_does_not_match_or_is_an_error() {
+        for (op, values) in every_op() {
+            for wrong in [json!(true), json!({"a": 1})] {
+                let found = decide(op, values.clone(), json!({}), Some(wrong.clone()));
+                assert_eq!(found, Ok(false), "{op} for {wrong}");
+                let policy = json!({"badArg": "error"});
+                let found = decide(op, values.clone(), policy, Some(wrong.clone()));
+                if matches!(op, "eq" | "in") {
+                    assert_eq!(found, Ok(false), "{op} for {wrong}: nothing is wrong to compare");
+                } else {
+                    assert!(matches!(found, Err(ClauseError::WrongType(_))), "{op} for {wrong}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn arrays_match_by_any_all_or_no_element() {
+        for (op, values, good, bad) in [
+            ("eq", json!("a"), json!("a"), json!("b")),
+            ("in", json!(["a", 3]), json!(3), json!("3")),
+            ("contains", json!("b"), json!("abc"), json!("x")),
+            ("matches", json!("^a"), json!("ab"), json!("ba")),
+            ("lt", json!(5), json!(4.5), json!(5)),
+            ("after", json!(0), json!(1), json!("1969-01-01T00:00:00Z")),
+            ("semver_range", json!("~1.2"), json!("1.2.9"), json!("1.3")),
+            ("cidr", json!("10.0.0.0/8"), json!("10.1.1.1"), json!("::1")),
+        ] {
+            let any = (json!([[good, bad], [good]]), json!([[bad], []]));
+            check(op, values.clone(), json!({}), any.0, any.1);
+            let all = (json!([[good, good], good]), json!([[good, bad], [bad], [], bad]));
+            check(op, values.clone(), json!({"array": "all"}), all.0, all.1);
+            let scalar = (json!([good]), json!([[good], [], bad]));
+            check(op, values.clone(), json!({"array": "scalar"}), scalar.0, scalar.1);
+        }
+        check("size", json!([0, 2]), json!({}), json!([[], [1, 2]]), json!([[1], "ab", {}]));
+    }
+
+    #[test]
+    fn equality_keeps_types_apart_unless_coerced() {
+        check("eq", json!(3), json!({}), json!([3, 3.0]), json!(["3", 3.5, true]));
+        check(
+            "eq",
+            json!(9007199254740993i64),
+            json!({}),
+            json!([9007199254740993i64]),
+            json!([9007199254740992i64, 9007199254740992.0]),
+        );
+        check(
+            "eq",
+            json!([[1, {"a": 2.0, "b": 1}]]),
+            json!({}),
+            json!([[1, {"b": 1, "a": 2}]]),
+            json!([[1], [1, {"a": 2}], 1]),
+        );
+        check(
+            "eq",
+            json!("3"),
+            json!({"coerce": "string"}),
+            json!([3, "3", 3.0]),
+            json!([4, true]),
+        );
+        check("eq", json!(3), json!({"coerce": "string"}), json!([3, "3"]), json!(["3.0", "x"]));
+        check(
+            "eq",
+            json!(3),
+            json!({"coerce": "byOperator"}),
+            json!([3, "3", "3.0"]),
+            json!(["x", true]),
+        );
+        check(
+            "eq",
+            json!("true"),
+            json!({"coerce": "byOperator"}),
+            json!([true, "true"]),
+            json!([1, false]),
+        );
+        check(
+            "eq",
+            json!(1),
+            json!({"coerce": "js"}),
+            json!([1, "1", " 1 ", true, "0x1", "1e0"]),
+            json!(["", "one", 2, null, "inf"]),
+        );
+        check(
+            "eq",
+            json!(0),
+            json!({"coerce": "js"}),
+            json!([0, "", null, false]),
+            json!(["x", 1]),
+        );
+        check(
+            "eq",
+            json!(true),
+            json!({"coerce": "js"}),
+            json!([true, 1, "x"]),
+            json!([false, 0, "", null]),
+        );
+        check("eq", json!("1e+21"), json!({"coerce": "js"}), json!([1e21]), json!([1e20]));
+        check("eq", json!("null"), json!({"coerce": "js"}), json!([null, "null"]), json!(["", 0]));
+        check(
+            "eq",
+            json!(1),
+            json!({"coerce": "loose"}),
+            json!([1, "1", true]),
+            json!([null, "x"]),
+        );
+        check("eq", json!(null), json!({"coerce": "loose"}), json!([null]), json!([0, "", false]));
+    }
+
+    #[test]
+    fn long_lists_are_searched_by_halves_and_find_the_same() {
+        let ids: Vec<String> = (0..1000).map(|id| format!("id-{id}")).collect();
+        check(
+            "in",
+            json!(ids),
+            json!({}),
+            json!(["id-0", "id-999", ["x", "id-5"]]),
+            json!(["id-", "id-1000", 5]),
+        );
+        check("in", json!(ids), json!({"ignoreCase": true}), json!(["ID-7"]), json!(["ID-"]));
+    }
+
+    #[test]
+    fn case_is_folded_on_both_sides_beyond_ascii() {
+        let policy = json!({"ignoreCase": true});
+        check(
+            "eq",
+            json!("Stra\u{df}e"),
+            policy.clone(),
+            json!(["STRA\u{df}E"]),
+            json!(["strasse"]),
+        );
+        check("starts_with", json!("AB"), policy.clone(), json!(["abc", "aBc"]), json!(["bab"]));
+        check("contains", json!("\u{c4}"), policy.clone(), json!(["b\u{e4}r"]), json!(["bar"]));
+        check("matches", json!("^AB+$"), policy, json!(["abb"]), json!(["abc"]));
+    }
+
+    #[test]
+    fn numbers_compare_exactly_and_text_only_where_it_may() {
+        check("lt", json!(5), json!({}), json!([4, 4.999, -1e300]), json!([5, 5.0, "4", 1e300]));
+        check(
+            "gte",
+            json!(9007199254740993i64),
+            json!({}),
+            json!([9007199254740993i64, 9007199254740994.0]),
+            json!([9007199254740992.0]),
+        );
+        check(
+            "lt",
+            json!(10),
+            json!({"coerce": "string"}),
+            json!(["9", "-1.5"]),
+            json!(["11", "nine", "", "nan", "inf"]),
+        );
+        check(
+            "lt",
+            json!(10),
+            json!({"coerce": "js"}),
+            json!(["9", "", null, true]),
+            json!(["11", "nine", "Infinity"]),
+        );
+        check("lt", json!("b"), json!({"coerce": "js"}), json!(["a", "B"]), json!(["b", "c"]));
+        // U+10000 is two surrogates, which come before U+FF61 in UTF-16 and after it in UTF-8.
+        check(
+            "lt",
+            json!("\u{ff61}"),
+            json!({"coerce": "js"}),
+            json!(["\u{10000}"]),
+            json!(["\u{ff62}"]),
+        );
+    }
+
+    #[test]
+    fn dates_are_text_or_milliseconds_as_the_policy_says() {
+        let noon = json!("2026-01-01T12:00:00Z");
+        check(
+            "before",
+            noon.clone(),
+            json!({}),
+            json!(["2026-01-01T12:00:00+01:00", 0, 1.5]),
+            json!(["2026-01-01T12:00:00Z", "soon", "2026-01-01", 1e300]),
+        );
+        check(
+            "after",
+            noon.clone(),
+            json!({"date": "rfc3339"}),
+            json!(["2026-01-01T12:00:00.001Z"]),
+            json!([1e300, 1867268800000i64]),
+        );
+        check(
+            "after",
+            noon,
+            json!({"date": "millis", "coerce": "string"}),
+            json!(["1867268800000", 1e300]),
+            json!(["2027-01-01T12:00:00Z", "0"]),
+        );
+    }
+
+    #[test]
+    fn versions_compare_as_their_format_compares_them() {
+        check(
+            "semver_gte",
+            json!("2.3.0"),
+            json!({}),
+            json!(["2.3", "v2.10.0", "3", "2.3.0+b"]),
+            json!(["2.3.0-rc.1", "2.2.9", "two", "1.2.3.4", 3, "2.03.0"]),
+        );
+        check(
+            "semver_gte",
+            json!("2.3.0"),
+            json!({"version": "strict"}),
+            json!(["2.3.0", "2.10.0"]),
+            json!(["2.4", "v2.4.0"]),
+        );
+        check(
+            "semver_lt",
+            json!("2.3.0+b"),
+            json!({"version": "strictWithBuild"}),
+            json!(["2.3.0", "2.3.0+a"]),
+            json!(["2.3.0+b", "2.3.0+c"]),
+        );
+        check(
+            "semver_eq",
+            json!("1.2.0"),
+            json!({"version": "goMod"}),
+            json!(["v1.2", "1.2.0+x"]),
+            json!(["1", "1.2-rc", "1.x"]),
+        );
+        check(
+            "semver_lt",
+            json!("1.10.0"),
+            json!({"version": "padded"}),
+            json!(["1.9.0", "1.10.0-rc.1", "v1.9"]),
+            json!(["1.10.0", "1.11.0"]),
+        );
+        check(
+            "semver_eq",
+            json!("3.0.0"),
+            json!({"coerce": "string"}),
+            json!([3, "3"]),
+            json!([3.1]),
+        );
+        check(
+            "semver_range",
+            json!(">=1.2.0, <2"),
+            json!({}),
+            json!(["1.2.0", "1.99", "v1.3.0"]),
+            json!(["2.0.0", "1.1.9", "1.5.0-rc.1"]),
+        );
+        check("semver_range", json!("1.2.3"), json!({}), json!(["1.2.3"]), json!(["1.2.4"]));
+        check("semver_range", json!(">= 1.2 < 2"), json!({}), json!(["1.2.0"]), json!(["2.0.0"]));
+        check(
+            "semver_gt",
+            json!("1.0.0-alpha.1"),
+            json!({}),
+            json!([
+                "1.0.0-alpha.2",
+                "1.0.0-alpha.11",
+                "1.0.0-alpha.beta",
+                "1.0.0-beta",
+                "1.0.0",
+                "1.0.0-alpha.1.1"
+            ]),
+            json!(["1.0.0-alpha", "1.0.0-alpha.1"]),
+        );
+        check(
+            "semver_gt",
+            json!("99999999999999999999.0.0"),
+            json!({}),
+            json!(["100000000000000000000.0.0"]),
+            json!(["1.0.0"]),
+        );
+        assert!(version::parse_range("1 || 2").is_none());
+        assert!(version::parse_range(">").is_none());
+        assert!(version::parse_range("").is_none());
+    }
+
+    #[test]
+    fn networks_hold_addresses_of_both_families() {
+        check(
+            "cidr",
+            json!(["10.0.0.0/8", "2001:db8::/32"]),
+            json!({}),
+            json!(["10.255.0.1", "::ffff:10.1.2.3", "2001:db8::5"]),
+            json!(["11.0.0.1", "2001:db9::", "10", 10, "10.0.0.0/8"]),
+        );
+        check("cidr", json!("::/0"), json!({}), json!(["1.2.3.4", "::1"]), json!(["x"]));
+        check("cidr", json!("1.2.3.4/32"), json!({}), json!(["1.2.3.4"]), json!(["1.2.3.5"]));
+    }
+
+    #[test]
+    fn types_are_json_types_and_integral_numbers_are_integers_too() {
+        check("type_is", json!(["integer"]), json!({}), json!([1, 1.0]), json!([1.5, "1"]));
+        check(
+            "type_is",
+            json!(["number", "null"]),
+            json!({}),
+            json!([1, 1.5, null]),
+            json!([true, []]),
+        );
+    }
+
+    #[test]
+    fn a_haystack_over_the_limit_does_not_match() {
+        let long = |len: usize| json!(["a".repeat(len)]);
+        let max = limits::REGEX_HAYSTACK_BYTES_MAX;
+        check("matches", json!("^a+$"), json!({}), long(max), long(max + 1));
+    }
+
+    #[test]
+    fn a_pattern_over_a_limit_is_refused_and_names_no_match_but_an_error() {
+        assert!(compile_regex(&"a".repeat(limits::REGEX_SOURCE_BYTES_MAX), false).is_ok());
+        assert!(compile_regex(&"a".repeat(limits::REGEX_SOURCE_BYTES_MAX + 1), false).is_err());
+        assert!(compile_regex("(((a{100}){100}){100})", false).is_err());
+        assert!(compile_regex(&format!("{}a{}", "(".repeat(60), ")".repeat(60)), false).is_err());
+        assert_eq!(
+            decide("matches", json!("("), json!({}), Some(json!("a"))),
+            Err(ClauseError::Unusable)
+        );
+        assert_eq!(
+            decide("semver_range", json!("x y z"), json!({}), Some(json!("1.0.0"))),
+            Err(ClauseError::Unusable)
+        );
+    }
+
+    #[test]
+    fn a_hostile_pattern_takes_time_that_the_limits_bound() {
+        // Backtracking engines take 2^n steps here; this one must not.
+        let text = json!("a".repeat(limits::REGEX_HAYSTACK_BYTES_MAX - 1) + "!");
+        assert_eq!(decide("matches", json!("^(a|a)*(a|aa)+$"), json!({}), Some(text)), Ok(false));
+    }
+
+    fn any_json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<bool>().prop_map(|v| json!(v)),
+            any::<i64>().prop_map(|v| json!(v)),
+            any::<f64>().prop_map(|v| json!(v)),
+            ".{0,12}".prop_map(|v| json!(v)),
+            "[v0-9.+x*^~<>=-]{0,12}".prop_map(|v| json!(v)),
+            "[0-9a-fTZ:.+-]{0,25}".prop_map(|v| json!(v)),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(|v| json!(v)),
+                proptest::collection::hash_map(".{0,3}", inner, 0..4).prop_map(|v| json!(v)),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_attribute_makes_any_operator_panic(
+            attribute in any_json(), op in 0..EVERY_OP.len(), coerce in 0..5usize, ignore_case: bool,
+            version in 0..5usize, negate: bool,
+        ) {
+            let (op, values) = EVERY_OP[op];
+            let policy = json!({
+                "coerce": (["strict", "string", "js", "loose", "byOperator"][coerce]),
+                "version": (["loose", "strict", "strictWithBuild", "goMod", "padded"][version]),
+                "ignoreCase": ignore_case,
+            });
+            let op = if negate { format!("not_{op}") } else { op.to_owned() };
+            let values = serde_json::from_str(values).unwrap();
+            let found = decide(&op, values, policy, Some(attribute));
+            // `strictWithBuild` and `strict` take "1.0.0", every version rule does.
+            prop_assert!(found.is_ok());
+        }
+
+        #[test]
+        fn no_text_makes_a_parser_panic(text in ".{0,40}", near in "[v0-9.+x*^~<>=, -]{0,20}") {
+            for text in [text.as_str(), near.as_str()] {
+                let _ = (version::parse_range(text), date::parse_rfc3339(text), parse_ip(text));
+                let _ = (version::padded(text), js_number(text), compile_regex(text, true).is_ok());
+                for rule in [VersionRule::Loose, VersionRule::GoMod, VersionRule::StrictWithBuild] {
+                    if let Some(version) = version::parse(text, rule) {
+                        prop_assert!(version::compare(&version, &version, rule).is_eq());
+                    }
+                }
+            }
+        }
+    }
 }

@@ -594,3 +594,199 @@ impl<'de> Visitor<'de> for KeySeed<'_> {
         Ok(Key { hash: key_hash(key), start, len })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::ruleset::{Span, Text};
+
+    /// Looks `path` up in `context` both ways: as compiled attribute and as text.
+    #[track_caller]
+    fn check(context: &str, path: &str, wanted: Option<serde_json::Value>) {
+        let buffer = ContextBuf::from_json(context.as_bytes()).unwrap();
+        let mut rules = Ruleset { text: path.to_owned(), ..Ruleset::default() };
+        let mut start = 0;
+        for part in path.split('.') {
+            rules.attr_parts.push(Text { start, len: part.len() as u32 });
+            start += part.len() as u32 + 1;
+        }
+        let attr = Attr {
+            path: Text { start: 0, len: path.len() as u32 },
+            path_hash: key_hash(path),
+            parts: Span { start: 0, len: rules.attr_parts.len() as u32 },
+            first_hash: key_hash(path.split('.').next().unwrap()),
+        };
+        // What the guest sees is a copy of the bytes, at any address.
+        let copy = [&[0], buffer.as_bytes()].concat();
+        let view = Context::from_bytes(&copy[1..]);
+        let found = view.get(&rules, &attr).map(|value| value.to_json());
+        assert_eq!(found, wanted, "{path} of {context}");
+        let found = view.get_path(path).map(|value| value.to_json());
+        assert_eq!(found, wanted, "{path} of {context}, as text");
+    }
+
+    fn nested(levels: usize) -> String {
+        format!("{}1{}", r#"{"a":"#.repeat(levels), "}".repeat(levels))
+    }
+
+    #[test]
+    fn a_literal_dotted_key_is_found_before_the_path() {
+        check(r#"{"a.b":1,"a":{"b":2}}"#, "a.b", Some(json!(1)));
+        check(r#"{"a":{"b":2}}"#, "a.b", Some(json!(2)));
+        check(r#"{"a":{"b.c":2}}"#, "a.b.c", None);
+        check(r#"{"a":{"b":{"c":null}}}"#, "a.b.c", Some(json!(null)));
+        check(r#"{"a":[{"b":2}]}"#, "a.b", None);
+        check(r#"{"":1,"a":{"":2}}"#, "a.", Some(json!(2)));
+        check(r#"{"a":1}"#, "A", None);
+    }
+
+    #[test]
+    fn of_duplicate_keys_the_last_counts_in_small_and_large_objects() {
+        check(r#"{"a":1,"b":2,"a":{"c":3}}"#, "a.c", Some(json!(3)));
+        for size in [LINEAR_MAX - 1, LINEAR_MAX, LINEAR_MAX + 1, 3 * LINEAR_MAX] {
+            let mut entries: Vec<String> = (0..size).map(|n| format!(r#""key{n}":{n}"#)).collect();
+            entries.extend((0..size).step_by(3).map(|n| format!(r#""key{n}":"again{n}""#)));
+            let text = format!("{{\"in\":{{{}}}}}", entries.join(","));
+            let buffer = ContextBuf::from_json(text.as_bytes()).unwrap();
+            let Some(Value::Object(items)) = buffer.view().get_path("in") else { panic!() };
+            assert_eq!(items.len(), size);
+            let keys: Vec<_> = items.entries().map(|(key, _)| key.to_owned()).collect();
+            let wanted: Vec<_> = (0..size).map(|n| format!("key{n}")).collect();
+            assert_eq!(keys, wanted, "the document's order");
+            for n in 0..size {
+                let wanted = if n % 3 == 0 { json!(format!("again{n}")) } else { json!(n) };
+                check(&text, &format!("in.key{n}"), Some(wanted.clone()));
+                let flat = format!("{{{}}}", entries.join(","));
+                check(&flat, &format!("key{n}"), Some(wanted));
+            }
+            check(&text, "in.key", None);
+        }
+    }
+
+    #[test]
+    fn numbers_keep_their_kind_and_value() {
+        let buffer =
+            ContextBuf::from_json(br#"[3,3.0,1e2,-0,9223372036854775807,9223372036854775808]"#);
+        assert_eq!(buffer, Err(ContextError::NotAnObject("an array")));
+        let text = r#"{"n":[3,3.0,1e2,-7,9223372036854775807,9223372036854775808]}"#;
+        let buffer = ContextBuf::from_json(text.as_bytes()).unwrap();
+        let Some(Value::Array(items)) = buffer.view().get_path("n") else { panic!() };
+        let found: Vec<Value<'_>> = items.iter().collect();
+        let wanted = [
+            Value::Int(3),
+            Value::Float(3.0),
+            Value::Float(100.0),
+            Value::Int(-7),
+            Value::Int(i64::MAX),
+            Value::Float(9_223_372_036_854_775_808.0),
+        ];
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn nothing_and_null_are_the_empty_context_and_no_other_type_is_one() {
+        for text in ["", " \n", "null", "{}"] {
+            assert!(ContextBuf::from_json(text.as_bytes()).unwrap().view().root().is_empty());
+        }
+        for (text, name) in [("1", "a number"), ("\"x\"", "a string"), ("true", "a boolean")] {
+            let found = ContextBuf::from_json(text.as_bytes());
+            assert_eq!(found, Err(ContextError::NotAnObject(name)));
+        }
+        for text in ["{", "{}x", r#"{"a":}"#, "{\"a\":\"\\ud800\"}", "{\"a\":\"\u{1}\"}"] {
+            let found = ContextBuf::from_json(text.as_bytes());
+            assert!(matches!(found, Err(ContextError::Json(_))), "{text}: {found:?}");
+        }
+        let found = ContextBuf::from_json(b"{\"a\":\"\xff\"}");
+        assert!(matches!(found, Err(ContextError::Json(_))));
+    }
+
+    #[test]
+    fn a_context_at_its_limits_passes_and_one_more_is_an_error_that_names_them() {
+        let levels = limits::NESTING_MAX;
+        let path = vec!["a"; levels].join(".");
+        check(&nested(levels), &path, Some(json!(1)));
+        let found = ContextBuf::from_json(nested(levels + 1).as_bytes());
+        assert_eq!(found, Err(ContextError::TooDeep));
+        let found = ContextBuf::from_json(nested(10_000).as_bytes());
+        assert_eq!(found, Err(ContextError::TooDeep), "long before any stack ends");
+
+        let fill = limits::CONTEXT_BYTES_MAX - r#"{"a":""}"#.len();
+        let at = |len: usize| format!(r#"{{"a":"{}"}}"#, "x".repeat(len));
+        check(&at(fill), "a", Some(json!("x".repeat(fill))));
+        let found = ContextBuf::from_json(at(fill + 1).as_bytes());
+        assert_eq!(found, Err(ContextError::TooLong { bytes: limits::CONTEXT_BYTES_MAX + 1 }));
+    }
+
+    #[test]
+    fn a_full_context_of_tiny_entries_is_decoded_in_time() {
+        // Quadratic work on duplicates would take seconds here.
+        let entries: Vec<String> = (0..7_000).map(|n| format!("\"{n:x}\":1")).collect();
+        let text = format!("{{{}}}", entries.join(","));
+        let buffer = ContextBuf::from_json(text.as_bytes());
+        assert_eq!(buffer.unwrap().view().root().len(), 7_000);
+    }
+
+    /// Everything that can be read of a context.
+    fn read_all(context: Context<'_>) -> usize {
+        let keys = ["", "a", "key0", "key40", "in"];
+        let found = keys.iter().filter(|key| context.get_path(key).is_some()).count();
+        let root = Value::Object(context.root());
+        found + usize::from(root == root) + root.to_json().to_string().len()
+    }
+
+    fn any_json(depth: u32) -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<bool>().prop_map(|v| json!(v)),
+            any::<i64>().prop_map(|v| json!(v)),
+            any::<f64>().prop_map(|v| json!(v)),
+            ".{0,8}".prop_map(|v| json!(v)),
+        ];
+        leaf.prop_recursive(depth, 64, 8, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..8).prop_map(|v| json!(v)),
+                proptest::collection::btree_map(".{0,3}", inner, 0..40).prop_map(|v| json!(v)),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_back_is_what_was_written(
+            entries in proptest::collection::btree_map(".{0,4}", any_json(3), 0..40),
+        ) {
+            let json = json!(entries);
+            let text = json.to_string();
+            let buffer = ContextBuf::from_json(text.as_bytes()).unwrap();
+            let back = Value::Object(buffer.view().root()).to_json();
+            prop_assert_eq!(back, serde_json::from_str::<serde_json::Value>(&text).unwrap());
+        }
+
+        #[test]
+        fn no_text_makes_the_decoder_panic(text in any::<Vec<u8>>(), near in "[{}\\[\\]\",:a0-9. ]{0,40}") {
+            let _ = ContextBuf::from_json(&text);
+            let _ = ContextBuf::from_json(near.as_bytes());
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic(
+            bytes in any::<Vec<u8>>(),
+            entries in proptest::collection::btree_map("[a-k]{0,2}", any_json(2), 0..40),
+            flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let _ = read_all(Context::from_bytes(&bytes));
+            let buffer = ContextBuf::from_json(json!(entries).to_string().as_bytes()).unwrap();
+            let mut bytes = buffer.as_bytes().to_vec();
+            for (at, value) in flips {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            let _ = read_all(Context::from_bytes(&bytes));
+            let _ = read_all(Context::from_bytes(&bytes[..cut.index(bytes.len())]));
+        }
+    }
+}
