@@ -1,0 +1,248 @@
+//! One instance of the evaluator, and its ABI: bytes in, a call, bytes out.
+
+use std::sync::Arc;
+
+use rules::answer::{Audience, Status};
+use rules::eval::Lists;
+use wasmtime::{Caller, Linker, Memory, ResourceLimiter, Store, Trap, TypedFunc};
+
+use crate::{Budget, Sandbox, SandboxError, TICK, chain};
+
+const ABI: u32 = 1;
+/// The input buffer's first size: most requests are smaller, so it is asked for once.
+const BUFFER: usize = 4 * 1024;
+
+/// What a store holds for its instance.
+pub(crate) struct Held {
+    lists: Arc<dyn Lists + Send + Sync>,
+    memory: Option<Memory>,
+    limits: Limits,
+}
+
+struct Limits {
+    budget: Arc<Budget>,
+    /// What of the budget this instance has.
+    bytes: usize,
+    bytes_max: usize,
+    /// Set when the budget of all, not the instance's cap, refused to grow.
+    over_budget: bool,
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let more = desired.saturating_sub(current);
+        if desired > self.bytes_max {
+            return Ok(false);
+        }
+        if !self.budget.take(more) {
+            self.over_budget = true;
+            return Ok(false);
+        }
+        self.bytes = self.bytes.saturating_add(more);
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= 10_000)
+    }
+}
+
+impl Drop for Limits {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes);
+    }
+}
+
+pub(crate) fn add_imports(linker: &mut Linker<Held>) -> wasmtime::Result<()> {
+    linker.func_wrap(
+        "tidegate",
+        "list_contains",
+        |caller: Caller<'_, Held>, list: u32, start: u32, len: u32| -> i32 {
+            let held = caller.data();
+            let Some(memory) = held.memory else { return 0 };
+            let start = start as usize;
+            let id = start
+                .checked_add(len as usize)
+                .and_then(|end| memory.data(&caller).get(start..end))
+                .and_then(|bytes| std::str::from_utf8(bytes).ok());
+            id.is_some_and(|id| held.lists.contains(list, id)).into()
+        },
+    )?;
+    Ok(())
+}
+
+/// One flag, or all.
+#[derive(Clone, Copy)]
+pub(crate) enum Ask<'a> {
+    One(&'a str),
+    All,
+}
+
+pub(crate) struct Instance {
+    store: Store<Held>,
+    memory: Memory,
+    buffer: TypedFunc<u32, u32>,
+    evaluate: TypedFunc<(u32, i64), u64>,
+    buffer_start: usize,
+    buffer_len: usize,
+    deadline_ticks: u64,
+}
+
+impl Instance {
+    /// A new instance with the ruleset loaded.
+    pub(crate) fn new(
+        sandbox: &Sandbox,
+        ruleset: &[u8],
+        lists: Arc<dyn Lists + Send + Sync>,
+    ) -> Result<Instance, SandboxError> {
+        let config = &sandbox.config;
+        let limits = Limits {
+            budget: Arc::clone(&sandbox.budget),
+            bytes: 0,
+            bytes_max: config.instance_bytes_max,
+            over_budget: false,
+        };
+        let held = Held { lists, memory: None, limits };
+        let mut store = Store::new(sandbox.evaluator.module().engine(), held);
+        store.limiter(|held| &mut held.limits);
+        // Loading 32 MiB takes longer than an evaluation, and happens beside the traffic.
+        let tick = TICK.as_millis();
+        let deadline_ticks = config.deadline.as_millis().div_ceil(tick).saturating_add(1);
+        let deadline_ticks = u64::try_from(deadline_ticks).unwrap_or(u64::MAX / 2);
+        store.set_epoch_deadline(deadline_ticks.saturating_mul(200));
+        let instance = match sandbox.evaluator.instantiate(&mut store) {
+            Ok(instance) => instance,
+            Err(error) => return Err(failed(&store, sandbox, &error)),
+        };
+        let memory = instance.get_memory(&mut store, "memory").ok_or(SandboxError::Abi)?;
+        store.data_mut().memory = Some(memory);
+        let wrong = |error: wasmtime::Error| SandboxError::Evaluator { what: chain(&error) };
+        let abi = instance.get_typed_func::<(), u32>(&mut store, "tg_abi").map_err(wrong)?;
+        let buffer = instance.get_typed_func(&mut store, "tg_buffer").map_err(wrong)?;
+        let load = instance.get_typed_func::<u32, u64>(&mut store, "tg_load").map_err(wrong)?;
+        let evaluate = instance.get_typed_func(&mut store, "tg_evaluate").map_err(wrong)?;
+        match abi.call(&mut store, ()) {
+            Ok(ABI) => {}
+            Ok(other) => {
+                return Err(SandboxError::Evaluator {
+                    what: format!("it speaks ABI {other}, this host {ABI}"),
+                });
+            }
+            Err(error) => return Err(failed(&store, sandbox, &error)),
+        }
+        let (buffer_start, buffer_len) = (0, 0);
+        let mut made =
+            Instance { store, memory, buffer, evaluate, buffer_start, buffer_len, deadline_ticks };
+        made.write(sandbox, ruleset.len(), |to| to.copy_from_slice(ruleset))?;
+        let len = u32::try_from(ruleset.len()).map_err(|_| SandboxError::Abi)?;
+        let answer = match load.call(&mut made.store, len) {
+            Ok(packed) => made.read(packed)?,
+            Err(error) => return Err(failed(&made.store, sandbox, &error)),
+        };
+        if !answer.is_empty() {
+            return Err(SandboxError::Refused(String::from_utf8_lossy(answer).into_owned()));
+        }
+        // Loading took the buffer with it.
+        made.buffer_len = 0;
+        Ok(made)
+    }
+
+    /// Appends the answer's body to `out`. After an error the instance must not be used again.
+    pub(crate) fn evaluate(
+        &mut self,
+        sandbox: &Sandbox,
+        ask: Ask<'_>,
+        audience: Audience,
+        context: &[u8],
+        now_ms: i64,
+        out: &mut Vec<u8>,
+    ) -> Result<Status, SandboxError> {
+        let (op, key) = match ask {
+            Ask::One(key) => (1, key.as_bytes()),
+            Ask::All => (2, &[][..]),
+        };
+        let key_len = u16::try_from(key.len()).map_err(|_| SandboxError::Abi)?;
+        let [low, high] = key_len.to_le_bytes();
+        let audience = u8::from(audience == Audience::Browser);
+        let head = [op, audience, low, high];
+        let len = head.len().saturating_add(key.len()).saturating_add(context.len());
+        self.store.set_epoch_deadline(self.deadline_ticks);
+        self.write(sandbox, len, |to| {
+            let (to_head, rest) = to.split_at_mut(head.len());
+            let (to_key, to_context) = rest.split_at_mut(key.len());
+            to_head.copy_from_slice(&head);
+            to_key.copy_from_slice(key);
+            to_context.copy_from_slice(context);
+        })?;
+        let len = u32::try_from(len).map_err(|_| SandboxError::Abi)?;
+        let packed = match self.evaluate.call(&mut self.store, (len, now_ms)) {
+            Ok(packed) => packed,
+            Err(error) => return Err(failed(&self.store, sandbox, &error)),
+        };
+        let (status, body) = self.read(packed)?.split_first_chunk().ok_or(SandboxError::Abi)?;
+        let status = match u16::from_le_bytes(*status) {
+            200 => Status::Ok,
+            400 => Status::BadRequest,
+            404 => Status::NotFound,
+            500 => Status::Failed,
+            _ => return Err(SandboxError::Abi),
+        };
+        out.extend_from_slice(body);
+        Ok(status)
+    }
+
+    /// Lets `fill` write `len` bytes into the guest's buffer, which grows if it must.
+    fn write(
+        &mut self,
+        sandbox: &Sandbox,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), SandboxError> {
+        if len > self.buffer_len {
+            let wanted = len.max(BUFFER);
+            let asked = u32::try_from(wanted).map_err(|_| SandboxError::Abi)?;
+            match self.buffer.call(&mut self.store, asked) {
+                Ok(start) => self.buffer_start = start as usize,
+                Err(error) => return Err(failed(&self.store, sandbox, &error)),
+            }
+            self.buffer_len = wanted;
+        }
+        let place = self
+            .buffer_start
+            .checked_add(len)
+            .and_then(|end| self.memory.data_mut(&mut self.store).get_mut(self.buffer_start..end))
+            .ok_or(SandboxError::Abi)?;
+        fill(place);
+        Ok(())
+    }
+
+    fn read(&self, packed: u64) -> Result<&[u8], SandboxError> {
+        let start = (packed >> 32) as usize;
+        let len = (packed & 0xffff_ffff) as usize;
+        start
+            .checked_add(len)
+            .and_then(|end| self.memory.data(&self.store).get(start..end))
+            .ok_or(SandboxError::Abi)
+    }
+}
+
+fn failed(store: &Store<Held>, sandbox: &Sandbox, error: &wasmtime::Error) -> SandboxError {
+    if store.data().limits.over_budget {
+        return SandboxError::Budget { bytes_max: sandbox.budget.bytes_max };
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) => SandboxError::Deadline,
+        Some(trap) => SandboxError::Trapped(trap.to_string()),
+        None => SandboxError::Trapped(chain(error)),
+    }
+}
