@@ -3,8 +3,7 @@
 //! The order of decisions: an attribute that is missing, or null, is settled by `missing` and
 //! `negation`; an array by `array`; what is left is one value against each of the clause's
 //! values, any of which may match. Null counts as missing, because that is what SDKs send for
-//! what they do not know, except where the clause names null (`is_null`, `type_is`, a value null)
-//! and under the coercions of JavaScript, where null is a value like others.
+//! what they do not know, except where the clause names null: `is_null`, `type_is`, a value null.
 //!
 //! With native policies nothing here allocates, apart from folding the case of text that is not
 //! ASCII. `exists` is `not missing` and asks no policy.
@@ -153,10 +152,7 @@ pub(crate) fn holds(
         {
             test.equals_text(text)
         }
-        None => return test.missing(false),
-        Some(Value::Null) if !matches!(clause.coerce, Coerce::Js | Coerce::Loose) => {
-            return test.missing(true);
-        }
+        Some(Value::Null) | None => return test.missing(value.is_some()),
         Some(Value::Array(items)) if !test.takes_arrays() => test.array(value, items)?,
         Some(value) => test.decide(value)?,
     };
@@ -992,34 +988,52 @@ mod tests {
         check(
             "eq",
             json!(1),
-            json!({"coerce": "js"}),
+            json!({"coerce": "js", "missing": "asNull"}),
             json!([1, "1", " 1 ", true, "0x1", "1e0"]),
             json!(["", "one", 2, null, "inf"]),
         );
         check(
             "eq",
             json!(0),
-            json!({"coerce": "js"}),
+            json!({"coerce": "js", "missing": "asNull"}),
             json!([0, "", null, false]),
             json!(["x", 1]),
         );
         check(
             "eq",
             json!(true),
-            json!({"coerce": "js"}),
+            json!({"coerce": "js", "missing": "asNull"}),
             json!([true, 1, "x"]),
             json!([false, 0, "", null]),
         );
-        check("eq", json!("1e+21"), json!({"coerce": "js"}), json!([1e21]), json!([1e20]));
-        check("eq", json!("null"), json!({"coerce": "js"}), json!([null, "null"]), json!(["", 0]));
+        check(
+            "eq",
+            json!("1e+21"),
+            json!({"coerce": "js", "missing": "asNull"}),
+            json!([1e21]),
+            json!([1e20]),
+        );
+        check(
+            "eq",
+            json!("null"),
+            json!({"coerce": "js", "missing": "asNull"}),
+            json!([null, "null"]),
+            json!(["", 0]),
+        );
         check(
             "eq",
             json!(1),
-            json!({"coerce": "loose"}),
+            json!({"coerce": "loose", "missing": "asNull"}),
             json!([1, "1", true]),
             json!([null, "x"]),
         );
-        check("eq", json!(null), json!({"coerce": "loose"}), json!([null]), json!([0, "", false]));
+        check(
+            "eq",
+            json!(null),
+            json!({"coerce": "loose", "missing": "asNull"}),
+            json!([null]),
+            json!([0, "", false]),
+        );
     }
 
     #[test]
@@ -1070,16 +1084,22 @@ mod tests {
         check(
             "lt",
             json!(10),
-            json!({"coerce": "js"}),
+            json!({"coerce": "js", "missing": "asNull"}),
             json!(["9", "", null, true]),
             json!(["11", "nine", "Infinity"]),
         );
-        check("lt", json!("b"), json!({"coerce": "js"}), json!(["a", "B"]), json!(["b", "c"]));
+        check(
+            "lt",
+            json!("b"),
+            json!({"coerce": "js", "missing": "asNull"}),
+            json!(["a", "B"]),
+            json!(["b", "c"]),
+        );
         // U+10000 is two surrogates, which come before U+FF61 in UTF-16 and after it in UTF-8.
         check(
             "lt",
             json!("\u{ff61}"),
-            json!({"coerce": "js"}),
+            json!({"coerce": "js", "missing": "asNull"}),
             json!(["\u{10000}"]),
             json!(["\u{ff62}"]),
         );

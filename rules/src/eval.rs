@@ -8,6 +8,7 @@ use crate::model::{MissingUnit, OnError, OnFail, RuleReason};
 use crate::ruleset::{
     Arg, Clause, Expr, Flag, NONE, Prerequisite, Rule, Ruleset, Serve, Split, slice,
 };
+use crate::split::{self, Unit};
 use crate::trace::{Step, Trace};
 
 /// A loaded ruleset with what is derived from it once: the key index and compiled patterns.
@@ -618,8 +619,65 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         Ok(result)
     }
 
-    fn split(&mut self, _: &'r Flag, _: &'r Split, _: usize) -> Result<Pick, Box<Failure>> {
-        failure(ErrorCode::General, "this build does not evaluate splits yet")
+    fn split(
+        &mut self,
+        flag: &'r Flag,
+        split: &'r Split,
+        depth: usize,
+    ) -> Result<Pick, Box<Failure>> {
+        let rules = self.rules;
+        let found = slice(&rules.refs, split.units).iter().find_map(|attr| {
+            let attr = rules.attrs.get(*attr as usize)?;
+            let value = self.input.context.get(rules, attr)?;
+            Some((attr, split::unit_of(value, split.unit_types)?))
+        });
+        let now = self.input.now_ms;
+        let choice = match (found, split.missing_unit) {
+            (Some((_, unit)), _) => {
+                let key = rules.str(flag.key);
+                split::choose(rules, split, key, unit, now, &mut self.scratch.bytes)
+            }
+            (None, MissingUnit::BucketZero) => split::choose_bucket_zero(rules, split, now),
+            (None, MissingUnit::Skip) => return Ok(Pick::Next),
+            (None, MissingUnit::Error) => return self.unit_missing(split),
+        };
+        self.probe.step(|| Step::Split {
+            by: found.map(|(attr, _)| rules.str(attr.path).to_owned()),
+            unit: found.map(|(_, unit)| match unit {
+                Unit::Str(text) => text.to_owned(),
+                Unit::Int(number) => number.to_string(),
+                Unit::Float(number) => number.to_string(),
+                Unit::Bool(value) => value.to_string(),
+            }),
+            bucket: choice.bucket,
+            total: split.total,
+            arm: choice.arm.and_then(|arm| arm.checked_sub(split.arms.start)).map(|a| a as usize),
+            ramp: choice.ramp,
+        });
+        let Some(arm) = choice.arm else { return Ok(Pick::Next) };
+        let Some(arm) = rules.arms.get(arm as usize) else { return missing_index("arm") };
+        if depth >= limits::NESTING_MAX {
+            return failure(ErrorCode::General, "splits are nested too deep");
+        }
+        Ok(match self.serve(flag, arm.serve, depth.saturating_add(1))? {
+            Pick::Variant(variant, _) => Pick::Variant(variant, How::Split),
+            Pick::CodeDefault(_) => Pick::CodeDefault(How::Split),
+            Pick::Next => Pick::Next,
+        })
+    }
+
+    #[cold]
+    fn unit_missing(&self, split: &Split) -> Result<Pick, Box<Failure>> {
+        let rules = self.rules;
+        let names: Vec<&str> = slice(&rules.refs, split.units)
+            .iter()
+            .filter_map(|attr| rules.attrs.get(*attr as usize))
+            .map(|attr| rules.str(attr.path))
+            .collect();
+        failure(
+            ErrorCode::TargetingKeyMissing,
+            format!("the context has no usable {} to split by", names.join(" or ")),
+        )
     }
 
     fn serve_logic(&mut self, _: &'r Flag, _: u32) -> Result<Pick, Box<Failure>> {
