@@ -7,7 +7,7 @@
 //! first of them is compiled; children are pushed before their parents, so that every reference
 //! inside an arena points backwards.
 
-mod chain;
+pub(crate) mod chain;
 mod condition;
 mod place;
 mod render;
@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::de::DeserializeOwned;
 
 use crate::limits::{
-    CHAIN_MAX, FLAGS_MAX, KEY_BYTES_MAX, PREREQUISITES_MAX, RULES_PER_FLAG_MAX, SEGMENTS_MAX,
-    SNAPSHOT_BYTES_MAX, STRING_BYTES_MAX, VARIANTS_PER_FLAG_MAX,
+    CHAIN_MAX, CONDITION_STEPS_MAX, FLAGS_MAX, KEY_BYTES_MAX, PREREQUISITES_MAX,
+    RULES_PER_FLAG_MAX, SEGMENTS_MAX, SNAPSHOT_BYTES_MAX, STRING_BYTES_MAX, VARIANTS_PER_FLAG_MAX,
 };
 use crate::model::{self, Clients, FlagConfig, FlagDefinition, Metadata, OnFail, Segment};
 use crate::ruleset::{self, NONE, Ruleset, Span, Text};
@@ -261,7 +261,8 @@ impl<'a> Builder<'a> {
         self.owner = Owner::Environment;
         self.rules.list_count = len32(self.lists.len());
         if self.problems.is_empty() {
-            self.check_size();
+            self.check_condition_steps(&flags_at, &segments_at);
+            self.check_whole();
         }
         if self.problems_untold > 0 {
             let untold = self.problems_untold;
@@ -1010,7 +1011,45 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn check_size(&mut self) {
+    fn check_condition_steps(&mut self, flags_at: &Place<'_>, segments_at: &Place<'_>) {
+        // An error here would be one of `check_whole`, which tells it.
+        let Ok(Some(steps)) = self.rules.condition_steps() else { return };
+        let message = |expr: u32| {
+            let steps = steps.get(expr as usize).copied().unwrap_or(0);
+            (steps > CONDITION_STEPS_MAX).then(|| {
+                format!(
+                    "with the segments inside it the condition takes {steps} steps, the limit is \
+                     {CONDITION_STEPS_MAX}; ask for fewer segments, or nest them less"
+                )
+            })
+        };
+        for index in 0..self.segments.len() {
+            let Some(state) = self.segments.get(index).copied() else { continue };
+            let when = self.rules.segments.get(index).map_or(NONE, |segment| segment.when);
+            if let Some(message) = message(when) {
+                self.owner = Owner::Segment(index);
+                self.problem(&segments_at.key(&state.segment.key).key("rules"), message);
+            }
+        }
+        for index in 0..self.flags.len() {
+            let Some(state) = self.flags.get(index).copied() else { continue };
+            let rules = self.rules.flags.get(index).map(|flag| flag.rules).unwrap_or_default();
+            let conditions: Vec<u32> =
+                ruleset::slice(&self.rules.rules, rules).iter().map(|rule| rule.when).collect();
+            for (position, when) in conditions.into_iter().enumerate() {
+                if let Some(message) = message(when) {
+                    self.owner = Owner::Flag(index);
+                    let flag_at = flags_at.key(&state.definition.key);
+                    let config_at = flag_at.key("config");
+                    let rules_at = config_at.key("rules");
+                    self.problem(&rules_at.index(position).key("when"), message);
+                }
+            }
+        }
+        self.owner = Owner::Environment;
+    }
+
+    fn check_whole(&mut self) {
         let bytes = crate::blob::encoded_bytes(&self.rules);
         // The manifest shares the blob: names, a thousand keys and the boundaries fit a sixteenth.
         let limit = SNAPSHOT_BYTES_MAX.saturating_sub(SNAPSHOT_BYTES_MAX / 16);
@@ -1018,6 +1057,14 @@ impl<'a> Builder<'a> {
             self.problem(
                 &Place::Root,
                 format!("the environment compiles to {bytes} bytes, the limit is {limit}"),
+            );
+        } else if self.problems.is_empty()
+            && let Err(error) = self.rules.check()
+        {
+            // Not the author's doing, but better told here than by every edge.
+            self.problem(
+                &Place::Root,
+                format!("the compiler made a ruleset that does not load, which is a bug: {error}"),
             );
         }
     }

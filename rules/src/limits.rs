@@ -26,6 +26,9 @@ pub const SEGMENT_IDS_MAX: usize = 1_000_000;
 pub const NESTING_MAX: usize = 16;
 /// Depth of a chain of prerequisites or of nested segments.
 pub const CHAIN_MAX: usize = 16;
+/// Steps that one condition may take: its clauses, those of the segments that it asks for, and of
+/// the segments inside these, each as often as it is reached.
+pub const CONDITION_STEPS_MAX: usize = 100_000;
 /// Bytes of one string in a configuration.
 pub const STRING_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of a flag, variant, segment, namespace or environment key.

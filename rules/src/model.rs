@@ -34,7 +34,7 @@ pub enum Clients {
 
 /// A metadata value. OFREP allows nothing else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "metadata is a boolean, a number or a string")]
 pub enum Scalar {
     Bool(bool),
     Number(serde_json::Number),
@@ -220,7 +220,7 @@ pub enum Fractional {
 
 /// One attribute path or several, tried in order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected an attribute's path or a list of them")]
 pub enum Units {
     One(String),
     Many(Vec<String>),

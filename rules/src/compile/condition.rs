@@ -97,11 +97,15 @@ impl<'a> Builder<'a> {
             Condition::Cel(_) => {
                 self.problem(
                     &at.key("cel"),
-                    "CEL is not supported by this version yet; use attr and op, all, any and not",
+                    "conditions in CEL are not supported by this version yet; use attr and op, all, any and \
+                     not",
                 );
                 0
             }
-            Condition::Always(always) => self.expr(Expr::Const(*always)),
+            Condition::Always(always) => {
+                self.leaves = self.leaves.saturating_add(1);
+                self.expr(Expr::Const(*always))
+            }
         }
     }
 
@@ -386,7 +390,7 @@ impl<'a> Builder<'a> {
     /// A JSONLogic tree; its root node.
     pub(super) fn logic(&mut self, tree: &Value, fractional: Fractional, at: &Place<'_>) -> u32 {
         let _ = (tree, fractional, LOGIC_NODES_MAX, Owner::Environment);
-        self.problem(at, "JSONLogic is not supported by this build");
+        self.problem(at, "trees in JSONLogic are not supported by this build");
         0
     }
 }

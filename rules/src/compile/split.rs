@@ -208,8 +208,9 @@ impl<'a> Builder<'a> {
             // Saturates; the check below refuses what does.
             compiled.push(ruleset::Arm { serve, bound: bound as u32, weight, ranges });
         }
-        let by_weight = compiled.iter().all(|arm| arm.ranges.len == 0);
-        if by_weight && !compiled.is_empty() && sum <= 0.0 {
+        let weighed = split.arms.iter().any(|arm| arm.weight.is_some_and(|weight| weight >= 0.0));
+        let by_range = compiled.iter().any(|arm| arm.ranges.len > 0);
+        if weighed && !by_range && sum <= 0.0 {
             self.problem(&arms_at, "all weights are 0, so the split would reach nobody");
         }
         if sum >= f64::from(i32::MAX) {
