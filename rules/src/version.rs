@@ -17,6 +17,19 @@ pub struct Version<'a> {
     build: &'a str,
 }
 
+impl<'a> Version<'a> {
+    /// Digits without leading zeros.
+    pub fn major(&self) -> &'a str {
+        let [major, _, _] = self.numbers;
+        major
+    }
+
+    pub fn minor(&self) -> &'a str {
+        let [_, minor, _] = self.numbers;
+        minor
+    }
+}
+
 /// What `text` is under `rule`; `None` if it is no version there. `Padded` knows no wrong
 /// versions: use `padded`.
 pub fn parse(text: &str, rule: VersionRule) -> Option<Version<'_>> {
