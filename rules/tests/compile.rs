@@ -383,7 +383,9 @@ fn weights_add_up_and_say_their_sum_if_not() {
 #[test]
 fn an_arm_has_a_weight_or_ranges_like_its_neighbours() {
     let a = json!({ "variant": "a" });
-    let arms = |arms: Value| json!({ "arms": arms });
+    let hash = json!({ "input": ["salt", "unit"], "algorithm": { "murmur3": { "seed": 0 } },
+                       "project": { "moduloFraction": { "n": 10000 } } });
+    let arms = |arms: Value| json!({ "arms": arms, "hash": hash });
     split_refused(arms(json!([{ "serve": a }])), "/arms/0", &["neither"]);
     split_refused(
         arms(json!([{ "serve": a, "weight": 1, "ranges": [[0, 1]] }])),
@@ -409,6 +411,14 @@ fn an_arm_has_a_weight_or_ranges_like_its_neighbours() {
         "/arms/0/serve",
         &["not another split"],
     );
+}
+
+#[test]
+fn the_native_hash_takes_whole_weights_and_no_ranges() {
+    let arm =
+        |key: &str, value: Value| json!({ "arms": [{ "serve": { "variant": "a" }, key: value }] });
+    split_refused(arm("weight", json!(0.5)), "/arms/0/weight", &["whole"]);
+    split_refused(arm("ranges", json!([[0, 1]])), "/arms/0/ranges", &["need a hash"]);
 }
 
 #[test]

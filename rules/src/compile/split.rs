@@ -3,7 +3,7 @@
 use super::place::Place;
 use super::{Builder, EnvironmentState, Subject, append, len32};
 use crate::limits::{SPLIT_TOTAL, VARIANTS_PER_FLAG_MAX};
-use crate::model::{self, Algorithm, Bound, Encode, HashPart, Order, Project, Units};
+use crate::model::{self, Algorithm, Bound, Encode, HashPart, Project, Units};
 use crate::ruleset::{self, NONE, Span};
 
 /// Boundaries that all ramps of an environment add together.
@@ -158,7 +158,7 @@ impl<'a> Builder<'a> {
             }
             for (key, weight) in &split.weights {
                 let serve = self.serve_variant(subject, key, &weights_at.key(key));
-                arms.push((key.as_str(), serve, f64::from(*weight), Span::default()));
+                arms.push((serve, f64::from(*weight), Span::default()));
             }
         } else {
             let by_ranges = split.arms.iter().any(|arm| !arm.ranges.is_empty());
@@ -176,30 +176,38 @@ impl<'a> Builder<'a> {
                     }
                     _ => {}
                 }
-                let name = match &arm.serve {
-                    model::Serve::Variant(key) => key.as_str(),
-                    model::Serve::CodeDefault | model::Serve::Next => "",
-                    model::Serve::Split(_) | model::Serve::Logic(_) => {
-                        self.problem(
-                            &at.key("serve"),
-                            "an arm serves a variant, codeDefault or next, not another split or \
-                             tree",
-                        );
-                        continue;
+                if matches!(arm.serve, model::Serve::Split(_) | model::Serve::Logic(_)) {
+                    self.problem(
+                        &at.key("serve"),
+                        "an arm serves a variant, codeDefault or next, not another split or tree",
+                    );
+                    continue;
+                }
+                let ranges_of_a_total = match &split.hash {
+                    None => true,
+                    Some(hash) => {
+                        matches!(hash.project, Project::MulShift32 | Project::Modulo { n: 0, .. })
                     }
                 };
+                if !arm.ranges.is_empty() && ranges_of_a_total {
+                    self.problem(
+                        &at.key("ranges"),
+                        "ranges need a hash whose projection says what they are parts of, such as \
+                         modulo with its n; this one takes the sum of the weights",
+                    );
+                }
+                if split.hash.is_none() && arm.weight.is_some_and(|weight| weight.fract() != 0.0) {
+                    self.problem(&at.key("weight"), "the native hash takes whole weights");
+                }
                 let serve = self.serve(subject, &arm.serve, &at.key("serve"));
                 let ranges = self.ranges(&arm.ranges, &at.key("ranges"));
-                arms.push((name, serve, arm.weight.unwrap_or(0.0), ranges));
+                arms.push((serve, arm.weight.unwrap_or(0.0), ranges));
             }
-        }
-        if split.hash.as_ref().is_some_and(|hash| hash.order == Order::NameDescending) {
-            arms.sort_by(|a, b| b.0.as_bytes().cmp(a.0.as_bytes()));
         }
         let bound = split.hash.as_ref().map_or(Bound::Exact, |hash| hash.bound);
         let mut sum = 0.0;
         let mut compiled = Vec::new();
-        for (_, serve, weight, ranges) in arms {
+        for (serve, weight, ranges) in arms {
             sum += weight;
             let bound = match bound {
                 Bound::Exact | Bound::Truncate => sum.floor(),
