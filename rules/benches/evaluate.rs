@@ -139,18 +139,18 @@ fn world() -> World {
     ])
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 500)]
 fn no_rules(bencher: Bencher<'_, '_>) {
     world().evaluate(bencher, "plain", "STATIC");
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 500)]
 fn three_rules_evaluate_only(bencher: Bencher<'_, '_>) {
     world().evaluate(bencher, "rules", "TARGETING_MATCH");
 }
 
 /// As the sandbox has it: compact bytes in, OFREP JSON out, buffers that are reused.
-#[divan::bench]
+#[divan::bench(sample_size = 500)]
 fn three_rules_compact_to_json(bencher: Bencher<'_, '_>) {
     let world = world();
     let context = ContextBuf::from_json(CONTEXT).expect("a context");
@@ -164,7 +164,7 @@ fn three_rules_compact_to_json(bencher: Bencher<'_, '_>) {
     });
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 500)]
 fn three_rules_decode_and_evaluate(bencher: Bencher<'_, '_>) {
     let world = world();
     let flag = world.id("rules");
@@ -176,7 +176,7 @@ fn three_rules_decode_and_evaluate(bencher: Bencher<'_, '_>) {
     });
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 500)]
 fn three_rules_json_to_json(bencher: Bencher<'_, '_>) {
     let world = world();
     let (mut scratch, mut out) = (Scratch::default(), Vec::with_capacity(1024));
@@ -189,22 +189,22 @@ fn three_rules_json_to_json(bencher: Bencher<'_, '_>) {
     });
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 500)]
 fn decode_only(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| ContextBuf::from_json(black_box(CONTEXT)));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 500)]
 fn three_way_split(bencher: Bencher<'_, '_>) {
     world().evaluate(bencher, "split", "SPLIT");
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 500)]
 fn segment_of_1000_ids(bencher: Bencher<'_, '_>) {
     world().evaluate(bencher, "segment", "TARGETING_MATCH");
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 50)]
 fn all_of_100_flags(bencher: Bencher<'_, '_>) {
     let off = json!({ "variant": "off" });
     let split = json!({ "split": { "weights": { "on": 30_000, "off": 70_000 } } });
@@ -270,13 +270,13 @@ mod floor {
             || (context.plan == "business" && context.age >= 18)
     }
 
-    #[divan::bench]
+    #[divan::bench(sample_size = 500)]
     fn evaluate_only(bencher: Bencher<'_, '_>) {
         let context: Context<'_> = serde_json::from_slice(CONTEXT).expect("a context");
         bencher.bench_local(|| evaluate(black_box(&context)));
     }
 
-    #[divan::bench]
+    #[divan::bench(sample_size = 500)]
     fn json_to_json(bencher: Bencher<'_, '_>) {
         let mut out: Vec<u8> = Vec::with_capacity(1024);
         bencher.bench_local(|| {

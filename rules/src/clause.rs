@@ -31,10 +31,15 @@ pub(crate) struct Prepared {
 enum Ready {
     /// The compiler promised better; the clause is an error, its neighbours are not.
     Invalid,
-    Regex(regex_lite::Regex),
+    Regex(Box<regex_lite::Regex>),
     Range(version::Range),
+    /// Nearly every version is three small numbers: then nothing is parsed at evaluation but the
+    /// attribute.
+    Plain([u64; 3]),
+    /// Any other version: its text is in the clause's value.
+    Version,
     Padded(String),
-    Json(serde_json::Value),
+    Json(Box<serde_json::Value>),
 }
 
 /// The clause cannot be decided; the rule's `on_error` says what happens.
@@ -44,6 +49,27 @@ pub(crate) enum ClauseError {
     WrongType(&'static str),
     /// A pattern, range or value that this build cannot read.
     Unusable,
+}
+
+/// The orderings that satisfy an operator. Bits, not closures: one copy of each comparison.
+#[derive(Clone, Copy)]
+struct Wanted(u8);
+
+impl Wanted {
+    const EQUAL: Wanted = Wanted(2);
+    const LESS: Wanted = Wanted(1);
+    const LESS_OR_EQUAL: Wanted = Wanted(3);
+    const GREATER: Wanted = Wanted(4);
+    const GREATER_OR_EQUAL: Wanted = Wanted(6);
+
+    fn has(self, order: Ordering) -> bool {
+        let bit = match order {
+            Ordering::Less => Wanted::LESS.0,
+            Ordering::Equal => Wanted::EQUAL.0,
+            Ordering::Greater => Wanted::GREATER.0,
+        };
+        self.0 & bit != 0
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,6 +111,15 @@ pub fn compile_regex(source: &str, ignore_case: bool) -> Result<regex_lite::Rege
         .map_err(|error| error.to_string())
 }
 
+fn ready_version(text: &str, rule: VersionRule) -> Ready {
+    match (rule, version::parse_plain(text, rule)) {
+        (VersionRule::Padded, _) => Ready::Padded(version::padded(text)),
+        (_, Some(numbers)) => Ready::Plain(numbers),
+        (_, None) if version::parse(text, rule).is_some() => Ready::Version,
+        (_, None) => Ready::Invalid,
+    }
+}
+
 impl Prepared {
     pub(crate) fn new(rules: &Ruleset) -> Prepared {
         let mut prepared = Prepared::default();
@@ -93,10 +128,8 @@ impl Prepared {
         let mut seen = std::collections::HashMap::<(Text, bool), regex_lite::Regex>::new();
         for clause in &rules.clauses {
             let args = slice(&rules.args, clause.args);
-            let needs = |arg: &Arg| match arg {
-                Arg::Regex(_) | Arg::VersionRange(_) | Arg::Json(_) => true,
-                Arg::Version(_) => clause.version == VersionRule::Padded,
-                _ => false,
+            let needs = |arg: &Arg| {
+                matches!(arg, Arg::Regex(_) | Arg::VersionRange(_) | Arg::Json(_) | Arg::Version(_))
             };
             if !args.iter().any(needs) {
                 prepared.runs.push(NONE);
@@ -106,19 +139,21 @@ impl Prepared {
             prepared.values.extend(args.iter().map(|arg| {
                 match arg {
                     Arg::Regex(source) => match seen.get(&(*source, clause.ignore_case)) {
-                        Some(regex) => Some(Ready::Regex(regex.clone())),
+                        Some(regex) => Some(Ready::Regex(Box::new(regex.clone()))),
                         None => compile_regex(rules.str(*source), clause.ignore_case).ok().map(
                             |regex| {
                                 seen.insert((*source, clause.ignore_case), regex.clone());
-                                Ready::Regex(regex)
+                                Ready::Regex(Box::new(regex))
                             },
                         ),
                     },
                     Arg::VersionRange(text) => {
                         version::parse_range(rules.str(*text)).map(Ready::Range)
                     }
-                    Arg::Version(text) => Some(Ready::Padded(version::padded(rules.str(*text)))),
-                    Arg::Json(text) => serde_json::from_str(rules.str(*text)).ok().map(Ready::Json),
+                    Arg::Version(text) => Some(ready_version(rules.str(*text), clause.version)),
+                    Arg::Json(text) => serde_json::from_str(rules.str(*text))
+                        .ok()
+                        .map(|json| Ready::Json(Box::new(json))),
                     _ => None,
                 }
                 .unwrap_or(Ready::Invalid)
@@ -250,17 +285,17 @@ impl Tester<'_> {
             Op::EndsWith => self.text(value, |text, arg| text.ends_with(arg)),
             Op::Contains => self.text(value, |text, arg| text.contains(arg)),
             Op::Matches => return self.matches(value),
-            Op::Lt => self.order(value, Ordering::is_lt),
-            Op::Lte => self.order(value, Ordering::is_le),
-            Op::Gt => self.order(value, Ordering::is_gt),
-            Op::Gte => self.order(value, Ordering::is_ge),
-            Op::Before => self.date(value, Ordering::is_lt),
-            Op::After => self.date(value, Ordering::is_gt),
-            Op::SemverEq => return self.version(value, Ordering::is_eq),
-            Op::SemverLt => return self.version(value, Ordering::is_lt),
-            Op::SemverLte => return self.version(value, Ordering::is_le),
-            Op::SemverGt => return self.version(value, Ordering::is_gt),
-            Op::SemverGte => return self.version(value, Ordering::is_ge),
+            Op::Lt => self.order(value, Wanted::LESS),
+            Op::Lte => self.order(value, Wanted::LESS_OR_EQUAL),
+            Op::Gt => self.order(value, Wanted::GREATER),
+            Op::Gte => self.order(value, Wanted::GREATER_OR_EQUAL),
+            Op::Before => self.date(value, Wanted::LESS),
+            Op::After => self.date(value, Wanted::GREATER),
+            Op::SemverEq => return self.version(value, Wanted::EQUAL),
+            Op::SemverLt => return self.version(value, Wanted::LESS),
+            Op::SemverLte => return self.version(value, Wanted::LESS_OR_EQUAL),
+            Op::SemverGt => return self.version(value, Wanted::GREATER),
+            Op::SemverGte => return self.version(value, Wanted::GREATER_OR_EQUAL),
             Op::SemverRange => return self.range(value),
             Op::Cidr => self.cidr(value),
             // A value that is missing or null does not come here for this operator, unless
@@ -428,22 +463,22 @@ impl Tester<'_> {
         Ok(Test::No)
     }
 
-    fn order(&self, value: Value<'_>, wanted: impl Fn(Ordering) -> bool) -> Test {
+    fn order(&self, value: Value<'_>, wanted: Wanted) -> Test {
         let coerce = self.clause.coerce;
         if let (Value::Str(text), Coerce::Js | Coerce::Loose) = (value, coerce)
             && self.args.iter().all(|arg| matches!(arg, Arg::Str(_)))
         {
             // JavaScript compares UTF-16 code units, and has characters beyond U+FFFF come first.
             let order = |arg: &str| text.encode_utf16().cmp(arg.encode_utf16());
-            return self.texts().any(|arg| wanted(order(arg))).into();
+            return self.texts().any(|arg| wanted.has(order(arg))).into();
         }
         let Some(number) = number_of(value, coerce) else { return Test::WrongType };
         let args = self.args.iter();
         let mut args = args.filter_map(|arg| number_of(self.arg_value(arg), coerce));
-        args.any(|arg| number.compare(arg).is_some_and(&wanted)).into()
+        args.any(|arg| number.compare(arg).is_some_and(|order| wanted.has(order))).into()
     }
 
-    fn date(&self, value: Value<'_>, wanted: impl Fn(Ordering) -> bool) -> Test {
+    fn date(&self, value: Value<'_>, wanted: Wanted) -> Test {
         let clause = self.clause;
         let found = match (value, clause.date) {
             (Value::Str(text), DateForm::Both | DateForm::Rfc3339)
@@ -464,7 +499,10 @@ impl Tester<'_> {
             _ => None,
         };
         let Some(found) = found else { return Test::WrongType };
-        self.args.iter().any(|arg| matches!(arg, Arg::Date(date) if wanted(found.cmp(date)))).into()
+        self.args
+            .iter()
+            .any(|arg| matches!(arg, Arg::Date(date) if wanted.has(found.cmp(date))))
+            .into()
     }
 
     fn version_text<'v>(&self, value: Value<'v>) -> Option<Cow<'v, str>> {
@@ -477,18 +515,16 @@ impl Tester<'_> {
         }
     }
 
-    fn version(
-        &self,
-        value: Value<'_>,
-        wanted: impl Fn(Ordering) -> bool,
-    ) -> Result<Test, ClauseError> {
+    fn version(&self, value: Value<'_>, wanted: Wanted) -> Result<Test, ClauseError> {
         let rule = self.clause.version;
         if rule == VersionRule::Padded {
             // Whatever is no text compares as "0": there are no wrong versions here.
             let found = version::padded(&self.version_text(value).unwrap_or(Cow::Borrowed("0")));
             for place in 0..self.args.len() {
                 match self.prepared.get(self.index, place) {
-                    Ready::Padded(arg) if wanted(found.as_str().cmp(arg)) => return Ok(Test::Yes),
+                    Ready::Padded(arg) if wanted.has(found.as_str().cmp(arg)) => {
+                        return Ok(Test::Yes);
+                    }
                     Ready::Padded(_) => {}
                     _ => return Err(ClauseError::Unusable),
                 }
@@ -496,15 +532,20 @@ impl Tester<'_> {
             return Ok(Test::No);
         }
         let text = self.version_text(value);
-        let Some(found) = text.as_deref().and_then(|text| version::parse(text, rule)) else {
-            return Ok(Test::WrongType);
-        };
+        let Some(text) = text.as_deref() else { return Ok(Test::WrongType) };
+        if let Some(found) = version::parse_plain(text, rule) {
+            let first = self.prepared.get(self.index, 0);
+            if let (Ready::Plain(arg), [_]) = (first, self.args) {
+                return Ok(wanted.has(found.cmp(arg)).into());
+            }
+        }
+        let Some(found) = version::parse(text, rule) else { return Ok(Test::WrongType) };
         for arg in self.args {
             let Arg::Version(text) = arg else { continue };
             let Some(arg) = version::parse(self.rules.str(*text), rule) else {
                 return Err(ClauseError::Unusable);
             };
-            if wanted(version::compare(&found, &arg, rule)) {
+            if wanted.has(version::compare(&found, &arg, rule)) {
                 return Ok(Test::Yes);
             }
         }
@@ -1300,6 +1341,23 @@ mod tests {
             let found = decide(&op, values, policy, Some(attribute));
             // `strictWithBuild` and `strict` take "1.0.0", every version rule does.
             prop_assert!(found.is_ok());
+        }
+
+        #[test]
+        fn the_quick_way_through_versions_orders_as_the_slow_one(
+            a in "v?[0-9]{1,3}(\\.[0-9]{1,20}){0,3}(-[a-z0-9.]{1,4})?", b in "[0-9]{1,2}(\\.[0-9]{1,2}){0,2}",
+        ) {
+            for rule in [
+                VersionRule::Loose, VersionRule::Strict, VersionRule::StrictWithBuild, VersionRule::GoMod,
+            ] {
+                let slow = (version::parse(&a, rule), version::parse(&b, rule));
+                let quick = (version::parse_plain(&a, rule), version::parse_plain(&b, rule));
+                prop_assert!(quick.0.is_none() || slow.0.is_some(), "{} {:?}", a, rule);
+                prop_assert_eq!(quick.1.is_some(), slow.1.is_some(), "{} {:?}", b, rule);
+                if let ((Some(x), Some(y)), (Some(p), Some(q))) = (slow, quick) {
+                    prop_assert_eq!(version::compare(&x, &y, rule), p.cmp(&q));
+                }
+            }
         }
 
         #[test]
