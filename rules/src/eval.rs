@@ -4,6 +4,7 @@ use crate::blob::LoadError;
 use crate::clause::{self, ClauseError, Prepared};
 use crate::context::{Context, Value, key_hash};
 use crate::limits;
+use crate::logic::{self, Dyn, LogicInput};
 use crate::model::{MissingUnit, OnError, OnFail, RuleReason};
 use crate::ruleset::{
     Arg, Clause, Expr, Flag, NONE, Prerequisite, Rule, Ruleset, Serve, Split, slice,
@@ -680,12 +681,48 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         )
     }
 
-    fn serve_logic(&mut self, _: &'r Flag, _: u32) -> Result<Pick, Box<Failure>> {
-        failure(ErrorCode::General, "this build does not evaluate JSONLogic yet")
+    fn logic(&mut self, flag: &'r Flag, node: u32) -> Result<Dyn<'r>, Box<Failure>> {
+        let input = LogicInput {
+            rules: self.rules,
+            flag_key: self.rules.str(flag.key),
+            context: self.input.context,
+            now_ms: self.input.now_ms,
+        };
+        match logic::evaluate(&input, node, &mut self.scratch.bytes) {
+            Ok(result) => {
+                self.probe.step(|| Step::Logic { result: result.to_json() });
+                Ok(result)
+            }
+            Err(error) => failure(ErrorCode::ParseError, error.to_string()),
+        }
     }
 
-    fn logic_truth(&mut self, _: &'r Flag, _: u32) -> Result<bool, Box<Failure>> {
-        failure(ErrorCode::General, "this build does not evaluate JSONLogic yet")
+    /// The result names a variant; null is nobody.
+    fn serve_logic(&mut self, flag: &'r Flag, node: u32) -> Result<Pick, Box<Failure>> {
+        let rules = self.rules;
+        let result = self.logic(flag, node)?;
+        if matches!(result, Dyn::Null) {
+            return Ok(Pick::Next);
+        }
+        let name = result.variant_name();
+        let variants = slice(&rules.variants, flag.variants);
+        let place = name
+            .as_deref()
+            .and_then(|name| variants.iter().position(|variant| rules.str(variant.key) == name));
+        match place.and_then(|place| flag.variants.start.checked_add(u32::try_from(place).ok()?)) {
+            Some(variant) => Ok(Pick::Variant(variant, How::Logic)),
+            None => failure(
+                ErrorCode::General,
+                match name {
+                    Some(name) => format!("the logic names {name:?}, which is no variant"),
+                    None => "the logic's result cannot name a variant".to_owned(),
+                },
+            ),
+        }
+    }
+
+    fn logic_truth(&mut self, flag: &'r Flag, node: u32) -> Result<bool, Box<Failure>> {
+        Ok(self.logic(flag, node)?.truthy())
     }
 }
 
