@@ -1,1 +1,142 @@
-//! edge
+//! Where flags are answered: HTTP, feed, sync, wasm.
+//!
+//! Promises: an answer from the last good snapshot that this edge ever had, whoever else is down;
+//! a version that never falls while it runs; one snapshot per request; nothing unsigned served.
+//! Never: a database, a question to control on the way of a request, code from the network.
+//!
+//! Reading order: `sync` (how a snapshot gets here), `state` (what is served), `ofrep` (answers),
+//! `events` (that something changed), `serve` (connections), `disk`, `auth`, `feed`.
+
+pub mod auth;
+pub mod config;
+mod disk;
+mod events;
+pub mod feed;
+mod metrics;
+mod ofrep;
+mod serve;
+mod state;
+mod sync;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rules::blob::Digest;
+use rules::head::Version;
+use sandbox::{Sandbox, SandboxError};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::disk::Disk;
+use crate::feed::Feed;
+use crate::serve::{Serving, Shared};
+use crate::state::{Rates, State};
+use crate::sync::Sync;
+
+const UPKEEP: Duration = Duration::from_secs(1);
+/// An instance that nobody used for so long gives its memory back; making one again takes
+/// milliseconds.
+const INSTANCE_IDLE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("the data folder {} cannot be used", .path.display())]
+    Disk { path: PathBuf, source: std::io::Error },
+    #[error("the sandbox does not start")]
+    Sandbox(#[from] SandboxError),
+    #[error("the metrics cannot be set up")]
+    Metrics(#[source] metrics_exporter_prometheus::BuildError),
+}
+
+/// A running edge. Dropped, it stops at once; `shutdown` lets it finish.
+pub struct Edge {
+    pub address: SocketAddr,
+    shared: Shared,
+    tasks: TaskTracker,
+    _stop: DropGuard,
+}
+
+/// Serves what the disk has, then follows the feed. Returns as soon as requests are answered; it
+/// does not wait for control, which may be down for good.
+pub async fn start(config: Config, feed: Arc<dyn Feed>) -> Result<Edge, StartError> {
+    let sandbox = Sandbox::new(config.sandbox.clone())?;
+    start_in(sandbox, config, feed).await
+}
+
+/// As `start`, in a sandbox that is there already: compiling the evaluator takes a while, and one
+/// sandbox serves a whole process. `config.sandbox` is not read.
+pub async fn start_in(
+    sandbox: Arc<Sandbox>,
+    config: Config,
+    feed: Arc<dyn Feed>,
+) -> Result<Edge, StartError> {
+    let address = config.listen;
+    let listener =
+        serve::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
+    let address = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
+    let disk = match config.data_dir.clone() {
+        Some(path) => Some(Disk::open(&path).map_err(|source| StartError::Disk { path, source })?),
+        None => None,
+    };
+    let metrics = metrics::Metrics::new().map_err(StartError::Metrics)?;
+    let state = Arc::new(State::new(Rates {
+        server_per_s: config.server_rate_per_s,
+        browser_per_s: config.browser_rate_per_s,
+    }));
+    let sync = Sync::new(&config, feed, sandbox.clone(), state.clone(), disk, metrics.clone());
+    let shared = Serving::new(&config, state, metrics, sync.progress.clone());
+    sync.restore().await;
+    let stopping: CancellationToken = shared.stopping.clone();
+    let tasks = TaskTracker::new();
+    tasks.spawn(serve::listen(shared.clone(), listener, config.connections_max, config.drain));
+    tasks.spawn(events::watch_boundaries(shared.clone()));
+    tasks.spawn(upkeep(shared.clone(), sandbox));
+    let until = stopping.clone();
+    tasks.spawn(async move { sync.run(until).await });
+    tasks.close();
+    Ok(Edge { address, shared, tasks, _stop: stopping.drop_guard() })
+}
+
+impl Edge {
+    /// What is served of an environment right now.
+    pub fn serving(&self, namespace: &str, environment: &str) -> Option<(Version, Digest)> {
+        let table = self.shared.state.table();
+        table.environment(namespace, environment).map(|served| (served.version, served.digest))
+    }
+
+    /// Changes with every swap of a snapshot; for whoever waits for one.
+    pub fn swaps(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.shared.state.swaps()
+    }
+
+    /// Ends event streams, answers the requests that have begun, closes the rest.
+    pub async fn shutdown(self) {
+        self.shared.stopping.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+async fn upkeep(shared: Shared, sandbox: Arc<Sandbox>) {
+    let mut tick = tokio::time::interval(UPKEEP);
+    loop {
+        tokio::select! {
+            () = shared.stopping.cancelled() => return,
+            _ = tick.tick() => {
+                shared.metrics.upkeep();
+                sandbox.trim(INSTANCE_IDLE);
+            }
+        }
+    }
+}
+
+/// Milliseconds since the epoch. Before 1970 is 1970.
+fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,85 @@
+//! What an edge is told when it starts. Values only: reading them from the environment or the
+//! command line is the binary's part.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rules::head::PublicKey;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where evaluations are answered; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where snapshots survive a restart. Without it an edge that starts alone has nothing to say.
+    pub data_dir: Option<PathBuf>,
+    /// How this edge is called in receipts. It also decides when a staged rollout reaches it.
+    pub edge_id: String,
+    /// Keys that heads may be signed with. With none, nothing is ever served.
+    pub trusted: Vec<PublicKey>,
+    pub sandbox: sandbox::SandboxConfig,
+    /// How often heads are asked for although no change was announced; each time ± 50 %, so that a
+    /// fleet that started together does not ask together.
+    pub anti_entropy: Duration,
+    /// Connections at once; further ones are closed at once rather than left waiting.
+    pub connections_max: usize,
+    /// Event streams at once; each costs a connection and about 2 KiB.
+    pub streams_max: usize,
+    /// How long an event stream lives; each ± 50 %, so that a fleet of clients that reconnected
+    /// together spreads again.
+    pub stream_life: Duration,
+    /// Evaluation requests per second of one server key, the same again as a burst. None: no limit.
+    pub server_rate_per_s: Option<NonZeroU32>,
+    /// As above, of one browser key, which all users of a site share.
+    pub browser_rate_per_s: Option<NonZeroU32>,
+    /// How long a shutdown waits for requests that are being answered.
+    pub drain: Duration,
+    pub timeouts: Timeouts,
+}
+
+/// Against clients that hold a connection without using it.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// From the accept, or from a later request's first byte, to the end of its headers.
+    pub headers: Duration,
+    /// Of a request's body.
+    pub body: Duration,
+    /// Between two requests of a connection.
+    pub idle: Duration,
+    /// For a client that does not read what it is sent.
+    pub write: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            headers: Duration::from_secs(5),
+            body: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            write: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Config {
+    /// The defaults around what has none.
+    pub fn new(listen: SocketAddr, edge_id: impl Into<String>, trusted: Vec<PublicKey>) -> Config {
+        Config {
+            listen,
+            data_dir: None,
+            edge_id: edge_id.into(),
+            trusted,
+            sandbox: sandbox::SandboxConfig::default(),
+            anti_entropy: Duration::from_secs(30),
+            connections_max: 10_000,
+            streams_max: 5_000,
+            stream_life: Duration::from_secs(600),
+            // Far above what one service asks, far below what starves its neighbours.
+            server_rate_per_s: NonZeroU32::new(100_000),
+            browser_rate_per_s: NonZeroU32::new(5_000),
+            drain: Duration::from_secs(10),
+            timeouts: Timeouts::default(),
+        }
+    }
+}

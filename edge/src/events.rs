@@ -1,0 +1,219 @@
+//! Change events over SSE (OFREP ADR-0008): that something changed, never what.
+//!
+//! An event is sent after this edge serves the change (`state.rs` announces after the swap), and
+//! when a time boundary inside a snapshot passes. A client that reads slowly skips to the newest:
+//! its queue is one announcement long. Streams end after a while, so that clients spread over
+//! edges again, and when their key is gone.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ORIGIN, VARY};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use crate::auth::{self, StreamClaims};
+use crate::feed::jittered;
+use crate::ofrep::{self, Failure};
+use crate::serve::{Body, Shared};
+use crate::state::{Announcement, Grant, Name};
+
+/// Proxies cut what is silent for 30 s or 60 s.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+pub async fn stream(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
+    let origin = request.headers().get(ORIGIN).cloned();
+    let mut answer = match try_stream(shared, &request) {
+        Ok(answer) => answer,
+        Err(failure) => failure.answer(None),
+    };
+    if let Some(origin) = origin {
+        ofrep::allow_origin(&shared.state.table(), origin, answer.headers_mut());
+    }
+    answer
+}
+
+fn try_stream(shared: &Shared, request: &Request<Incoming>) -> Result<Response<Body>, Failure> {
+    if request.method() != Method::GET {
+        return Err(Failure::other(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here"));
+    }
+    let grant = authorize(shared, request)?;
+    let Ok(place) = shared.streams.clone().try_acquire_owned() else {
+        return Err(Failure::later(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this edge has all the event streams that it can serve",
+            5,
+        ));
+    };
+    let mut announcements = grant.served.tenant.announcements.subscribe();
+    let now = announcements.borrow_and_update().clone();
+    let first = first_words(request.headers(), &now);
+    let events = Events {
+        shared: shared.clone(),
+        name: grant.served.tenant.name.clone(),
+        key_id: grant.key.record.id.clone(),
+        announcements,
+        first: Some(first),
+        keep_alive: keep_alive(),
+        ends: Instant::now() + jittered(shared.stream_life),
+        _counted: Counted::new(shared),
+        _place: place,
+    };
+    let mut answer = Response::new(Body::stream(events.into_stream()));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert(VARY, ofrep::vary());
+    // nginx would hold events back.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(answer)
+}
+
+/// By the URL's token, since an EventSource cannot send headers, or else by a key.
+fn authorize(shared: &Shared, request: &Request<Incoming>) -> Result<Grant, Failure> {
+    let token = request
+        .uri()
+        .query()
+        .and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("token=")));
+    let Some(token) = token else {
+        return ofrep::authorize(shared, request.headers());
+    };
+    let table = shared.state.table();
+    if table.is_empty() {
+        return Err(Failure::later(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this edge has no snapshot yet",
+            1,
+        ));
+    }
+    let now_s = crate::now_ms().div_euclid(1000);
+    let claims = StreamClaims::verify(token, now_s, |namespace, environment| {
+        table.environment(namespace, environment).map(|served| served.manifest.stream_secret)
+    });
+    // 401 closes an EventSource for good, and the provider then fetches again and gets a new URL.
+    let refused = || {
+        shared.metrics.denied.increment(1);
+        Failure::other(
+            StatusCode::UNAUTHORIZED,
+            "the stream token has expired or is not of this edge's environments; evaluate again for a new one",
+        )
+    };
+    let claims = claims.map_err(|_| refused())?;
+    let served = table.environment(&claims.namespace, &claims.environment).ok_or_else(refused)?;
+    let record = table.key_by_id(served, &claims.key_id).ok_or_else(refused)?;
+    if !auth::allows_origin(record, request.headers()) {
+        return Err(Failure::other(StatusCode::FORBIDDEN, auth::Denied::Origin.details()));
+    }
+    table.grant(&record.hash).cloned().ok_or_else(refused)
+}
+
+/// What a stream begins with. The id alone dispatches nothing, but a browser sends it back when it
+/// reconnects; then the event that it missed in between is sent at once.
+fn first_words(headers: &HeaderMap, now: &Announcement) -> Bytes {
+    let id = now.id();
+    let last = headers.get("last-event-id").map(HeaderValue::as_bytes);
+    if last.is_some_and(|last| last != id.as_bytes()) {
+        let mut text = b"retry: 5000\n".to_vec();
+        text.extend_from_slice(&event(now));
+        Bytes::from(text)
+    } else {
+        Bytes::from(format!("retry: 5000\nid: {id}\n\n"))
+    }
+}
+
+fn event(now: &Announcement) -> Bytes {
+    let id = now.id();
+    let modified = now.last_modified_s;
+    Bytes::from(format!(
+        "id: {id}\nevent: message\ndata: {{\"type\":\"refetchEvaluation\",\"etag\":\"{id}\",\"lastModified\":{modified}}}\n\n"
+    ))
+}
+
+fn keep_alive() -> Interval {
+    let mut interval = tokio::time::interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+struct Events {
+    shared: Shared,
+    name: Name,
+    key_id: String,
+    announcements: watch::Receiver<Announcement>,
+    first: Option<Bytes>,
+    keep_alive: Interval,
+    ends: Instant,
+    _counted: Counted,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Events {
+    fn into_stream(self) -> Pin<Box<dyn Stream<Item = Bytes> + Send>> {
+        Box::pin(futures_util::stream::unfold(self, |mut events| async move {
+            let bytes = events.next().await?;
+            Some((bytes, events))
+        }))
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
+        tokio::select! {
+            biased;
+            () = self.shared.stopping.cancelled() => None,
+            changed = self.announcements.changed() => {
+                changed.ok()?;
+                let now = self.announcements.borrow_and_update().clone();
+                let table = self.shared.state.table();
+                let served = table.environment(&self.name.0, &self.name.1)?;
+                table.key_by_id(served, &self.key_id)?;
+                served.tenant.metrics.events.increment(1);
+                Some(event(&now))
+            }
+            () = tokio::time::sleep_until(self.ends) => None,
+            _ = self.keep_alive.tick() => Some(Bytes::from_static(b":\n\n")),
+        }
+    }
+}
+
+/// Counts a stream for as long as it lives, however it ends.
+struct Counted(metrics::Gauge);
+
+impl Counted {
+    fn new(shared: &Shared) -> Counted {
+        shared.metrics.streams.increment(1.0);
+        Counted(shared.metrics.streams.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+/// Announces time boundaries as they pass.
+pub async fn watch_boundaries(shared: Shared) {
+    /// A wall clock may be set, and a sleep does not notice.
+    const LOOK_AGAIN: Duration = Duration::from_secs(30);
+    let mut swaps = shared.state.swaps();
+    loop {
+        swaps.borrow_and_update();
+        let now_ms = crate::now_ms();
+        let wait = match shared.state.announce_boundaries(now_ms) {
+            // Boundaries are inclusive: at that very millisecond the answers are the new ones.
+            Some(at_ms) => Duration::from_millis(at_ms.saturating_sub(now_ms).max(1) as u64),
+            None => LOOK_AGAIN,
+        };
+        tokio::select! {
+            () = shared.stopping.cancelled() => return,
+            () = tokio::time::sleep(wait.min(LOOK_AGAIN)) => {}
+            changed = swaps.changed() => if changed.is_err() { return },
+        }
+    }
+}

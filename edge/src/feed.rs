@@ -1,0 +1,277 @@
+//! Where an edge hears of snapshots: the port, and its implementation over HTTP.
+//!
+//! A feed is never believed. What it brings is checked in `sync.rs` (signature, digest, order), so
+//! an implementation may lose, repeat or reorder whatever it likes, and that costs time only.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use reqwest::StatusCode;
+use reqwest::header::{ETAG, IF_NONE_MATCH};
+use rules::blob::Digest;
+use rules::head::{Heads, Receipts};
+use rules::keys::ApiKey;
+
+/// Bytes of an answer with heads: 2,000 environments at the longest head that there can be.
+pub const HEADS_BYTES_MAX: u64 = 2_000 * (rules::limits::HEAD_BYTES_MAX as u64 + 256);
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Without a byte for so long, a transfer is given up; the next tick starts it again.
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long control may hold a long poll; it allows 30.
+const WAIT_SECONDS: u64 = 25;
+const BACK_OFF_FIRST: Duration = Duration::from_millis(250);
+const BACK_OFF_MAX: Duration = Duration::from_secs(15);
+
+/// Control, as an edge sees it.
+pub trait Feed: Send + Sync + 'static {
+    /// The newest heads and their entity tag; None if `etag` is still theirs.
+    fn heads(
+        &self,
+        etag: Option<String>,
+    ) -> BoxFuture<'_, Result<Option<(Heads, String)>, FeedError>>;
+
+    /// A blob by its digest, at most `bytes_max` long. The caller verifies the digest.
+    fn blob(&self, digest: Digest, bytes_max: u64) -> BoxFuture<'_, Result<Bytes, FeedError>>;
+
+    /// Tells what this edge serves and what it refused.
+    fn receipts(&self, receipts: Receipts) -> BoxFuture<'_, Result<(), FeedError>>;
+
+    /// The doorbell: resolves when heads may have changed. A lost ring costs one anti-entropy
+    /// interval.
+    fn changed(&self) -> BoxFuture<'_, ()>;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    #[error("control cannot be reached")]
+    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The edge key is wrong, revoked, or not for this.
+    #[error("control refused the edge's key with status {status}")]
+    Denied { status: u16 },
+    #[error("control answered with status {status}")]
+    Status { status: u16 },
+    #[error("control's answer is longer than {bytes_max} bytes")]
+    TooLong { bytes_max: u64 },
+    #[error("control's answer is malformed: {0}")]
+    Malformed(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum HttpFeedError {
+    #[error("the control URL is not an http or https URL: {0}")]
+    Url(String),
+    #[error("the HTTP client could not be set up")]
+    Client(#[source] reqwest::Error),
+}
+
+/// Control over `/edge/v1`.
+#[derive(Debug)]
+pub struct HttpFeed {
+    client: reqwest::Client,
+    base: String,
+    key: ApiKey,
+    /// What control said last. A long poll asks for anything else.
+    known: Mutex<Option<String>>,
+    /// What a long poll brought; the next `heads` takes it instead of asking again.
+    rung: Mutex<Option<(Heads, String)>>,
+    failures: AtomicU32,
+}
+
+impl HttpFeed {
+    pub fn new(control_url: &str, key: ApiKey) -> Result<HttpFeed, HttpFeedError> {
+        let base = control_url.trim_end_matches('/').to_owned();
+        let plain = base.starts_with("http://");
+        if !plain && !base.starts_with("https://") {
+            return Err(HttpFeedError::Url(control_url.to_owned()));
+        }
+        // An error says that the process has one already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut client = reqwest::Client::builder()
+            .user_agent(concat!("tidegate-edge/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(STALL_TIMEOUT + Duration::from_secs(WAIT_SECONDS))
+            // A key must not follow a redirect to somewhere else.
+            .redirect(reqwest::redirect::Policy::none());
+        if plain {
+            // Without this a machine that has no root certificates could not even speak HTTP.
+            client = client.tls_certs_only([]);
+        }
+        let client = client.build().map_err(HttpFeedError::Client)?;
+        Ok(HttpFeed {
+            client,
+            base,
+            key,
+            known: Mutex::new(None),
+            rung: Mutex::new(None),
+            failures: AtomicU32::new(0),
+        })
+    }
+
+    async fn ask_heads(
+        &self,
+        etag: Option<String>,
+        wait: bool,
+    ) -> Result<Option<(Heads, String)>, FeedError> {
+        let mut request = self.client.get(format!("{}/edge/v1/heads", self.base));
+        if wait {
+            request = request.query(&[("wait", WAIT_SECONDS)]);
+        }
+        if let Some(etag) = etag {
+            request = request.header(IF_NONE_MATCH, etag);
+        }
+        let answer = self.send(request).await?;
+        if answer.status() == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        let etag = answer
+            .headers()
+            .get(ETAG)
+            .and_then(|etag| etag.to_str().ok())
+            .ok_or_else(|| FeedError::Malformed("heads come without an ETag".to_owned()))?
+            .to_owned();
+        let body = read(answer, HEADS_BYTES_MAX).await?;
+        let heads = serde_json::from_slice(&body)
+            .map_err(|error| FeedError::Malformed(error.to_string()))?;
+        if let Ok(mut known) = self.known.lock() {
+            *known = Some(etag.clone());
+        }
+        Ok(Some((heads, etag)))
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, FeedError> {
+        let answer = request
+            .bearer_auth(self.key.reveal())
+            .send()
+            .await
+            .map_err(|error| FeedError::Unreachable(Box::new(error)))?;
+        match answer.status() {
+            status if status.is_success() || status == StatusCode::NOT_MODIFIED => Ok(answer),
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                Err(FeedError::Denied { status: status.as_u16() })
+            }
+            status => Err(FeedError::Status { status: status.as_u16() }),
+        }
+    }
+}
+
+impl Feed for HttpFeed {
+    fn heads(
+        &self,
+        etag: Option<String>,
+    ) -> BoxFuture<'_, Result<Option<(Heads, String)>, FeedError>> {
+        Box::pin(async move {
+            let rung = self.rung.lock().ok().and_then(|mut rung| rung.take());
+            match rung {
+                Some((_, brought)) if etag.as_ref() == Some(&brought) => Ok(None),
+                Some(rung) => Ok(Some(rung)),
+                None => self.ask_heads(etag, false).await,
+            }
+        })
+    }
+
+    fn blob(&self, digest: Digest, bytes_max: u64) -> BoxFuture<'_, Result<Bytes, FeedError>> {
+        Box::pin(async move {
+            let url = format!("{}/edge/v1/blobs/{digest}", self.base);
+            read(self.send(self.client.get(url)).await?, bytes_max).await
+        })
+    }
+
+    fn receipts(&self, receipts: Receipts) -> BoxFuture<'_, Result<(), FeedError>> {
+        Box::pin(async move {
+            let url = format!("{}/edge/v1/receipts", self.base);
+            let body = serde_json::to_vec(&receipts)
+                .map_err(|error| FeedError::Malformed(error.to_string()))?;
+            let request = self
+                .client
+                .post(url)
+                .header(reqwest::header::CONTENT_TYPE, "application/json")
+                .body(body);
+            self.send(request).await.map(drop)
+        })
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            loop {
+                let known = self.known.lock().ok().and_then(|known| known.clone());
+                let first = known.is_none();
+                match self.ask_heads(known, true).await {
+                    Ok(Some(heads)) => {
+                        self.failures.store(0, Ordering::Relaxed);
+                        if let Ok(mut rung) = self.rung.lock() {
+                            *rung = Some(heads);
+                        }
+                        return;
+                    }
+                    Ok(None) => self.failures.store(0, Ordering::Relaxed),
+                    Err(error) => {
+                        let failures = self.failures.fetch_add(1, Ordering::Relaxed);
+                        tracing::debug!(%error, failures, "the long poll failed");
+                        tokio::time::sleep(back_off(failures)).await;
+                        if first {
+                            // Control was never reached: whoever waits shall try for itself.
+                            return;
+                        }
+                    }
+                }
+            }
+        })
+    }
+}
+
+async fn read(mut answer: reqwest::Response, bytes_max: u64) -> Result<Bytes, FeedError> {
+    let announced = answer.content_length();
+    if announced.is_some_and(|length| length > bytes_max) {
+        return Err(FeedError::TooLong { bytes_max });
+    }
+    // What is announced is not yet there, so it is not believed beyond a first megabyte.
+    let mut body = BytesMut::with_capacity(announced.unwrap_or(0).min(1 << 20) as usize);
+    while let Some(chunk) =
+        answer.chunk().await.map_err(|error| FeedError::Unreachable(Box::new(error)))?
+    {
+        if (body.len() + chunk.len()) as u64 > bytes_max {
+            return Err(FeedError::TooLong { bytes_max });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// Full jitter: anything up to a bound that doubles with each failure, but never nothing.
+pub(crate) fn back_off(failures: u32) -> Duration {
+    let bound = BACK_OFF_FIRST.saturating_mul(1 << failures.min(10)).min(BACK_OFF_MAX);
+    BACK_OFF_FIRST / 4 + bound.mul_f64(random_fraction())
+}
+
+/// `around` ± 50 %.
+pub(crate) fn jittered(around: Duration) -> Duration {
+    around.mul_f64(0.5 + random_fraction())
+}
+
+/// From 0 up to 1. Not for secrets: without the system's source it is a constant, which costs
+/// spread and nothing else.
+fn random_fraction() -> f64 {
+    let mut bytes = [0u8; 4];
+    if getrandom::fill(&mut bytes).is_err() {
+        return 0.5;
+    }
+    f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn back_off_grows_to_its_bound_and_is_never_nothing() {
+        for failures in 0..40 {
+            let wait = back_off(failures);
+            assert!(wait >= BACK_OFF_FIRST / 4, "{wait:?}");
+            assert!(wait <= BACK_OFF_MAX + BACK_OFF_FIRST, "{wait:?}");
+        }
+    }
+}

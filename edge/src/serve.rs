@@ -1,0 +1,497 @@
+//! The way in: accept loop, connections and their time limits, routes.
+//!
+//! The loop is our own, because `axum::serve` gives hyper no timer, which leaves its timeouts
+//! inert. hyper's header timeout also runs between requests, and its protocol detection runs
+//! without any, so `Guarded` adds what is missing: a connection that has sent nothing yet, or a
+//! part of a request's headers, is closed after seconds; an idle one that has behaved, after a
+//! minute; one that does not read its answers, after half a minute.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE,
+    CACHE_CONTROL, CONTENT_TYPE, ORIGIN, VARY,
+};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Timeouts;
+use crate::metrics::Metrics;
+use crate::state::State;
+use crate::sync::Progress;
+use crate::{events, ofrep};
+
+const HEADERS_MAX: usize = 64;
+/// Of a connection's read buffer, which also bounds its headers.
+const BUFFER_BYTES: usize = 32 * 1024;
+const H2_STREAMS_MAX: u32 = 100;
+const H2_PING: Duration = Duration::from_secs(20);
+/// Requests that wait for a version that another edge announced.
+const CATCHING_UP_MAX: usize = 1_000;
+/// After a failed accept (no file descriptors left) trying at once would burn a core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What every request can reach.
+pub type Shared = Arc<Serving>;
+
+pub struct Serving {
+    pub state: Arc<State>,
+    pub metrics: Metrics,
+    pub progress: Arc<Mutex<Progress>>,
+    pub timeouts: Timeouts,
+    pub streams: Arc<Semaphore>,
+    pub stream_life: Duration,
+    pub catching_up: Semaphore,
+    /// Set when the edge is told to stop: streams end, `/readyz` says no.
+    pub stopping: CancellationToken,
+}
+
+impl Serving {
+    pub fn new(
+        config: &crate::config::Config,
+        state: Arc<State>,
+        metrics: Metrics,
+        progress: Arc<Mutex<Progress>>,
+    ) -> Shared {
+        Arc::new(Serving {
+            state,
+            metrics,
+            progress,
+            timeouts: config.timeouts,
+            streams: Arc::new(Semaphore::new(config.streams_max)),
+            stream_life: config.stream_life,
+            catching_up: Semaphore::new(CATCHING_UP_MAX),
+            stopping: CancellationToken::new(),
+        })
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).settled
+    }
+}
+
+async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
+    // The path outlives the request, which the handlers take apart.
+    let Some(target) = request.uri().path_and_query().cloned() else {
+        return problem(StatusCode::BAD_REQUEST, "the request has no path");
+    };
+    let path = target.path();
+    if request.method() == Method::OPTIONS && path.starts_with("/ofrep/") {
+        return preflight(shared, &request);
+    }
+    if let Some(target) = ofrep::target(path) {
+        return ofrep::evaluate(shared, target, request).await;
+    }
+    let is_read = request.method() == Method::GET || request.method() == Method::HEAD;
+    match path {
+        "/ofrep/v1/events" => events::stream(shared, request).await,
+        "/healthz" | "/readyz" | "/metrics" if !is_read => {
+            problem(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here")
+        }
+        "/healthz" => text("text/plain; charset=utf-8", "ok\n".into()),
+        "/readyz" => ready_report(shared),
+        "/metrics" => {
+            let table = shared.state.table();
+            let report = shared.metrics.render(table.environments(), crate::now_ms());
+            text("text/plain; version=0.0.4; charset=utf-8", report.into())
+        }
+        _ if path.starts_with("/ofrep/") => {
+            ofrep::Failure::other(StatusCode::NOT_FOUND, "there is no such path").answer(None)
+        }
+        _ => problem(StatusCode::NOT_FOUND, "there is no such path"),
+    }
+}
+
+/// A preflight names no key, so it asks whether any key allows the origin; the request that
+/// follows is checked against its own.
+fn preflight(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    let headers = answer.headers_mut();
+    headers.insert(VARY, ofrep::vary());
+    if let Some(origin) = request.headers().get(ORIGIN)
+        && shared.state.table().knows_origin(origin)
+    {
+        let allowed = "content-type, authorization, x-api-key, if-none-match, last-event-id";
+        ofrep::allow_origin(&shared.state.table(), origin.clone(), headers);
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    }
+    answer
+}
+
+/// Names no environment: the page is open to whoever reaches the edge.
+fn ready_report(shared: &Shared) -> Response<Body> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Report {
+        status: &'static str,
+        environments: usize,
+        /// Since the oldest and the newest of the served snapshots were issued.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        age_seconds: Option<BTreeMap<&'static str, i64>>,
+        feed: Contact,
+        /// Of environments that a restart would lose or set back.
+        unsaved: usize,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Contact {
+        connected: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_contact_seconds: Option<i64>,
+    }
+    let now_ms = crate::now_ms();
+    let table = shared.state.table();
+    let seconds = |since_ms: i64| now_ms.saturating_sub(since_ms).max(0) / 1000;
+    let ages = || table.environments().map(|served| seconds(served.issued_at_ms));
+    let progress = shared.progress.lock().unwrap_or_else(PoisonError::into_inner);
+    let status = if shared.stopping.is_cancelled() {
+        "stopping"
+    } else if table.is_empty() {
+        "no snapshot"
+    } else {
+        "ready"
+    };
+    let report = Report {
+        status,
+        environments: table.environments().count(),
+        age_seconds: ages()
+            .max()
+            .zip(ages().min())
+            .map(|(oldest, newest)| BTreeMap::from([("oldest", oldest), ("newest", newest)])),
+        feed: Contact {
+            connected: progress.feed_error.is_none() && progress.feed_contact_ms.is_some(),
+            last_contact_seconds: progress.feed_contact_ms.map(seconds),
+        },
+        unsaved: progress.unsaved.len(),
+    };
+    let body = serde_json::to_vec(&report).unwrap_or_default();
+    let mut answer = text("application/json", body.into());
+    if status != "ready" {
+        *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    answer
+}
+
+fn text(kind: &'static str, body: Bytes) -> Response<Body> {
+    let mut answer = Response::new(Body::full(body));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// RFC 9457, for whatever is not OFREP.
+fn problem(status: StatusCode, detail: &'static str) -> Response<Body> {
+    #[derive(Serialize)]
+    struct Problem {
+        title: &'static str,
+        status: u16,
+        detail: &'static str,
+    }
+    let title = status.canonical_reason().unwrap_or("error");
+    let body = serde_json::to_vec(&Problem { title, status: status.as_u16(), detail });
+    let mut answer = text("application/problem+json", body.unwrap_or_default().into());
+    *answer.status_mut() = status;
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        answer.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    answer
+}
+
+/// An answer's body: bytes that are there, or a stream of events.
+pub struct Body(Content);
+
+enum Content {
+    Full(Option<Bytes>),
+    Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
+}
+
+impl Body {
+    pub fn empty() -> Body {
+        Body(Content::Full(None))
+    }
+
+    pub fn full(bytes: Bytes) -> Body {
+        Body(Content::Full((!bytes.is_empty()).then_some(bytes)))
+    }
+
+    pub fn stream(stream: Pin<Box<dyn Stream<Item = Bytes> + Send>>) -> Body {
+        Body(Content::Stream(stream))
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut self.0 {
+            Content::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Stream(stream) => {
+                let bytes = ready!(stream.as_mut().poll_next(cx));
+                Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.0, Content::Full(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Content::Full(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Content::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// Accepts until told to stop, then drains: no new connection, no new request on an old one,
+/// streams end, requests get their answers, and after `drain` the rest is cut.
+pub async fn listen(
+    shared: Shared,
+    listener: TcpListener,
+    connections_max: usize,
+    drain: Duration,
+) {
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(connections_max));
+    let cut = CancellationToken::new();
+    let builder = Arc::new(builder(shared.timeouts));
+    loop {
+        let accepted = tokio::select! {
+            () = shared.stopping.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            shared.metrics.connections_refused.increment(1);
+            continue;
+        };
+        let (shared, builder) = (shared.clone(), builder.clone());
+        let (watcher, cut) = (graceful.watcher(), cut.clone());
+        tokio::spawn(async move {
+            shared.metrics.connections.increment(1.0);
+            let connection = connection(&shared, &builder, stream, watcher);
+            tokio::select! {
+                result = connection => if let Err(error) = result {
+                    tracing::trace!(%peer, %error, "a connection ended badly");
+                },
+                () = cut.cancelled() => {}
+            }
+            shared.metrics.connections.decrement(1.0);
+            drop(place);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some connections did not drain in time and are cut");
+    }
+    cut.cancel();
+    // A cut connection gives its place back at its next poll; there is nothing to wait for then.
+    let _ = tokio::time::timeout(
+        Duration::from_secs(1),
+        places.acquire_many(u32::try_from(connections_max).unwrap_or(u32::MAX)),
+    )
+    .await;
+}
+
+fn builder(timeouts: Timeouts) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // It runs while the connection is idle too, so it has to be the longer one.
+        .header_read_timeout(timeouts.idle)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(BUFFER_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(H2_STREAMS_MAX)
+        .max_header_list_size(BUFFER_BYTES as u32)
+        .max_pending_accept_reset_streams(20)
+        .keep_alive_interval(H2_PING)
+        .keep_alive_timeout(H2_PING);
+    builder
+}
+
+async fn connection(
+    shared: &Shared,
+    builder: &auto::Builder<TokioExecutor>,
+    stream: TcpStream,
+    watcher: hyper_util::server::graceful::Watcher,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    // Answers are written whole; waiting for more to send would only delay them.
+    stream.set_nodelay(true)?;
+    let phase = Arc::new(Phase::default());
+    let io = Guarded::new(stream, phase.clone(), shared.timeouts);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (shared, phase) = (shared.clone(), phase.clone());
+        async move {
+            phase.set(Phase::BUSY);
+            let multiplexed = request.version() == Version::HTTP_2;
+            let answer = answer(&shared, request).await;
+            if !multiplexed {
+                phase.set(Phase::IDLE);
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    watcher.watch(builder.serve_connection(io, service)).await
+}
+
+/// Where a connection is, as far as its time limits go.
+#[derive(Debug, Default)]
+struct Phase(AtomicU8);
+
+impl Phase {
+    /// Nothing or only a part of a request's headers has come.
+    const HEADERS: u8 = 0;
+    /// A request is being answered; on HTTP/2, for good after the first.
+    const BUSY: u8 = 1;
+    /// Between requests.
+    const IDLE: u8 = 2;
+
+    fn set(&self, phase: u8) {
+        self.0.store(phase, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A socket that gives up on peers that hold it without using it.
+struct Guarded {
+    io: TokioIo<TcpStream>,
+    phase: Arc<Phase>,
+    timeouts: Timeouts,
+    /// Armed only while something is awaited, so a request that comes in one piece costs no timer.
+    headers_due: Option<Pin<Box<Sleep>>>,
+    write_due: Option<Pin<Box<Sleep>>>,
+}
+
+impl Guarded {
+    fn new(stream: TcpStream, phase: Arc<Phase>, timeouts: Timeouts) -> Guarded {
+        let io = TokioIo::new(stream);
+        Guarded { io, phase, timeouts, headers_due: None, write_due: None }
+    }
+
+    fn written<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.write_due = None;
+            return result;
+        }
+        let within = self.timeouts.write;
+        let due = self.write_due.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
+        match due.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Read for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.io).poll_read(cx, buffer);
+        if result.is_ready() {
+            if self.phase.get() == Phase::IDLE {
+                self.phase.set(Phase::HEADERS);
+            }
+            return result;
+        }
+        if self.phase.get() != Phase::HEADERS {
+            self.headers_due = None;
+            return Poll::Pending;
+        }
+        let within = self.timeouts.headers;
+        let due = self.headers_due.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
+        match due.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Write for Guarded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.written(cx, result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.io).poll_write_vectored(cx, parts);
+        self.written(cx, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.io).poll_flush(cx);
+        self.written(cx, result)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.written(cx, result)
+    }
+}
+
+/// Binds before anything else is started, so that a taken port is the first thing one hears.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}

@@ -1,0 +1,701 @@
+//! From a head to a served snapshot, or to a reason why not.
+//!
+//! Whatever brings a head (long poll, tick, bus, disk), it goes through the same steps: verify the
+//! signature, compare (generation, revision), fetch the blob and its id lists, check lengths and
+//! digests, decode, load into the sandbox, evaluate once, write to disk, swap, report. A step that
+//! fails leaves the last good snapshot where it is, and the refusal stands in the next receipt.
+//!
+//! A disk that does not take a snapshot does not keep it from being served: a kill switch matters
+//! more than a restart. The edge then says so (`/readyz`, metrics, log), and tries again with every
+//! tick; until it succeeds a restart without control would serve the newest snapshot on disk,
+//! which is the one way in which a version can fall, and never while the process lives.
+//!
+//! An environment that the feed no longer names keeps being served: nothing is not an instruction.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use rules::answer::Audience;
+use rules::blob::{Digest, FORMAT, ListRef, Manifest, lists::IdList};
+use rules::context::ContextBuf;
+use rules::head::{
+    BlobRef, Head, HeadError, PublicKey, Receipt, Receipts, Rejection, SignedHead, Version,
+};
+use rules::limits::{SEGMENT_IDS_MAX, SNAPSHOT_BYTES_MAX};
+use sandbox::Sandbox;
+use tokio_util::sync::CancellationToken;
+
+use crate::disk::{Disk, Entry, ReadError, Role, Stored};
+use crate::feed::{Feed, FeedError, back_off, jittered};
+use crate::metrics::{Metrics, SyncResult};
+use crate::state::{Name, Served, State};
+
+/// Environments that are fetched and loaded at once: enough to hide a round trip, few enough that
+/// a cold start with 50 of them does not hold 50 blobs twice.
+const ENVIRONMENTS_AT_ONCE: usize = 4;
+const RECEIPT_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADS_TIMEOUT: Duration = Duration::from_secs(20);
+/// At 32 MiB a link of 4 Mbit/s.
+const BLOB_TIMEOUT: Duration = Duration::from_secs(60);
+/// A frame around sorted 16-byte hashes.
+const LIST_BYTES_MAX: u64 = SEGMENT_IDS_MAX as u64 * 16 + 1024;
+
+/// Why a snapshot is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    #[error("the head needs reader {needs}, this is reader {FORMAT}")]
+    TooNew { needs: u16 },
+    #[error("it has the version that is served, with another digest")]
+    Diverged,
+    #[error("the {what} is announced with {bytes} bytes, the limit is {bytes_max}")]
+    OverLimit { what: &'static str, bytes: u64, bytes_max: u64 },
+    #[error("the {what} could not be fetched: {source}")]
+    Fetch { what: &'static str, source: FeedError },
+    #[error("the {what}'s bytes are not those that its digest names")]
+    Digest { what: &'static str },
+    #[error("it does not load: {0}")]
+    Load(String),
+    #[error("the id list is not on disk")]
+    ListMissing,
+}
+
+impl Refusal {
+    /// Whether the same head may succeed later. What is wrong with signed bytes stays wrong.
+    fn is_transient(&self) -> bool {
+        matches!(self, Refusal::Fetch { .. } | Refusal::Digest { .. } | Refusal::ListMissing)
+    }
+
+    /// Whether a file with this fault is not what was once written.
+    fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Refusal::Digest { .. }
+                | Refusal::Head(HeadError::BadSignature | HeadError::Malformed(_))
+        )
+    }
+}
+
+/// What sync knows beside what is served; shared with `/readyz`.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Every head of a first answer was tried, or the disk had snapshots: from now on an unknown
+    /// key is unknown, and not merely early.
+    pub settled: bool,
+    pub feed_contact_ms: Option<i64>,
+    pub feed_error: Option<String>,
+    /// Snapshots that are served but could not be written, and why.
+    pub unsaved: HashMap<Name, String>,
+}
+
+pub struct Sync {
+    edge_id: String,
+    trusted: Vec<PublicKey>,
+    anti_entropy: Duration,
+    feed: Arc<dyn Feed>,
+    sandbox: Arc<Sandbox>,
+    state: Arc<State>,
+    disk: Option<Disk>,
+    metrics: Metrics,
+    pub progress: Arc<Mutex<Progress>>,
+    /// What was refused last of each environment.
+    refused: Mutex<HashMap<Name, Refused>>,
+    /// Written again with the next tick.
+    unsaved: Mutex<HashMap<Name, Unsaved>>,
+    /// Lists that each file on disk names.
+    lists_of: ListsOf,
+    /// Shared between snapshots: a list of a million ids is 16 MB.
+    lists: Mutex<HashMap<Digest, std::sync::Weak<IdList>>>,
+}
+
+type ListsOf = Arc<Mutex<HashMap<PathBuf, Vec<Digest>>>>;
+
+#[derive(Debug, Clone)]
+struct Refused {
+    version: Version,
+    digest: Digest,
+    reason: String,
+    lasting: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Unsaved {
+    version: Version,
+    stored: Stored,
+    lists: Vec<(Digest, Bytes)>,
+}
+
+/// What a head asks this edge to serve.
+#[derive(Debug)]
+struct Target {
+    head: Head,
+    role: Role,
+    version: Version,
+    blob: BlobRef,
+}
+
+/// Where id lists may be had, beside the disk.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Feed,
+    /// Nowhere: what is on disk has to be whole, since there may be nobody to ask.
+    Disk,
+}
+
+struct Loaded {
+    manifest: Manifest,
+    evaluator: Arc<sandbox::Environment>,
+    lists: Vec<(Digest, Bytes)>,
+}
+
+/// The host's side of segment membership.
+struct SnapshotLists(Vec<Arc<IdList>>);
+
+impl rules::eval::Lists for SnapshotLists {
+    fn contains(&self, list: u32, id: &str) -> bool {
+        self.0.get(list as usize).is_some_and(|list| list.contains(id))
+    }
+}
+
+impl Sync {
+    pub fn new(
+        config: &crate::config::Config,
+        feed: Arc<dyn Feed>,
+        sandbox: Arc<Sandbox>,
+        state: Arc<State>,
+        disk: Option<Disk>,
+        metrics: Metrics,
+    ) -> Sync {
+        Sync {
+            edge_id: config.edge_id.clone(),
+            trusted: config.trusted.clone(),
+            anti_entropy: config.anti_entropy,
+            feed,
+            sandbox,
+            state,
+            disk,
+            metrics,
+            progress: Arc::default(),
+            refused: Mutex::default(),
+            unsaved: Mutex::default(),
+            lists_of: ListsOf::default(),
+            lists: Mutex::default(),
+        }
+    }
+
+    /// Serves what the disk has, before anybody is asked. Of each environment the newest snapshot
+    /// that verifies and loads; what is damaged is set aside.
+    pub async fn restore(&self) {
+        let Some(disk) = &self.disk else { return };
+        let environments = match disk.entries() {
+            Ok(environments) => environments,
+            Err(error) => {
+                tracing::error!(%error, "the data folder cannot be read");
+                self.metrics.disk_failures.increment(1);
+                return;
+            }
+        };
+        let all: Vec<_> =
+            environments.into_iter().map(|entries| self.restore_newest(disk, entries)).collect();
+        futures_util::stream::iter(all)
+            .buffer_unordered(ENVIRONMENTS_AT_ONCE)
+            .for_each(std::future::ready)
+            .await;
+        if !self.state.table().is_empty() {
+            lock(&self.progress).settled = true;
+        }
+    }
+
+    async fn restore_newest(&self, disk: &Disk, newest_first: Vec<Entry>) {
+        for entry in newest_first {
+            if self.restore_one(disk, &entry).await {
+                return;
+            }
+        }
+    }
+
+    async fn restore_one(&self, disk: &Disk, entry: &Entry) -> bool {
+        let refusal = match self.try_restore(disk, entry).await {
+            Ok(version) => {
+                tracing::info!(file = %entry.path.display(), ?version, "serving from disk");
+                return true;
+            }
+            Err(refusal) => refusal,
+        };
+        self.metrics.disk_failures.increment(1);
+        let damaged = match &refusal {
+            Ok(refusal) => refusal.is_damage(),
+            Err(error) => matches!(error, ReadError::Damaged(_)),
+        };
+        let reason = match refusal {
+            Ok(refusal) => refusal.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(file = %entry.path.display(), reason, damaged, "a snapshot on disk is no good");
+        if damaged {
+            self.metrics.quarantined.increment(1);
+            if let Err(error) = disk.quarantine(entry) {
+                tracing::error!(%error, "a damaged snapshot could not be set aside");
+            }
+        }
+        false
+    }
+
+    async fn try_restore(
+        &self,
+        disk: &Disk,
+        entry: &Entry,
+    ) -> Result<Version, Result<Refusal, ReadError>> {
+        let stored = disk.read(entry).map_err(Err)?;
+        let head = stored.head.verify(&self.trusted).map_err(|error| Ok(error.into()))?;
+        let target = match (stored.role, &head.previous) {
+            (Role::Newest, _) => Target::newest(head),
+            (Role::Previous, Some(_)) => Target::previous(head),
+            (Role::Previous, None) => return Err(Err(ReadError::Damaged("no such role"))),
+        };
+        target.check_limits().map_err(Ok)?;
+        let loaded = self.load(&target, &stored.blob, Source::Disk).await.map_err(Ok)?;
+        let lists = loaded.manifest.lists.iter().map(|list| list.digest).collect();
+        lock(&self.lists_of).insert(entry.path.clone(), lists);
+        let version = target.version;
+        self.serve(&target, loaded).map_err(Ok)?;
+        Ok(version)
+    }
+
+    /// Follows the feed until told to stop.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut etag: Option<String> = None;
+        let mut failures: u32 = 0;
+        let feed = self.feed.clone();
+        let mut bell = feed.changed();
+        loop {
+            let wait = match self.round(&mut etag).await {
+                Ok(()) => {
+                    failures = 0;
+                    jittered(self.anti_entropy)
+                }
+                Err(error) => {
+                    self.metrics.feed_failures.increment(1);
+                    let reason = chain(&error);
+                    if failures == 0 {
+                        tracing::warn!(reason, "control does not answer; serving what there is");
+                    }
+                    lock(&self.progress).feed_error = Some(reason);
+                    failures = failures.saturating_add(1);
+                    back_off(failures).min(jittered(self.anti_entropy))
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+                () = &mut bell => bell = feed.changed(),
+            }
+        }
+    }
+
+    /// Asks once, follows what is there, and reports.
+    async fn round(&self, etag: &mut Option<String>) -> Result<(), FeedError> {
+        let answer = within(HEADS_TIMEOUT, self.feed.heads(etag.clone())).await?;
+        {
+            let now_ms = crate::now_ms();
+            let mut progress = lock(&self.progress);
+            progress.feed_contact_ms = Some(now_ms);
+            progress.feed_error = None;
+            self.metrics.feed_contact_s.set(now_ms as f64 / 1000.0);
+        }
+        if let Some((heads, new)) = answer {
+            let all: Vec<_> = heads.heads.iter().map(|head| self.follow(head)).collect();
+            let results: Vec<bool> = futures_util::stream::iter(all)
+                .buffer_unordered(ENVIRONMENTS_AT_ONCE)
+                .collect()
+                .await;
+            // What may succeed later is asked for again: a kept ETag would hide it for ever.
+            *etag = results.iter().all(|done| *done).then_some(new);
+            lock(&self.progress).settled = true;
+        }
+        self.save_again().await;
+        let receipts = self.receipts();
+        if !receipts.receipts.is_empty() {
+            // No retry here: the next round reports again, and newer.
+            within(RECEIPT_TIMEOUT, self.feed.receipts(receipts)).await?;
+        }
+        Ok(())
+    }
+
+    /// One head, through all steps. True if there is nothing left to try.
+    async fn follow(&self, signed: &SignedHead) -> bool {
+        let target = match signed.verify(&self.trusted) {
+            Ok(head) => Target::of(head, &self.edge_id),
+            Err(error) => {
+                self.refuse_unverified(signed, &error);
+                return true;
+            }
+        };
+        let name = target.name();
+        let tenant = self.state.tenant(&name, &self.metrics);
+        let count = |result| tenant.metrics.count_sync(result);
+        if let Some(served) = self.state.table().environment(&name.0, &name.1) {
+            if target.version < served.version {
+                count(SyncResult::Older);
+                tracing::warn!(?name, offered = ?target.version, serving = ?served.version, "an older head is ignored");
+                return true;
+            }
+            if target.version == served.version && target.blob.digest == served.digest {
+                lock(&self.refused).remove(&name);
+                return true;
+            }
+        }
+        if self.refused_for_good(&name, &target) {
+            return true;
+        }
+        match self.fetch_and_serve(signed, &target).await {
+            Ok(()) => {
+                count(SyncResult::Applied);
+                lock(&self.refused).remove(&name);
+                tracing::info!(?name, version = ?target.version, "serving a new snapshot");
+                true
+            }
+            Err(refusal) => {
+                let lasting = !refusal.is_transient();
+                count(if lasting { SyncResult::Refused } else { SyncResult::Failed });
+                let reason = refusal.to_string();
+                tracing::error!(?name, version = ?target.version, reason, "a snapshot is refused; the last good one stays");
+                let (version, digest) = (target.version, target.blob.digest);
+                lock(&self.refused).insert(name, Refused { version, digest, reason, lasting });
+                lasting
+            }
+        }
+    }
+
+    async fn fetch_and_serve(&self, signed: &SignedHead, target: &Target) -> Result<(), Refusal> {
+        let name = target.name();
+        target.check_limits()?;
+        if let Some(served) = self.state.table().environment(&name.0, &name.1)
+            && served.version == target.version
+        {
+            return Err(Refusal::Diverged);
+        }
+        let blob = self.fetch("snapshot", target.blob.digest, target.blob.bytes).await?;
+        let loaded = self.load(target, &blob, Source::Feed).await?;
+        let stored = Stored { head: signed.clone(), role: target.role, blob };
+        let lists = loaded.lists.clone();
+        self.save(&name, Unsaved { version: target.version, stored, lists }).await;
+        self.serve(target, loaded)
+    }
+
+    async fn fetch(
+        &self,
+        what: &'static str,
+        digest: Digest,
+        bytes: u64,
+    ) -> Result<Bytes, Refusal> {
+        let content = within(BLOB_TIMEOUT, self.feed.blob(digest, bytes))
+            .await
+            .map_err(|source| Refusal::Fetch { what, source })?;
+        Ok(content)
+    }
+
+    /// Bytes to an evaluator that has answered. Id lists come from `source`.
+    async fn load(&self, target: &Target, blob: &Bytes, source: Source) -> Result<Loaded, Refusal> {
+        verify("snapshot", blob, target.blob.digest, target.blob.bytes)?;
+        let (manifest, ruleset) =
+            rules::blob::decode_blob(blob).map_err(|error| Refusal::Load(error.to_string()))?;
+        let named = (&manifest.namespace, &manifest.environment);
+        if named != (&target.head.namespace, &target.head.environment) {
+            return Err(Refusal::Load("it is of another environment than its head".to_owned()));
+        }
+        if !manifest.boundaries_ms.is_sorted() {
+            return Err(Refusal::Load("its time boundaries are not in order".to_owned()));
+        }
+        let mut contents = Vec::new();
+        let mut id_lists = Vec::new();
+        for reference in &manifest.lists {
+            if reference.bytes > LIST_BYTES_MAX {
+                let (bytes, bytes_max) = (reference.bytes, LIST_BYTES_MAX);
+                return Err(Refusal::OverLimit { what: "id list", bytes, bytes_max });
+            }
+            let bytes = self.list_bytes(source, reference).await?;
+            verify("id list", &bytes, reference.digest, reference.bytes)?;
+            id_lists.push(self.id_list(reference.digest, &bytes)?);
+            contents.push((reference.digest, bytes));
+        }
+        let ruleset: Arc<[u8]> = Arc::from(ruleset);
+        let sandbox = self.sandbox.clone();
+        // Instantiating and decoding take milliseconds, which would hold up requests.
+        let evaluator = tokio::task::spawn_blocking(move || {
+            let evaluator = sandbox
+                .load(ruleset, Arc::new(SnapshotLists(id_lists)))
+                .map_err(|error| error.to_string())?;
+            check_answers(&evaluator)?;
+            Ok::<_, String>(evaluator)
+        })
+        .await
+        .map_err(|_| Refusal::Load("loading it panicked".to_owned()))?
+        .map_err(Refusal::Load)?;
+        Ok(Loaded { manifest, evaluator, lists: contents })
+    }
+
+    async fn list_bytes(&self, source: Source, list: &ListRef) -> Result<Bytes, Refusal> {
+        let on_disk = match &self.disk {
+            Some(disk) => disk.list(list.digest, list.bytes).ok(),
+            None => None,
+        };
+        match (on_disk, source) {
+            (Some(bytes), _) => Ok(bytes),
+            (None, Source::Feed) => self.fetch("id list", list.digest, list.bytes).await,
+            (None, Source::Disk) => Err(Refusal::ListMissing),
+        }
+    }
+
+    fn id_list(&self, digest: Digest, bytes: &[u8]) -> Result<Arc<IdList>, Refusal> {
+        let mut lists = lock(&self.lists);
+        if let Some(list) = lists.get(&digest).and_then(std::sync::Weak::upgrade) {
+            return Ok(list);
+        }
+        let list =
+            Arc::new(IdList::decode(bytes).map_err(|error| Refusal::Load(error.to_string()))?);
+        lists.retain(|_, list| list.strong_count() > 0);
+        lists.insert(digest, Arc::downgrade(&list));
+        Ok(list)
+    }
+
+    fn serve(&self, target: &Target, loaded: Loaded) -> Result<(), Refusal> {
+        let served = Served {
+            version: target.version,
+            digest: target.blob.digest,
+            issued_at_ms: target.head.issued_at_ms,
+            manifest: loaded.manifest,
+            evaluator: loaded.evaluator,
+            tenant: self.state.tenant(&target.name(), &self.metrics),
+            bulk_bytes: Default::default(),
+        };
+        // The same environment twice in one answer of the feed: the newer one has won.
+        let _ = self.state.swap(served, crate::now_ms());
+        Ok(())
+    }
+
+    /// Never keeps a snapshot from being served; remembers what it could not write.
+    async fn save(&self, name: &Name, snapshot: Unsaved) {
+        let Some(disk) = self.disk.clone() else { return };
+        let (of, copy, lists_of) = (name.clone(), snapshot.clone(), self.lists_of.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            disk.save(&of, copy.version, &copy.stored, &copy.lists)?;
+            prune(&disk, &lists_of);
+            Ok(())
+        })
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::other("writing it panicked")));
+        match written {
+            Ok(()) => {
+                lock(&self.unsaved).remove(name);
+                lock(&self.progress).unsaved.remove(name);
+            }
+            Err(error) => {
+                self.metrics.disk_failures.increment(1);
+                tracing::error!(?name, %error, "a snapshot is served but could not be written");
+                lock(&self.unsaved).insert(name.clone(), snapshot);
+                lock(&self.progress).unsaved.insert(name.clone(), error.to_string());
+            }
+        }
+    }
+
+    async fn save_again(&self) {
+        let unsaved: Vec<(Name, Unsaved)> = lock(&self.unsaved).clone().into_iter().collect();
+        for (name, snapshot) in unsaved {
+            self.save(&name, snapshot).await;
+        }
+    }
+
+    fn refused_for_good(&self, name: &Name, target: &Target) -> bool {
+        lock(&self.refused).get(name).is_some_and(|refused| {
+            refused.lasting
+                && refused.version == target.version
+                && refused.digest == target.blob.digest
+        })
+    }
+
+    /// A head that nobody trusted signed. Whose it claims to be is told to control and believed by
+    /// nobody.
+    fn refuse_unverified(&self, signed: &SignedHead, error: &HeadError) {
+        let reason = error.to_string();
+        let Ok(claimed) = serde_json::from_str::<Head>(&signed.head) else {
+            tracing::error!(reason, "a head is refused and does not even say whose it is");
+            return;
+        };
+        let name = (claimed.namespace, claimed.environment);
+        tracing::error!(?name, version = ?claimed.version, reason, "a head is refused");
+        let table = self.state.table();
+        let Some(served) = table.environment(&name.0, &name.1) else {
+            // No entry for a name that came with a forged head, or forgers could fill memory.
+            return;
+        };
+        served.tenant.metrics.count_sync(SyncResult::Refused);
+        let (version, digest) = (claimed.version, claimed.snapshot.digest);
+        lock(&self.refused).insert(name, Refused { version, digest, reason, lasting: false });
+    }
+
+    fn receipts(&self) -> Receipts {
+        let table = self.state.table();
+        let mut refused = lock(&self.refused).clone();
+        let mut rejection = |name: &Name| {
+            refused
+                .remove(name)
+                .map(|refused| Rejection { version: refused.version, reason: refused.reason })
+        };
+        let mut receipts: Vec<Receipt> = table
+            .environments()
+            .map(|served| {
+                let rejected = rejection(&served.tenant.name);
+                self.receipt(&served.tenant.name, served.version, served.digest, rejected)
+            })
+            .collect();
+        // Of what is refused and has no last good snapshot: version 0.0, which nothing real has.
+        let nothing = Version { generation: 0, revision: 0 };
+        for (name, refused) in refused {
+            let rejected = Rejection { version: refused.version, reason: refused.reason };
+            receipts.push(self.receipt(&name, nothing, Digest([0; 32]), Some(rejected)));
+        }
+        Receipts { receipts }
+    }
+
+    fn receipt(
+        &self,
+        (namespace, environment): &Name,
+        version: Version,
+        digest: Digest,
+        rejected: Option<Rejection>,
+    ) -> Receipt {
+        Receipt {
+            edge: self.edge_id.clone(),
+            namespace: namespace.clone(),
+            environment: environment.clone(),
+            version,
+            digest,
+            reader: FORMAT,
+            rejected,
+        }
+    }
+}
+
+impl Target {
+    /// What this edge shall serve: the newest snapshot, or the one before while a staged rollout
+    /// has not come to this edge. Which edges come first differs from environment to environment.
+    fn of(head: Head, edge_id: &str) -> Target {
+        let waits = head.previous.as_ref().is_some_and(|previous| {
+            let place = format!("{edge_id}\n{}\n{}", head.namespace, head.environment);
+            let [first, second, ..] = Digest::of(place.as_bytes()).0;
+            u16::from_le_bytes([first, second]) % 100 >= u16::from(previous.stage)
+        });
+        if waits { Target::previous(head) } else { Target::newest(head) }
+    }
+
+    fn newest(head: Head) -> Target {
+        let (version, blob) = (head.version, head.snapshot.clone());
+        Target { head, role: Role::Newest, version, blob }
+    }
+
+    fn previous(head: Head) -> Target {
+        match &head.previous {
+            Some(previous) => {
+                let (version, blob) = (previous.version, previous.snapshot.clone());
+                Target { head, role: Role::Previous, version, blob }
+            }
+            None => Target::newest(head),
+        }
+    }
+
+    fn name(&self) -> Name {
+        (self.head.namespace.clone(), self.head.environment.clone())
+    }
+
+    fn check_limits(&self) -> Result<(), Refusal> {
+        // The previous snapshot may be older than the reader that the newest one needs; its own
+        // frame says what it needs.
+        if self.role == Role::Newest && self.head.min_reader > FORMAT {
+            return Err(Refusal::TooNew { needs: self.head.min_reader });
+        }
+        let (bytes, bytes_max) = (self.blob.bytes, SNAPSHOT_BYTES_MAX as u64);
+        if bytes > bytes_max {
+            return Err(Refusal::OverLimit { what: "snapshot", bytes, bytes_max });
+        }
+        Ok(())
+    }
+}
+
+/// Keeps what may be needed: the newest files, and the lists that they name.
+fn prune(disk: &Disk, lists_of: &Mutex<HashMap<PathBuf, Vec<Digest>>>) {
+    let pruned = disk.prune(|entry| {
+        if let Some(lists) = lock(lists_of).get(&entry.path) {
+            return Some(lists.clone());
+        }
+        let stored = disk.read(entry).ok()?;
+        let (manifest, _) = rules::blob::decode_blob(&stored.blob).ok()?;
+        let lists: Vec<Digest> = manifest.lists.iter().map(|list| list.digest).collect();
+        lock(lists_of).insert(entry.path.clone(), lists.clone());
+        Some(lists)
+    });
+    lock(lists_of).retain(|path, _| path.exists());
+    if let Err(error) = pruned {
+        tracing::warn!(%error, "old snapshots could not be removed");
+    }
+}
+
+fn verify(what: &'static str, content: &Bytes, digest: Digest, bytes: u64) -> Result<(), Refusal> {
+    if content.len() as u64 == bytes && Digest::of(content) == digest {
+        Ok(())
+    } else {
+        Err(Refusal::Digest { what })
+    }
+}
+
+/// The self-check before a swap: the loaded snapshot answers every flag, for both audiences, with
+/// JSON of the right shape. What cannot answer an empty context cannot answer at all.
+fn check_answers(evaluator: &sandbox::Environment) -> Result<(), String> {
+    #[derive(serde::Deserialize)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        #[allow(dead_code)]
+        flags: Vec<&'a serde_json::value::RawValue>,
+    }
+    let empty = ContextBuf::from_json(b"{}").map_err(|error| error.to_string())?;
+    for audience in [Audience::Server, Audience::Browser] {
+        let mut out = Vec::new();
+        evaluator
+            .evaluate_all(audience, &empty, crate::now_ms(), &mut out)
+            .map_err(|error| format!("it cannot answer: {error}"))?;
+        serde_json::from_slice::<Answer<'_>>(&out)
+            .map_err(|error| format!("it answers something else than JSON: {error}"))?;
+    }
+    Ok(())
+}
+
+async fn within<T>(
+    limit: Duration,
+    asked: BoxFuture<'_, Result<T, FeedError>>,
+) -> Result<T, FeedError> {
+    match tokio::time::timeout(limit, asked).await {
+        Ok(answer) => answer,
+        Err(late) => Err(FeedError::Unreachable(Box::new(late))),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
