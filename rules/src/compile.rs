@@ -286,7 +286,10 @@ impl<'a> Builder<'a> {
     }
 
     fn problem(&mut self, at: &Place<'_>, message: impl Into<String>) {
-        let (pointer, message) = (at.pointer(), message.into());
+        self.problem_at(at.pointer(), message.into());
+    }
+
+    fn problem_at(&mut self, pointer: String, message: String) {
         match self.owner {
             Owner::Environment => self.hopeless = true,
             Owner::Metadata => self.faulty.metadata = true,

@@ -3,11 +3,12 @@
 use serde_json::Value;
 
 use super::place::Place;
-use super::{Builder, Owner, Subject, append, len32, listed, render};
+use super::{Builder, Subject, append, len32, listed, render};
 use crate::clause;
-use crate::limits::{CLAUSES_PER_RULE_MAX, LOGIC_NODES_MAX, NESTING_MAX, VALUES_PER_CLAUSE_MAX};
+use crate::limits::{CLAUSES_PER_RULE_MAX, NESTING_MAX, VALUES_PER_CLAUSE_MAX};
+use crate::logic::{self, LogicSink};
 use crate::model::{self, Clients, Coerce, Condition, DateForm, Fractional, Op, VersionRule};
-use crate::ruleset::{Arg, Expr};
+use crate::ruleset::{Arg, Expr, Logic, Span, Text};
 use crate::version;
 
 pub fn rfc3339_ms(text: &str) -> Option<i64> {
@@ -131,7 +132,7 @@ impl<'a> Builder<'a> {
         keys: &'a [String],
         subject: Option<Subject<'a>>,
         at: &Place<'_>,
-    ) -> crate::ruleset::Span {
+    ) -> Span {
         if keys.is_empty() {
             self.problem(at, "no segment here; name one or several");
         }
@@ -389,9 +390,51 @@ impl<'a> Builder<'a> {
 
     /// A JSONLogic tree; its root node.
     pub(super) fn logic(&mut self, tree: &Value, fractional: Fractional, at: &Place<'_>) -> u32 {
-        let _ = (tree, fractional, LOGIC_NODES_MAX, Owner::Environment);
-        self.problem(at, "trees in JSONLogic are not supported by this build");
-        0
+        match logic::lower(tree, fractional, self) {
+            Ok(root) => {
+                // Lowered, so its depth is bounded.
+                self.check_texts(tree, at);
+                root
+            }
+            Err(problem) => {
+                self.problem_at(format!("{}{}", at.pointer(), problem.pointer), problem.message);
+                0
+            }
+        }
+    }
+
+    fn check_texts(&mut self, tree: &Value, at: &Place<'_>) {
+        match tree {
+            Value::String(text) => self.check_string(text, at),
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.check_texts(item, &at.index(index));
+                }
+            }
+            Value::Object(entries) => {
+                for (key, item) in entries {
+                    self.check_string(key, at);
+                    self.check_texts(item, &at.key(key));
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+}
+
+impl LogicSink for Builder<'_> {
+    fn text(&mut self, text: &str) -> Text {
+        Builder::text(self, text)
+    }
+
+    fn refs(&mut self, children: &[u32]) -> Span {
+        append(&mut self.rules.logic_refs, children.iter().copied())
+    }
+
+    fn node(&mut self, node: Logic) -> u32 {
+        let index = len32(self.rules.logic.len());
+        self.rules.logic.push(node);
+        index
     }
 }
 
