@@ -773,15 +773,11 @@ impl<'a> Call<'_, '_, 'a> {
     }
 
     fn choose(&mut self, args: &[u32]) -> Run<'a> {
-        for pair in args.chunks(2) {
-            match pair {
-                [condition, then] => {
-                    if self.eval(*condition)?.truthy() {
-                        return self.eval(*then);
-                    }
-                }
-                [otherwise] => return self.eval(*otherwise),
-                _ => {}
+        let mut args = args.iter();
+        while let Some(condition) = args.next() {
+            let Some(then) = args.next() else { return self.eval(*condition) };
+            if self.eval(*condition)?.truthy() {
+                return self.eval(*then);
             }
         }
         Ok(Dyn::Null)
