@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::net::IpAddr;
 
-use crate::context::Value;
+use crate::context::{Value, same_text};
 use crate::date;
 use crate::limits;
 use crate::model::{ArrayMode, BadArg, Coerce, DateForm, Missing, Negation, Op, VersionRule};
@@ -175,23 +175,28 @@ pub(crate) fn holds(
     prepared: &Prepared,
     index: u32,
     clause: &Clause,
-    value: Option<Value<'_>>,
+    value: Option<&Value<'_>>,
 ) -> Result<bool, ClauseError> {
     let test = Tester { rules, prepared, index, clause, args: slice(&rules.args, clause.args) };
-    let yes = match value {
-        // The clause of every day, first: text against text.
-        Some(Value::Str(text))
-            if clause.coerce == Coerce::Strict
-                && !clause.ignore_case
-                && matches!(clause.op, Op::Eq | Op::In) =>
-        {
-            test.equals_text(text)
+    let plain = clause.coerce == Coerce::Strict && !clause.ignore_case;
+    let yes = match (value, clause.op) {
+        (None | Some(Value::Null), _) => return test.missing(value.is_some()),
+        // The clauses of every day, first: text against text under native policies.
+        (Some(Value::Str(text)), Op::Eq | Op::In) if plain => test.equals_text(text),
+        (Some(Value::Str(text)), Op::StartsWith) if plain => {
+            test.texts().any(|arg| text.starts_with(arg))
         }
-        Some(Value::Null) | None => return test.missing(value.is_some()),
-        Some(Value::Array(items)) if !test.takes_arrays() => test.array(value, items)?,
-        Some(value) => test.decide(value)?,
+        (Some(Value::Str(text)), Op::EndsWith) if plain => {
+            test.texts().any(|arg| text.ends_with(arg))
+        }
+        (Some(Value::Array(items)), op) if !takes_arrays(op) => test.array(value, *items)?,
+        (Some(value), _) => test.decide(value)?,
     };
     Ok(yes != clause.negate)
+}
+
+fn takes_arrays(op: Op) -> bool {
+    matches!(op, Op::Exists | Op::IsNull | Op::TypeIs | Op::Size)
 }
 
 struct Tester<'a> {
@@ -203,10 +208,6 @@ struct Tester<'a> {
 }
 
 impl Tester<'_> {
-    fn takes_arrays(&self) -> bool {
-        matches!(self.clause.op, Op::Exists | Op::IsNull | Op::TypeIs | Op::Size)
-    }
-
     #[inline(never)]
     fn missing(&self, is_null: bool) -> Result<bool, ClauseError> {
         let clause = self.clause;
@@ -226,12 +227,12 @@ impl Tester<'_> {
             Missing::AsNull => Value::Null,
             Missing::AsEmpty => Value::Str(""),
         };
-        Ok(self.decide(value)? != clause.negate)
+        Ok(self.decide(&value)? != clause.negate)
     }
 
     fn array(
         &self,
-        whole: Option<Value<'_>>,
+        whole: Option<&Value<'_>>,
         items: crate::context::Items<'_>,
     ) -> Result<bool, ClauseError> {
         if let (Op::Eq | Op::In, Some(whole)) = (self.clause.op, whole)
@@ -242,7 +243,7 @@ impl Tester<'_> {
         match self.clause.array {
             ArrayMode::Any => {
                 for item in items.iter() {
-                    if self.decide(item)? {
+                    if self.decide(&item)? {
                         return Ok(true);
                     }
                 }
@@ -250,7 +251,7 @@ impl Tester<'_> {
             }
             ArrayMode::All => {
                 for item in items.iter() {
-                    if !self.decide(item)? {
+                    if !self.decide(&item)? {
                         return Ok(false);
                     }
                 }
@@ -261,7 +262,7 @@ impl Tester<'_> {
     }
 
     #[inline]
-    fn decide(&self, value: Value<'_>) -> Result<bool, ClauseError> {
+    fn decide(&self, value: &Value<'_>) -> Result<bool, ClauseError> {
         let test = self.test(value)?;
         self.settle(test, value.type_name())
     }
@@ -277,7 +278,7 @@ impl Tester<'_> {
         }
     }
 
-    fn test(&self, value: Value<'_>) -> Result<Test, ClauseError> {
+    fn test(&self, value: &Value<'_>) -> Result<Test, ClauseError> {
         let clause = self.clause;
         Ok(match clause.op {
             Op::Eq | Op::In => return self.equals(value),
@@ -300,8 +301,8 @@ impl Tester<'_> {
             Op::Cidr => self.cidr(value),
             // A value that is missing or null does not come here for this operator, unless
             // `missing` made something of it.
-            Op::Exists => Test::from(value != Value::Null),
-            Op::IsNull => Test::from(value == Value::Null),
+            Op::Exists => Test::from(*value != Value::Null),
+            Op::IsNull => Test::from(*value == Value::Null),
             Op::TypeIs => self.type_is(value),
             Op::Size => self.size(value),
         })
@@ -324,12 +325,12 @@ impl Tester<'_> {
             };
             return self.args.binary_search_by(order).is_ok();
         }
-        self.texts().any(|arg| arg == text)
+        self.texts().any(|arg| same_text(arg, text))
     }
 
     /// The value's text, as the clause's coercion allows, in the clause's case.
-    fn text_of<'v>(&self, value: Value<'v>) -> Option<Cow<'v, str>> {
-        let text = match (value, self.clause.coerce) {
+    fn text_of<'v>(&self, value: &Value<'v>) -> Option<Cow<'v, str>> {
+        let text = match (*value, self.clause.coerce) {
             (Value::Str(text), _) => Cow::Borrowed(text),
             (_, Coerce::Strict) => return None,
             (Value::Null, Coerce::Js) => Cow::Borrowed("null"),
@@ -359,7 +360,7 @@ impl Tester<'_> {
         }
     }
 
-    fn equals(&self, value: Value<'_>) -> Result<Test, ClauseError> {
+    fn equals(&self, value: &Value<'_>) -> Result<Test, ClauseError> {
         let texts_only = matches!(
             self.clause.coerce,
             Coerce::Strict | Coerce::String | Coerce::ByOperator | Coerce::Js
@@ -375,7 +376,7 @@ impl Tester<'_> {
         Ok(Test::No)
     }
 
-    fn equals_arg(&self, value: Value<'_>, place: usize, arg: &Arg) -> Result<bool, ClauseError> {
+    fn equals_arg(&self, value: &Value<'_>, place: usize, arg: &Arg) -> Result<bool, ClauseError> {
         if let Arg::Json(_) = arg {
             let Ready::Json(json) = self.prepared.get(self.index, place) else {
                 return Err(ClauseError::Unusable);
@@ -387,20 +388,20 @@ impl Tester<'_> {
             _ => false,
         };
         Ok(match (self.clause.coerce, arg) {
-            (Coerce::String, Arg::Null) | (Coerce::Js, Arg::Null) => value == Value::Null,
+            (Coerce::String, Arg::Null) | (Coerce::Js, Arg::Null) => *value == Value::Null,
             (Coerce::String, _) => texts(),
             (Coerce::ByOperator, Arg::Str(_) | Arg::Bool(_)) => texts(),
             (Coerce::ByOperator, Arg::Int(_) | Arg::Float(_)) => self.numbers_equal(value, arg),
             (Coerce::Js, Arg::Str(_)) => texts(),
             (Coerce::Js, Arg::Int(_) | Arg::Float(_)) => self.numbers_equal(value, arg),
-            (Coerce::Js, Arg::Bool(wanted)) => value != Value::Null && truthy(value) == *wanted,
-            (Coerce::Loose, Arg::Null) => value == Value::Null,
-            (Coerce::Loose, _) => match (value, arg) {
+            (Coerce::Js, Arg::Bool(wanted)) => *value != Value::Null && truthy(value) == *wanted,
+            (Coerce::Loose, Arg::Null) => *value == Value::Null,
+            (Coerce::Loose, _) => match (*value, arg) {
                 (Value::Null, _) => false,
                 (Value::Str(_), Arg::Str(_)) => texts(),
                 _ => self.numbers_equal(value, arg),
             },
-            (_, arg) => match (value, arg) {
+            (_, arg) => match (*value, arg) {
                 (Value::Null, Arg::Null) => true,
                 (Value::Bool(a), Arg::Bool(b)) => a == *b,
                 (Value::Str(_), Arg::Str(_)) => texts(),
@@ -412,9 +413,9 @@ impl Tester<'_> {
         })
     }
 
-    fn numbers_equal(&self, value: Value<'_>, arg: &Arg) -> bool {
+    fn numbers_equal(&self, value: &Value<'_>, arg: &Arg) -> bool {
         let coerce = self.clause.coerce;
-        match (number_of(value, coerce), number_of(self.arg_value(arg), coerce)) {
+        match (number_of(value, coerce), number_of(&self.arg_value(arg), coerce)) {
             (Some(a), Some(b)) => a.compare(b) == Some(Ordering::Equal),
             _ => false,
         }
@@ -430,7 +431,7 @@ impl Tester<'_> {
         }
     }
 
-    fn text(&self, value: Value<'_>, test: impl Fn(&str, &str) -> bool) -> Test {
+    fn text(&self, value: &Value<'_>, test: impl Fn(&str, &str) -> bool) -> Test {
         match self.text_of(value) {
             Some(text) => self.args.iter().any(|arg| match arg {
                 Arg::Str(arg) => test(&text, self.rules.str(*arg)),
@@ -441,11 +442,11 @@ impl Tester<'_> {
         .into()
     }
 
-    fn matches(&self, value: Value<'_>) -> Result<Test, ClauseError> {
+    fn matches(&self, value: &Value<'_>) -> Result<Test, ClauseError> {
         // Not folded: the pattern itself ignores case.
-        let text = match value {
+        let text = match *value {
             Value::Str(text) => Cow::Borrowed(text),
-            value => match self.text_of(value) {
+            _ => match self.text_of(value) {
                 Some(text) => text,
                 None => return Ok(Test::WrongType),
             },
@@ -463,9 +464,9 @@ impl Tester<'_> {
         Ok(Test::No)
     }
 
-    fn order(&self, value: Value<'_>, wanted: Wanted) -> Test {
+    fn order(&self, value: &Value<'_>, wanted: Wanted) -> Test {
         let coerce = self.clause.coerce;
-        if let (Value::Str(text), Coerce::Js | Coerce::Loose) = (value, coerce)
+        if let (Value::Str(text), Coerce::Js | Coerce::Loose) = (*value, coerce)
             && self.args.iter().all(|arg| matches!(arg, Arg::Str(_)))
         {
             // JavaScript compares UTF-16 code units, and has characters beyond U+FFFF come first.
@@ -474,13 +475,13 @@ impl Tester<'_> {
         }
         let Some(number) = number_of(value, coerce) else { return Test::WrongType };
         let args = self.args.iter();
-        let mut args = args.filter_map(|arg| number_of(self.arg_value(arg), coerce));
+        let mut args = args.filter_map(|arg| number_of(&self.arg_value(arg), coerce));
         args.any(|arg| number.compare(arg).is_some_and(|order| wanted.has(order))).into()
     }
 
-    fn date(&self, value: Value<'_>, wanted: Wanted) -> Test {
+    fn date(&self, value: &Value<'_>, wanted: Wanted) -> Test {
         let clause = self.clause;
-        let found = match (value, clause.date) {
+        let found = match (*value, clause.date) {
             (Value::Str(text), DateForm::Both | DateForm::Rfc3339)
                 if let Some(date) = date::parse_rfc3339(text) =>
             {
@@ -505,8 +506,8 @@ impl Tester<'_> {
             .into()
     }
 
-    fn version_text<'v>(&self, value: Value<'v>) -> Option<Cow<'v, str>> {
-        match (value, self.clause.coerce) {
+    fn version_text<'v>(&self, value: &Value<'v>) -> Option<Cow<'v, str>> {
+        match (*value, self.clause.coerce) {
             (Value::Str(text), _) => Some(Cow::Borrowed(text)),
             (_, Coerce::Strict) => None,
             (Value::Int(number), _) => Some(Cow::Owned(number.to_string())),
@@ -515,7 +516,7 @@ impl Tester<'_> {
         }
     }
 
-    fn version(&self, value: Value<'_>, wanted: Wanted) -> Result<Test, ClauseError> {
+    fn version(&self, value: &Value<'_>, wanted: Wanted) -> Result<Test, ClauseError> {
         let rule = self.clause.version;
         if rule == VersionRule::Padded {
             // Whatever is no text compares as "0": there are no wrong versions here.
@@ -552,7 +553,7 @@ impl Tester<'_> {
         Ok(Test::No)
     }
 
-    fn range(&self, value: Value<'_>) -> Result<Test, ClauseError> {
+    fn range(&self, value: &Value<'_>) -> Result<Test, ClauseError> {
         let text = self.version_text(value);
         let parse = |text| version::parse(text, self.clause.version);
         let Some(found) = text.as_deref().and_then(parse) else { return Ok(Test::WrongType) };
@@ -566,7 +567,7 @@ impl Tester<'_> {
         Ok(Test::No)
     }
 
-    fn cidr(&self, value: Value<'_>) -> Test {
+    fn cidr(&self, value: &Value<'_>) -> Test {
         let Value::Str(text) = value else { return Test::WrongType };
         let Some(address) = parse_ip(text) else { return Test::WrongType };
         self.args
@@ -578,8 +579,8 @@ impl Tester<'_> {
             .into()
     }
 
-    fn type_is(&self, value: Value<'_>) -> Test {
-        let integral = match value {
+    fn type_is(&self, value: &Value<'_>) -> Test {
+        let integral = match *value {
             Value::Int(_) => true,
             Value::Float(number) => number.fract() == 0.0,
             _ => false,
@@ -588,11 +589,11 @@ impl Tester<'_> {
         self.texts().any(|wanted| wanted == name || (integral && wanted == "integer")).into()
     }
 
-    fn size(&self, value: Value<'_>) -> Test {
+    fn size(&self, value: &Value<'_>) -> Test {
         let Value::Array(items) = value else { return Test::WrongType };
         let len = Number::Int(i64::try_from(items.len()).unwrap_or(i64::MAX));
         let mut args = self.args.iter().filter_map(|arg| match arg {
-            Arg::Int(_) | Arg::Float(_) => number_of(self.arg_value(arg), Coerce::Strict),
+            Arg::Int(_) | Arg::Float(_) => number_of(&self.arg_value(arg), Coerce::Strict),
             _ => None,
         });
         args.any(|arg| len.compare(arg) == Some(Ordering::Equal)).into()
@@ -645,8 +646,8 @@ fn compare_mixed(a: i64, b: f64) -> Option<Ordering> {
     Some(a.cmp(&(whole as i64)).then(whole.total_cmp(&b)))
 }
 
-fn number_of(value: Value<'_>, coerce: Coerce) -> Option<Number> {
-    match (value, coerce) {
+fn number_of(value: &Value<'_>, coerce: Coerce) -> Option<Number> {
+    match (*value, coerce) {
         (Value::Int(number), _) => Some(Number::Int(number)),
         (Value::Float(number), _) => Some(Number::Float(number)),
         (_, Coerce::Strict) => None,
@@ -712,8 +713,8 @@ fn number_text(number: f64) -> String {
     }
 }
 
-fn truthy(value: Value<'_>) -> bool {
-    match value {
+fn truthy(value: &Value<'_>) -> bool {
+    match *value {
         Value::Null => false,
         Value::Bool(value) => value,
         Value::Int(number) => number != 0,
@@ -724,14 +725,14 @@ fn truthy(value: Value<'_>) -> bool {
 }
 
 /// Deep equality; 3 and 3.0 are one number, objects have no order.
-fn equals_json(value: Value<'_>, json: &serde_json::Value) -> bool {
-    fn equal(value: Value<'_>, json: &serde_json::Value, depth: usize) -> bool {
+fn equals_json(value: &Value<'_>, json: &serde_json::Value) -> bool {
+    fn equal(value: &Value<'_>, json: &serde_json::Value, depth: usize) -> bool {
         use serde_json::Value as Json;
         let deeper = depth.saturating_add(1);
         if depth > limits::NESTING_MAX {
             return false;
         }
-        match (value, json) {
+        match (*value, json) {
             (Value::Null, Json::Null) => true,
             (Value::Bool(a), Json::Bool(b)) => a == *b,
             (Value::Str(a), Json::String(b)) => a == b,
@@ -747,11 +748,11 @@ fn equals_json(value: Value<'_>, json: &serde_json::Value) -> bool {
                 }
             }
             (Value::Array(a), Json::Array(b)) => {
-                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b, deeper))
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(&a, b, deeper))
             }
             (Value::Object(a), Json::Object(b)) => {
                 a.len() == b.len()
-                    && a.entries().all(|(key, a)| b.get(key).is_some_and(|b| equal(a, b, deeper)))
+                    && a.entries().all(|(key, a)| b.get(key).is_some_and(|b| equal(&a, b, deeper)))
             }
             _ => false,
         }
@@ -865,7 +866,7 @@ mod tests {
             None => "{}".to_owned(),
         };
         let context = ContextBuf::from_json(context.as_bytes()).unwrap();
-        holds(&rules, &prepared, 0, &rules.clauses[0], context.view().root().get("x"))
+        holds(&rules, &prepared, 0, &rules.clauses[0], context.view().root().get("x").as_ref())
     }
 
     /// `yes` and `no`: attributes that the clause holds for, and does not. Each of them is tried

@@ -130,22 +130,29 @@ impl<'a> Context<'a> {
     }
 
     /// The attribute's value, if the context has it: the whole path as a literal key first, then
-    /// segment by segment.
+    /// segment by segment. Cells are followed and the value is read once, at the end: values are
+    /// too large to be handed from function to function.
     #[inline]
     pub fn get(&self, rules: &Ruleset, attr: &Attr) -> Option<Value<'a>> {
-        if let Some(value) = self.root.find(attr.path_hash, rules.str(attr.path)) {
-            return Some(value);
+        if let Some(cell) = self.root.find(attr.path_hash, rules.str(attr.path)) {
+            return Some(self.root.value(cell));
         }
         if attr.parts.len < 2 {
             return None;
         }
+        self.get_nested(rules, attr)
+    }
+
+    #[inline(never)]
+    fn get_nested(&self, rules: &Ruleset, attr: &Attr) -> Option<Value<'a>> {
         let (first, rest) = slice(&rules.attr_parts, attr.parts).split_first()?;
-        let mut value = self.root.find(attr.first_hash, rules.str(*first))?;
+        let mut items = self.root;
+        let mut cell = items.find(attr.first_hash, rules.str(*first))?;
         for part in rest {
-            let Value::Object(items) = value else { return None };
-            value = items.get(rules.str(*part))?;
+            items = items.object(cell)?;
+            cell = items.find_text(rules.str(*part))?;
         }
-        Some(value)
+        Some(items.value(cell))
     }
 
     /// The whole context.
@@ -210,26 +217,33 @@ impl<'a> Items<'a> {
 
     /// An object's value by its key.
     pub fn get(&self, key: &str) -> Option<Value<'a>> {
+        self.find_text(key).map(|cell| self.value(cell))
+    }
+
+    fn find_text(&self, key: &str) -> Option<&'a Cell> {
         if self.own.len() > LINEAR_MAX {
             return self.find_indexed(key_hash(key), key);
         }
         // Without the hash: nested objects are small, and comparing lengths first is as good.
-        self.own.iter().find(|cell| self.key(cell) == key).map(|cell| self.value(cell))
+        self.own.iter().find(|cell| same_text(self.key(cell), key))
     }
 
     #[inline]
-    fn find(&self, hash: u32, key: &str) -> Option<Value<'a>> {
+    fn find(&self, hash: u32, key: &str) -> Option<&'a Cell> {
         if self.own.len() > LINEAR_MAX {
             return self.find_indexed(hash, key);
         }
-        self.own
-            .iter()
-            .find(|cell| hash_of(cell) == hash && self.key(cell) == key)
-            .map(|cell| self.value(cell))
+        let mut cells = self.own.iter();
+        loop {
+            let cell = cells.find(|cell| hash_of(cell) == hash)?;
+            if same_text(self.key(cell), key) {
+                return Some(cell);
+            }
+        }
     }
 
     #[inline(never)]
-    fn find_indexed(&self, hash: u32, key: &str) -> Option<Value<'a>> {
+    fn find_indexed(&self, hash: u32, key: &str) -> Option<&'a Cell> {
         let index_cells = self.own.len().div_ceil(CELL / 4);
         let index = self.below.get(self.below.len().checked_sub(index_cells)?..)?;
         let (index, _) = index.as_flattened().as_chunks::<4>();
@@ -242,7 +256,14 @@ impl<'a> Items<'a> {
             .map_while(at)
             .take_while(|cell| hash_of(cell) == hash)
             .find(|cell| self.key(cell) == key)
-            .map(|cell| self.value(cell))
+    }
+
+    /// What the cell holds, if it is an object.
+    fn object(&self, cell: &Cell) -> Option<Items<'a>> {
+        match self.value(cell) {
+            Value::Object(items) => Some(items),
+            _ => None,
+        }
     }
 
     #[inline]
@@ -363,6 +384,27 @@ impl Value<'_> {
             Value::Object(_) => "object",
         }
     }
+}
+
+/// `a == b` for keys and other short texts: two or three loads in place of a call that compares
+/// bytes, which in the guest goes one byte at a time.
+#[inline]
+pub(crate) fn same_text(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len() != b.len() {
+        return false;
+    }
+    if a.len() > 16 {
+        return a == b;
+    }
+    // Where the text is shorter than both, the first and the last eight bytes overlap.
+    if let (Some(x), Some(y)) = (a.first_chunk::<8>(), b.first_chunk::<8>()) {
+        return x == y && a.last_chunk::<8>() == b.last_chunk::<8>();
+    }
+    if let (Some(x), Some(y)) = (a.first_chunk::<4>(), b.first_chunk::<4>()) {
+        return x == y && a.last_chunk::<4>() == b.last_chunk::<4>();
+    }
+    a.iter().zip(b).all(|(x, y)| x == y)
 }
 
 #[inline]

@@ -552,12 +552,12 @@ impl<'r, P: Probe> Run<'r, '_, P> {
             return missing_index("attribute");
         };
         let value = self.input.context.get(rules, attr);
-        let result = clause::holds(rules, &self.evaluator.prepared, index, clause, value);
+        let result = clause::holds(rules, &self.evaluator.prepared, index, clause, value.as_ref());
         self.probe.step(|| Step::Clause {
             attribute: rules.str(attr.path).to_owned(),
             op: clause.op.name(),
             negated: clause.negate,
-            actual: value.map(|value| value.to_json()),
+            actual: value.as_ref().map(Value::to_json),
             expected: slice(&rules.args, clause.args).iter().map(|a| arg_json(rules, a)).collect(),
             result: result.unwrap_or(false),
         });
