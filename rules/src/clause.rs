@@ -46,7 +46,7 @@ enum Ready {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ClauseError {
     /// `bad_arg` is `Error` and the attribute is not what the operator takes.
-    WrongType(&'static str),
+    WrongType,
     /// A pattern, range or value that this build cannot read.
     Unusable,
 }
@@ -257,23 +257,21 @@ impl Tester<'_> {
                 }
                 Ok(!items.is_empty())
             }
-            ArrayMode::Scalar => self.settle(Test::WrongType, "array"),
+            ArrayMode::Scalar => self.settle(Test::WrongType),
         }
     }
 
     #[inline]
     fn decide(&self, value: &Value<'_>) -> Result<bool, ClauseError> {
         let test = self.test(value)?;
-        self.settle(test, value.type_name())
+        self.settle(test)
     }
 
     #[inline]
-    fn settle(&self, test: Test, found: &'static str) -> Result<bool, ClauseError> {
+    fn settle(&self, test: Test) -> Result<bool, ClauseError> {
         match test {
             Test::Yes => Ok(true),
-            Test::WrongType if self.clause.bad_arg == BadArg::Error => {
-                Err(ClauseError::WrongType(found))
-            }
+            Test::WrongType if self.clause.bad_arg == BadArg::Error => Err(ClauseError::WrongType),
             Test::No | Test::WrongType => Ok(false),
         }
     }
@@ -960,7 +958,7 @@ mod tests {
                 if matches!(op, "eq" | "in") {
                     assert_eq!(found, Ok(false), "{op} for {wrong}: nothing is wrong to compare");
                 } else {
-                    assert!(matches!(found, Err(ClauseError::WrongType(_))), "{op} for {wrong}");
+                    assert!(matches!(found, Err(ClauseError::WrongType)), "{op} for {wrong}");
                 }
             }
         }
