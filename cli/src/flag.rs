@@ -22,7 +22,7 @@ pub enum Flag {
     /// Lists the flags of an environment.
     #[command(after_help = "Examples:
   tidegate flag list
-  tidegate flag list --output json | jq -r '.[].key'")]
+  tidegate flag list --output json | jq -r '.[].flag'")]
     List {
         #[command(flatten)]
         place: Place,
