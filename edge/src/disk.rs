@@ -6,9 +6,9 @@
 //! names them. What is read is believed only after signature and digests have been checked, by
 //! the same code that checks what the feed brings (`sync.rs`); nothing here decides that.
 //!
-//! A file is `magic [u8; 8], role u8, head length u32, blob length u64, head, blob`, little endian.
-//! It needs no checksum: the signature covers the head, the head names the blob's digest, and
-//! magic, role and lengths have one right value each.
+//! A file is `magic [u8; 8], role u8, head length u32, blob length u64, xxh3-64 of the signed head
+//! u64, signed head, blob`, little endian. The checksum guards nothing, the signature does; it
+//! tells rot from a head whose key is simply not trusted here (any more).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
@@ -19,11 +19,12 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use rules::blob::Digest;
 use rules::head::{SignedHead, Version};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::state::Name;
 
 const MAGIC: &[u8; 8] = b"tgsnap\x00\x01";
-const HEADER_BYTES: usize = 8 + 1 + 4 + 8;
+const HEADER_BYTES: usize = 8 + 1 + 4 + 8 + 8;
 /// Of each environment: the newest, and two to fall back to.
 const KEPT: usize = 3;
 /// Set aside per environment, for whoever wants to know what happened.
@@ -138,6 +139,7 @@ impl Disk {
         });
         header.extend_from_slice(&(head.len() as u32).to_le_bytes());
         header.extend_from_slice(&(stored.blob.len() as u64).to_le_bytes());
+        header.extend_from_slice(&xxh3_64(&head).to_le_bytes());
         self.write(&self.dir.join(file_name(name, version)), &[&header, &head, &stored.blob])
     }
 
@@ -238,9 +240,12 @@ fn fail_at(step: &str) -> io::Result<()> {
 }
 
 fn decode(bytes: Bytes) -> Option<Stored> {
-    let header: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
-    let [m0, m1, m2, m3, m4, m5, m6, m7, role, h0, h1, h2, h3, blob_len @ ..] = *header;
-    if [m0, m1, m2, m3, m4, m5, m6, m7] != *MAGIC {
+    let (magic, rest) = bytes.split_first_chunk::<8>()?;
+    let (role, rest) = rest.split_first()?;
+    let (head_len, rest) = rest.split_first_chunk()?;
+    let (blob_len, rest) = rest.split_first_chunk()?;
+    let (checksum, _) = rest.split_first_chunk()?;
+    if magic != MAGIC {
         return None;
     }
     let role = match role {
@@ -248,13 +253,17 @@ fn decode(bytes: Bytes) -> Option<Stored> {
         1 => Role::Previous,
         _ => return None,
     };
-    let head_len = u32::from_le_bytes([h0, h1, h2, h3]) as usize;
+    let head_len = u32::from_le_bytes(*head_len) as usize;
     let head_end = HEADER_BYTES.checked_add(head_len)?;
-    let end = head_end.checked_add(usize::try_from(u64::from_le_bytes(blob_len)).ok()?)?;
+    let end = head_end.checked_add(usize::try_from(u64::from_le_bytes(*blob_len)).ok()?)?;
     if end != bytes.len() {
         return None;
     }
-    let head = serde_json::from_slice(bytes.get(HEADER_BYTES..head_end)?).ok()?;
+    let head = bytes.get(HEADER_BYTES..head_end)?;
+    if xxh3_64(head) != u64::from_le_bytes(*checksum) {
+        return None;
+    }
+    let head = serde_json::from_slice(head).ok()?;
     Some(Stored { head, role, blob: bytes.slice(head_end..) })
 }
 
@@ -321,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_truncated_file_is_never_a_snapshot() {
+    fn a_truncated_or_flipped_file_is_never_a_snapshot() {
         let dir = tempfile::tempdir().unwrap();
         let disk = Disk::open(dir.path()).unwrap();
         let head =
@@ -338,5 +347,16 @@ mod tests {
         let mut longer = whole.clone();
         longer.push(0);
         assert!(decode(Bytes::from(longer)).is_none());
+        // The blob's bytes are the digest's business.
+        for at in 0..whole.len() - stored.blob.len() {
+            for bit in 0..8 {
+                let mut flipped = whole.clone();
+                flipped[at] ^= 1 << bit;
+                // The other role is the one flip that leaves a file whole; its head decides.
+                let other =
+                    decode(Bytes::from(flipped)).is_none_or(|read| read.role == Role::Previous);
+                assert!(other, "byte {at}, bit {bit}");
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! OFREP 0.3 over HTTP: one flag, or all. This is the hot path, so no router and no layers: one
 //! table look-up, one pass over the body, one call into the sandbox, bytes out.
 //!
-//! What real clients need of the answers (each has a test in `tests/ofrep.rs`):
+//! What real clients need of the answers (each has a test in `tests/edge/ofrep.rs`):
 //! - every status carries a JSON object with `metadata`, since the Java provider parses the body
 //!   before it looks at the status; on the single path also `key`, `errorCode`, `errorDetails`,
 //!   since the JavaScript core otherwise reports "unexpected response";

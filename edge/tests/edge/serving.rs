@@ -1,1 +1,200 @@
-//! Serving.
+//! Connections: their limits, their end, and what operators can see.
+
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::world::{DEADLINE, World, config, parse, server_key, version};
+
+/// A request of which the edge has the head and waits for the body.
+async fn half_asked(world: &World) -> TcpStream {
+    let mut stream = TcpStream::connect(world.edge.address).await.expect("a connection");
+    let head = format!(
+        "POST /ofrep/v1/evaluate/flags/banner HTTP/1.1\r\nHost: edge\r\nX-API-Key: {}\r\n\
+         Content-Length: 2\r\nExpect: 100-continue\r\n\r\n",
+        server_key().reveal()
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut go_on = [0u8; 25];
+    let reads = stream.read_exact(&mut go_on);
+    tokio::time::timeout(DEADLINE, reads).await.expect("in time").expect("100 Continue");
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream
+}
+
+/// Reads until the other side closes; a reset is as good.
+async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let reads = async { while stream.read_buf(&mut bytes).await.unwrap_or(0) > 0 {} };
+    tokio::time::timeout(DEADLINE, reads).await.expect("the connection was not closed");
+    bytes
+}
+
+#[tokio::test]
+async fn a_shutdown_answers_a_request_that_has_begun_and_takes_no_new_one() {
+    let world = World::new().await;
+    let address = world.edge.address;
+    let mut stream = half_asked(&world).await;
+    let stopped = tokio::spawn(world.edge.shutdown());
+    // The listener closes once the shutdown has begun.
+    let refused = async { while TcpStream::connect(address).await.is_ok() {} };
+    tokio::time::timeout(DEADLINE, refused).await.expect("still accepting");
+    assert!(!stopped.is_finished(), "it did not wait for the request");
+    stream.write_all(b"{}").await.expect("sent");
+    let answer = parse(&read_to_end(&mut stream).await).expect("an answer");
+    assert_eq!(answer.status, 200);
+    tokio::time::timeout(DEADLINE, stopped).await.expect("in time").expect("stopped");
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_ever_for_a_request_that_never_ends() {
+    let mut config = config(None);
+    config.drain = Duration::from_millis(100);
+    let world = World::with(config).await;
+    let mut stream = half_asked(&world).await;
+    tokio::time::timeout(DEADLINE, world.edge.shutdown()).await.expect("in time");
+    assert!(parse(&read_to_end(&mut stream).await).is_none());
+}
+
+#[tokio::test]
+async fn a_connection_that_sends_nothing_or_half_a_head_is_closed_and_an_idle_one_is_not() {
+    let mut config = config(None);
+    config.timeouts.headers = Duration::from_millis(150);
+    let world = World::with(config).await;
+    let mut polite = TcpStream::connect(world.edge.address).await.expect("a connection");
+    let ask = format!(
+        "POST /ofrep/v1/evaluate/flags/banner HTTP/1.1\r\nHost: edge\r\nX-API-Key: {}\r\n\
+         Content-Length: 2\r\n\r\n{{}}",
+        server_key().reveal()
+    );
+    let mut answer = vec![0u8; 4096];
+    polite.write_all(ask.as_bytes()).await.expect("sent");
+    assert!(polite.read(&mut answer).await.expect("an answer") > 0);
+    for words in ["", "P", "PRI * HTTP/2.0\r\n", "POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nHo"] {
+        let mut stream = TcpStream::connect(world.edge.address).await.expect("a connection");
+        stream.write_all(words.as_bytes()).await.expect("sent");
+        let began = Instant::now();
+        assert!(read_to_end(&mut stream).await.is_empty(), "{words:?}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{words:?} was held too long");
+    }
+    // By now it has been idle for several of those time limits.
+    polite.write_all(ask.as_bytes()).await.expect("sent");
+    let read = polite.read(&mut answer).await.expect("an answer");
+    assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "an idle connection was closed");
+    polite.write_all(&ask.as_bytes()[..30]).await.expect("sent");
+    assert!(read_to_end(&mut polite).await.is_empty(), "half a head, on an old connection");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_given_up() {
+    let mut config = config(None);
+    config.timeouts.body = Duration::from_millis(100);
+    let world = World::with(config).await;
+    let mut stream = half_asked(&world).await;
+    let answer = parse(&read_to_end(&mut stream).await).expect("an answer");
+    answer.failure(408, "GENERAL", Some("banner"));
+}
+
+#[tokio::test]
+async fn connections_over_the_cap_are_closed_and_those_under_it_are_served() {
+    let mut config = config(None);
+    config.connections_max = 1;
+    let world = World::with(config).await;
+    let mut first = half_asked(&world).await;
+    let mut second = TcpStream::connect(world.edge.address).await.expect("a connection");
+    assert!(read_to_end(&mut second).await.is_empty());
+    first.write_all(b"{}").await.expect("sent");
+    let mut start = [0u8; 12];
+    first.read_exact(&mut start).await.expect("an answer");
+    assert_eq!(&start, b"HTTP/1.1 200");
+}
+
+#[tokio::test]
+async fn a_client_that_speaks_http_2_at_once_is_answered() {
+    let world = World::new().await;
+    let stream = TcpStream::connect(world.edge.address).await.expect("a connection");
+    let io = TokioIo::new(stream);
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    for _ in 0..3 {
+        let request = http::Request::post("http://edge/ofrep/v1/evaluate/flags/banner")
+            .header("x-api-key", server_key().reveal())
+            .body(Full::new(bytes::Bytes::from_static(b"{}")))
+            .expect("a request");
+        let answer = client.send_request(request).await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        assert!(body.starts_with(b"{\"key\":\"banner\""), "{body:?}");
+    }
+}
+
+#[tokio::test]
+async fn readiness_says_how_old_the_snapshot_is_and_names_no_environment() {
+    let world = World::new().await;
+    let ready = world.get("/readyz").await;
+    assert_eq!(ready.status, 200);
+    let body = ready.json();
+    assert_eq!(body["status"], "ready");
+    assert_eq!(body["environments"], 1);
+    assert_eq!(body["unsaved"], 0);
+    assert!(body["ageSeconds"]["oldest"].as_i64().is_some_and(|age| age > 0), "{body}");
+    assert!(!ready.text().contains("production"));
+    assert_eq!(world.get("/healthz").await.text(), "ok\n");
+    let missing = world.get("/nothing").await;
+    assert_eq!(missing.status, 404);
+    assert_eq!(missing.header("content-type"), Some("application/problem+json"));
+}
+
+#[tokio::test]
+async fn metrics_count_evaluations_by_reason_and_outcome() {
+    let world = World::new().await;
+    for _ in 0..3 {
+        world.one("banner", "{}").await;
+    }
+    world.one("dark", "{}").await;
+    world.one("absent", "{}").await;
+    world.one("rollout", "{}").await;
+    world.all("{}").await;
+    let text = world.get("/metrics").await.text();
+    let of = "namespace=\"shop\",environment=\"production\"";
+    for (series, value) in [
+        (format!("tidegate_edge_evaluations_total{{{of},reason=\"STATIC\",outcome=\"ok\"}}"), 3),
+        (format!("tidegate_edge_evaluations_total{{{of},reason=\"DISABLED\",outcome=\"ok\"}}"), 1),
+        (
+            format!(
+                "tidegate_edge_evaluations_total{{{of},reason=\"ERROR\",outcome=\"not_found\"}}"
+            ),
+            1,
+        ),
+        (
+            format!(
+                "tidegate_edge_evaluations_total{{{of},reason=\"ERROR\",outcome=\"bad_request\"}}"
+            ),
+            1,
+        ),
+        (format!("tidegate_edge_bulk_evaluations_total{{{of},outcome=\"ok\"}}"), 1),
+        (format!("tidegate_edge_snapshot_revision{{{of}}}"), 1),
+        (format!("tidegate_edge_sync_total{{{of},result=\"applied\"}}"), 1),
+        (format!("tidegate_edge_request_seconds_count{{{of},kind=\"one\"}}"), 6),
+    ] {
+        let line = format!("{series} {value}");
+        assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_refetch_for_a_version_that_never_comes_is_answered_after_a_moment() {
+    let world = World::new().await;
+    let began = Instant::now();
+    let answer = world.post("/ofrep/v1/evaluate/flags?flagConfigEtag=1.99.0", "{}").await;
+    assert_eq!(answer.status, 200);
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(900), "it did not wait: {took:?}");
+    assert_eq!(world.serving(), Some(version(1, 1)));
+    assert_eq!(answer.json()["flags"][1]["value"], json!(true));
+}
