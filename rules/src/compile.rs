@@ -9,6 +9,7 @@
 
 pub(crate) mod chain;
 mod condition;
+mod duplicates;
 mod place;
 mod render;
 mod split;
@@ -18,8 +19,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::de::DeserializeOwned;
 
 use crate::limits::{
-    CHAIN_MAX, CONDITION_STEPS_MAX, FLAGS_MAX, KEY_BYTES_MAX, PREREQUISITES_MAX,
-    RULES_PER_FLAG_MAX, SEGMENTS_MAX, SNAPSHOT_BYTES_MAX, STRING_BYTES_MAX, VARIANTS_PER_FLAG_MAX,
+    CHAIN_MAX, CONDITION_STEPS_MAX, FLAGS_MAX, KEY_BYTES_MAX, METADATA_BYTES_MAX,
+    PREREQUISITES_MAX, RULES_PER_FLAG_MAX, SEGMENTS_MAX, SNAPSHOT_BYTES_MAX, STRING_BYTES_MAX,
+    VARIANTS_PER_FLAG_MAX,
 };
 use crate::model::{self, Clients, FlagConfig, FlagDefinition, Metadata, OnFail, Segment};
 use crate::ruleset::{self, NONE, Ruleset, Span, Text};
@@ -118,8 +120,11 @@ pub fn compile_lenient(state: &EnvironmentState) -> Result<(Compiled, Vec<Proble
 }
 
 /// The strict door for what authors send: the error has the place as a JSON pointer, and lists
-/// what is known where a name is not.
+/// what is known where a name is not. A name that is given twice is an error too.
 pub fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, Problem> {
+    if let Some(problem) = duplicates::first(json) {
+        return Err(problem);
+    }
     let mut from = serde_json::Deserializer::from_slice(json);
     let parsed = serde_path_to_error::deserialize(&mut from).map_err(|error| {
         let mut pointer = String::new();
@@ -896,11 +901,10 @@ impl<'a> Builder<'a> {
         match definition.variants.get_index_of(key) {
             Some(position) => Some(start.saturating_add(len32(position))),
             None => {
-                let known: Vec<&str> = definition.variants.keys().map(String::as_str).collect();
                 let message = format!(
                     "flag {:?} has no variant {key:?}; it has {}",
                     definition.key,
-                    listed(&known)
+                    listed(definition.variants.keys())
                 );
                 self.problem(at, message);
                 None
@@ -999,6 +1003,13 @@ impl<'a> Builder<'a> {
     }
 
     fn check_metadata(&mut self, metadata: &Metadata, at: &Place<'_>) {
+        let bytes = render::metadata(&[metadata]).len();
+        if bytes > METADATA_BYTES_MAX {
+            self.problem(
+                at,
+                format!("{bytes} bytes of metadata as JSON, the limit is {METADATA_BYTES_MAX}"),
+            );
+        }
         for (key, value) in metadata {
             let at = at.key(key);
             self.check_key("metadata entry", key, &at);
@@ -1082,12 +1093,12 @@ fn prerequisites_of(config: &FlagConfig) -> impl Iterator<Item = &model::Prerequ
 }
 
 /// Names for a message: the first ten.
-fn listed(names: &[&str]) -> String {
-    let shown: Vec<String> = names.iter().take(10).map(|name| format!("{name:?}")).collect();
-    match names.len() {
-        0 => "none".to_owned(),
-        count if count > shown.len() => format!("{} and others", shown.join(", ")),
-        _ => shown.join(", "),
+fn listed<'n>(mut names: impl Iterator<Item = &'n String>) -> String {
+    let shown: Vec<String> = names.by_ref().take(10).map(|name| format!("{name:?}")).collect();
+    match names.next() {
+        _ if shown.is_empty() => "none".to_owned(),
+        Some(_) => format!("{} and others", shown.join(", ")),
+        None => shown.join(", "),
     }
 }
 

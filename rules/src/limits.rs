@@ -35,6 +35,9 @@ pub const STRING_BYTES_MAX: usize = 8 * 1024;
 pub const KEY_BYTES_MAX: usize = 256;
 /// Bytes of an object variant's JSON.
 pub const VALUE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of the metadata of a flag set, a flag's definition or its origin, as JSON: they are
+/// rendered into every answer.
+pub const METADATA_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a regular expression's source.
 pub const REGEX_SOURCE_BYTES_MAX: usize = 512;
 /// Bytes of a compiled regular expression.

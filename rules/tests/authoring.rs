@@ -5,10 +5,12 @@
 use std::path::PathBuf;
 
 use rules::answer::{Audience, write_all};
-use rules::blob::encode_ruleset;
+use rules::blob::lists::IdList;
+use rules::blob::{Digest, ListRef, Manifest, decode_blob, encode_blob, encode_ruleset};
 use rules::compile::{EnvironmentState, FlagState, SegmentState, compile, parse};
 use rules::context::ContextBuf;
 use rules::eval::{Evaluator, Input, Lists, Scratch};
+use rules::keys::{KeyKind, KeyRecord};
 use rules::model::{Condition, FlagConfig, FlagDefinition, Metadata, Op, Segment, Serve};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -267,6 +269,7 @@ fn the_guide_tells_the_limits_as_they_are() {
         ("A key", format!("{} bytes", limits::KEY_BYTES_MAX)),
         ("A string, an attribute's path", kib(limits::STRING_BYTES_MAX)),
         ("An object value", kib(limits::VALUE_BYTES_MAX)),
+        ("Metadata of a flag or environment, as JSON", kib(limits::METADATA_BYTES_MAX)),
         (
             "A regular expression",
             format!(
@@ -306,12 +309,46 @@ fn a_ruleset_that_was_recorded_still_loads_and_answers_the_same() {
     assert_eq!(expected.as_array().unwrap().len(), questions().len());
 }
 
+const BLOB_SAMPLE: &str = "tests/data/blob-v1.bin";
+
+fn sample_manifest() -> Manifest {
+    let key = |id: &str, kind, origins: &[&str]| KeyRecord {
+        id: id.to_owned(),
+        kind,
+        hash: [id.len() as u8; 32],
+        origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
+    };
+    let list = IdList::from_ids(["mallory"]).encode();
+    Manifest {
+        namespace: "shop".to_owned(),
+        environment: "größe".to_owned(),
+        keys: vec![
+            key("b", KeyKind::Browser, &["https://shop.example"]),
+            key("server", KeyKind::Server, &[]),
+        ],
+        stream_secret: [200; 32],
+        lists: vec![ListRef { digest: Digest::of(&list), bytes: list.len() as u64, ids: 1 }],
+        boundaries_ms: vec![i64::MIN, -1, 1_767_225_600_000],
+        flag_count: 5,
+    }
+}
+
+#[test]
+fn a_blob_that_was_recorded_is_still_read() {
+    let recorded = std::fs::read(file(BLOB_SAMPLE)).unwrap();
+    let (manifest, ruleset) = decode_blob(&recorded).unwrap();
+    assert_eq!(manifest, sample_manifest());
+    assert_eq!(ruleset, std::fs::read(file(SAMPLE)).unwrap());
+}
+
 #[test]
 #[ignore = "records the sample of a new format: cargo test -p rules --test authoring -- --ignored"]
 fn record_a_sample() {
     let ruleset = encode_ruleset(&compile(&example()).unwrap().ruleset);
     let lines: Vec<String> =
         answers(&ruleset).as_array().unwrap().iter().map(Value::to_string).collect();
+    let blob = encode_blob(&sample_manifest(), &ruleset);
+    std::fs::write(file(BLOB_SAMPLE), blob).unwrap();
     std::fs::write(file(SAMPLE), ruleset).unwrap();
     std::fs::write(file(SAMPLE_ANSWERS), format!("[\n{}\n]\n", lines.join(",\n"))).unwrap();
 }

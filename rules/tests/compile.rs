@@ -835,6 +835,16 @@ fn every_limit_holds_at_n_and_not_at_n_plus_1() {
     limit(limits::NESTING_MAX, |n| {
         variants("object", (1..n).fold(json!([]), |inner, _| json!([inner])))
     });
+    limit(limits::METADATA_BYTES_MAX, |n| {
+        let rest = n - r#"{"a":"","b":"","c":""}"#.len();
+        let third = |len: usize| json!("x".repeat(len));
+        let metadata = json!({ "a": third(8_000), "b": third(8_000), "c": third(rest - 16_000) });
+        with("/flags/f/definition/metadata", metadata)
+    });
+    limit(limits::LOGIC_NODES_MAX, |n| {
+        // The operator, its list and the literals.
+        rule_with(json!({ "logic": { "merge": vec![1; n - 1] } }))
+    });
     limit(limits::REGEX_SOURCE_BYTES_MAX, |n| {
         rule_with(json!({ "attr": "x", "op": "matches", "value": "x".repeat(n) }))
     });
@@ -957,4 +967,23 @@ fn what_cannot_be_read_is_named_with_its_place_and_what_is_known() {
     unparsable::<Condition>("3", "", &["invalid type"]);
     let deep = "{\"not\":".repeat(10_000);
     unparsable::<Condition>(&deep, &"/not".repeat(127), &["recursion limit"]);
+}
+
+#[test]
+fn what_is_given_twice_is_refused_and_not_the_last_one_kept() {
+    unparsable::<FlagDefinition>(
+        r#"{"key": "f", "type": "string", "variants": {"a": "x", "b": "y", "a": "z"}}"#,
+        "/variants/a",
+        &["\"a\" is given twice"],
+    );
+    unparsable::<FlagConfig>(
+        r#"{"enabled": true, "fallthrough": {"split": {"arms": [], "weights": {"a": 1, "a": 2}}}}"#,
+        "/fallthrough/split/weights/a",
+        &["twice"],
+    );
+    unparsable::<FlagDefinition>(
+        r#"{"key": "f", "type": "object", "variants": {"v": [{}, {"x/y": {"z": 1, "z": 1}}]}}"#,
+        "/variants/v/1/x~1y/z",
+        &["twice"],
+    );
 }

@@ -147,11 +147,9 @@ impl<'a> Builder<'a> {
                 _ => at.index(position),
             };
             let Some(index) = self.segment_index(key) else {
-                let known: Vec<&str> =
-                    self.segments.iter().map(|state| state.segment.key.as_str()).collect();
                 let message = format!(
                     "there is no segment {key:?} in this environment; it has {}",
-                    listed(&known)
+                    listed(self.segments.iter().map(|state| &state.segment.key))
                 );
                 self.problem(&at, message);
                 continue;
