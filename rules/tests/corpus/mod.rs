@@ -47,6 +47,13 @@ pub struct Case {
 #[derive(Debug, Clone, Default)]
 pub struct IdLists(Vec<HashSet<String>>);
 
+impl IdLists {
+    /// Each list, by its index.
+    pub fn ids(&self) -> impl Iterator<Item = &HashSet<String>> {
+        self.0.iter()
+    }
+}
+
 impl Lists for IdLists {
     fn contains(&self, list: u32, id: &str) -> bool {
         self.0.get(list as usize).is_some_and(|ids| ids.contains(id))
