@@ -1,7 +1,7 @@
-//! The `tidegate` binary: servers (`dev`, `control`, `edge`) and the commands of rule authors and
+//! The `tidegate` binary: servers and the commands of rule authors and
 //! operators. Parses, runs one command, and turns a failure into one line and an exit code.
 //!
-//! Reading order: `dev.rs` (both servers in one process), `serve.rs` (either alone),
+//! Reading order: `serve.rs` (servers),
 //! `connection.rs` and `client.rs` (how a command reaches control), then one file per command.
 
 mod client;
@@ -14,6 +14,7 @@ mod openapi;
 mod paint;
 mod readable;
 mod reference;
+mod serve;
 mod trace;
 mod transfer;
 
@@ -56,6 +57,8 @@ enum Command {
     Import(transfer::Import),
     /// Writes an environment's flags as one document.
     Export(transfer::Export),
+    /// Runs an edge as a process of its own.
+    Edge(serve::EdgeArgs),
     /// Prints the OpenAPI document of the admin API.
     Openapi(openapi::Openapi),
     /// Prints docs/CLI.md; `cargo xtask docs` writes it.
@@ -92,6 +95,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Eval(command) => eval::run(command, cli.output).await,
         Command::Import(command) => transfer::import(command, cli.output).await,
         Command::Export(command) => transfer::export(command, cli.output).await,
+        Command::Edge(command) => serve::edge(command, cli.output).await,
         Command::Openapi(command) => openapi::run(command).await,
         Command::Reference => {
             paint::print(&reference::markdown());
@@ -101,11 +105,10 @@ async fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 /// Options whose value is a secret, and the variable that keeps it out of `ps` and of histories.
-const SECRET_OPTIONS: [(&str, &str); 4] = [
+const SECRET_OPTIONS: [(&str, &str); 3] = [
     ("--token", "TIDEGATE_TOKEN or --token-file"),
     ("--key", "TIDEGATE_KEY"),
     ("--edge-key", "TIDEGATE_EDGE_KEY or --edge-key-file"),
-    ("--admin-token", "TIDEGATE_ADMIN_TOKEN or --admin-token-file"),
 ];
 
 fn warn_of_secrets(arguments: impl Iterator<Item = String>) {

@@ -123,12 +123,18 @@ fn dev(arguments: &[OsString]) -> anyhow::Result<()> {
 fn load(arguments: &[OsString]) -> anyhow::Result<()> {
     test::wasm_target()?;
     wasm::run()?;
-    steps::run(
-        Command::new(cargo())
-            .current_dir(root())
-            .args(["build", "--locked", "--release", "--package", "cli", "--package", "e2e"])
-            .args(["--bin", "tidegate", "--bin", "load"]),
-    )?;
+    // One after the other: built together, the server would get the features of the test clients.
+    for (package, binary) in [("cli", "tidegate"), ("e2e", "load")] {
+        steps::run(Command::new(cargo()).current_dir(root()).args([
+            "build",
+            "--locked",
+            "--release",
+            "--package",
+            package,
+            "--bin",
+            binary,
+        ]))?;
+    }
     let release = target_dir()?.join("release");
     let arguments = arguments.iter().filter(|argument| *argument != "--");
     steps::run(

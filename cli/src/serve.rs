@@ -1,0 +1,214 @@
+//! `tidegate control` and `tidegate edge`: either server as a process of its own, and what both
+//! share with `dev`: logs, the announcement on standard output, and the end.
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use rules::head::PublicKey;
+use rules::keys::{ApiKey, KeyKind};
+use serde_json::{Value, json};
+
+use crate::connection::secret_from_file;
+use crate::failure::{Exit, Failure};
+use crate::paint::{Output, print, print_json};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Logs (on standard error)")]
+pub struct Logs {
+    /// What is logged: a level, or `target=level` pairs with commas.
+    #[arg(long, env = "TIDEGATE_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+    /// One line of text or one JSON object per event.
+    #[arg(long, env = "TIDEGATE_LOG_FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+impl Logs {
+    /// Sets up logging for the process.
+    pub fn start(&self) -> Result<(), Failure> {
+        let filter = tracing_subscriber::EnvFilter::try_new(&self.log)
+            .map_err(|error| Failure::usage(format!("--log {:?}: {error}", self.log)))?;
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal());
+        let done = match self.log_format {
+            LogFormat::Text => builder.try_init(),
+            LogFormat::Json => builder.json().try_init(),
+        };
+        done.map_err(|error| Failure::new(Exit::Failed, format!("cannot set up logs: {error}")))
+    }
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  TIDEGATE_EDGE_KEY=tg_edge_… tidegate edge --control-url https://control.example.com \\
+    --trust ed25519:… --data-dir /var/lib/tidegate-edge
+
+Without control it serves the last good snapshots of --data-dir.")]
+pub struct EdgeArgs {
+    /// Where evaluations are answered; port 0 takes a free one.
+    #[arg(long, env = "TIDEGATE_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8016")]
+    listen: SocketAddr,
+    /// Address of control.
+    #[arg(long, env = "TIDEGATE_CONTROL_URL", value_name = "URL")]
+    control_url: String,
+    /// Edge key (tg_edge_…). Prefer the variable or the file: other users can read command lines.
+    #[arg(long, env = "TIDEGATE_EDGE_KEY", value_name = "KEY", hide_env_values = true)]
+    edge_key: Option<String>,
+    /// File that holds the edge key.
+    #[arg(long, env = "TIDEGATE_EDGE_KEY_FILE", value_name = "FILE", conflicts_with = "edge_key")]
+    edge_key_file: Option<PathBuf>,
+    /// Public key that snapshots must be signed with (ed25519:…); several with commas.
+    #[arg(
+        long,
+        env = "TIDEGATE_TRUST",
+        value_name = "KEY",
+        value_delimiter = ',',
+        required = true
+    )]
+    trust: Vec<PublicKey>,
+    /// Folder where snapshots survive a restart. Without it, an edge that starts while control is
+    /// away has nothing to serve.
+    #[arg(long, env = "TIDEGATE_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// How this edge is called in its receipts [default: the machine's name].
+    #[arg(long, env = "TIDEGATE_EDGE_ID", value_name = "NAME")]
+    edge_id: Option<String>,
+    /// Evaluation requests per second of one server key; 0 is no limit.
+    #[arg(long, env = "TIDEGATE_SERVER_RATE", value_name = "N", default_value_t = 100_000)]
+    server_rate: u32,
+    /// Evaluation requests per second of one browser key; 0 is no limit.
+    #[arg(long, env = "TIDEGATE_BROWSER_RATE", value_name = "N", default_value_t = 5_000)]
+    browser_rate: u32,
+    /// Connections at once.
+    #[arg(long, env = "TIDEGATE_CONNECTIONS_MAX", value_name = "N", default_value_t = 10_000)]
+    connections_max: usize,
+    /// Event streams at once.
+    #[arg(long, env = "TIDEGATE_STREAMS_MAX", value_name = "N", default_value_t = 5_000)]
+    streams_max: usize,
+    /// Seconds between looks for news that were not announced, ± 50 %.
+    #[arg(long, env = "TIDEGATE_ANTI_ENTROPY_SECONDS", value_name = "S", default_value_t = 30)]
+    anti_entropy_seconds: u64,
+    /// Seconds that a shutdown waits for requests that are being answered.
+    #[arg(long, env = "TIDEGATE_DRAIN_SECONDS", value_name = "S", default_value_t = 10)]
+    drain_seconds: u64,
+    #[command(flatten)]
+    logs: Logs,
+}
+
+pub async fn edge(arguments: EdgeArgs, output: Output) -> Result<(), Failure> {
+    arguments.logs.start()?;
+    let key = match (&arguments.edge_key, &arguments.edge_key_file) {
+        (Some(key), _) => key.trim().to_owned(),
+        (None, Some(path)) => secret_from_file(path)?,
+        (None, None) => {
+            return Err(Failure::usage("no edge key")
+                .mend("set TIDEGATE_EDGE_KEY or --edge-key-file; control makes one: POST /api/v1/edge-keys"));
+        }
+    };
+    let key =
+        ApiKey::parse(&key).map_err(|error| Failure::usage(format!("the edge key is {error}")))?;
+    if key.kind != KeyKind::Edge {
+        return Err(Failure::usage(format!("a {} key is no edge key", key.kind.name())));
+    }
+    if arguments.data_dir.is_none() {
+        tracing::warn!("no --data-dir: after a restart without control there is nothing to serve");
+    }
+    let feed = edge::feed::HttpFeed::new(&arguments.control_url, key)
+        .map_err(|error| Failure::usage(error.to_string()))?;
+    let edge_id = arguments.edge_id.unwrap_or_else(machine_name);
+    let mut config = edge::config::Config::new(arguments.listen, edge_id.clone(), arguments.trust);
+    config.data_dir = arguments.data_dir;
+    config.server_rate_per_s = NonZeroU32::new(arguments.server_rate);
+    config.browser_rate_per_s = NonZeroU32::new(arguments.browser_rate);
+    config.connections_max = arguments.connections_max;
+    config.streams_max = arguments.streams_max;
+    config.anti_entropy = Duration::from_secs(arguments.anti_entropy_seconds.max(1));
+    config.drain = Duration::from_secs(arguments.drain_seconds);
+    let edge = edge::start(config, Arc::new(feed))
+        .await
+        .map_err(|error| start_failure("the edge", arguments.listen, error))?;
+    announce(
+        output,
+        &format!("edge {edge_id} answers on http://{}", edge.address),
+        &json!({"edge_url": format!("http://{}", edge.address), "edge_id": edge_id}),
+    );
+    asked_to_end().await?;
+    edge.shutdown().await;
+    Ok(())
+}
+
+/// One line on standard output, for whoever started us.
+pub fn announce(output: Output, text: &str, value: &Value) {
+    match output {
+        Output::Text => print(text),
+        Output::Json => print_json(value),
+    }
+}
+
+/// Resolves with SIGTERM or SIGINT. A second one ends the process at once, as impatience wants it.
+pub async fn asked_to_end() -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let failed =
+        |error: std::io::Error| Failure::new(Exit::Failed, format!("no signal handler: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal = name, "shutting down; once more ends it at once");
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        // Nothing is lost: what is committed is on disk, and edges write before they serve.
+        std::process::abort();
+    });
+    Ok(())
+}
+
+/// Why a server did not start; a port that is taken gets its own words.
+pub fn start_failure(
+    what: &str,
+    listen: SocketAddr,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> Failure {
+    let error = anyhow::Error::from(error);
+    let in_use = error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|io| io.kind() == std::io::ErrorKind::AddrInUse)
+    });
+    if in_use {
+        return Failure::new(
+            Exit::Failed,
+            format!("{what} cannot listen on {listen}: the port is in use"),
+        )
+        .mend(
+            "another Tidegate may be running; end it, or choose another port (0 takes a free one)",
+        );
+    }
+    Failure::new(Exit::Failed, format!("{what} did not start: {error:#}"))
+}
+
+fn machine_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "edge".to_owned())
+}
