@@ -45,7 +45,7 @@ pub struct Timeouts {
     pub headers: Duration,
     /// Of a request's body.
     pub body: Duration,
-    /// Between two requests of a connection.
+    /// Between two requests of a connection: it is closed after this long, or twice as long.
     pub idle: Duration,
     /// For a client that does not read what it is sent.
     pub write: Duration,

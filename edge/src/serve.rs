@@ -1,10 +1,12 @@
 //! The way in: accept loop, connections and their time limits, routes.
 //!
 //! The loop is our own, because `axum::serve` gives hyper no timer, which leaves its timeouts
-//! inert. hyper's header timeout also runs between requests, and its protocol detection runs
-//! without any, so `Guarded` adds what is missing: a connection that has sent nothing yet, or a
-//! part of a request's headers, is closed after seconds; an idle one that has behaved, after a
-//! minute; one that does not read its answers, after half a minute.
+//! inert. hyper's own are of little use too: its header timeout also runs between requests (five
+//! seconds would cut every polite client), it arms a timer for each request, and its protocol
+//! detection has none. So the socket itself keeps the limits (`Guarded`): a connection that has
+//! sent nothing yet, or a part of a request's headers, is closed after seconds; an idle one that
+//! has behaved, after a minute or two; one that does not read its answers, after half a minute.
+//! A request that comes in one piece costs no timer.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -12,7 +14,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -21,7 +23,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE,
-    CACHE_CONTROL, CONTENT_TYPE, ORIGIN, VARY,
+    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ORIGIN, VARY,
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Frame, Incoming, SizeHint};
@@ -33,6 +35,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -284,11 +287,14 @@ pub async fn listen(
 ) {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(connections_max));
-    let cut = CancellationToken::new();
-    let builder = Arc::new(builder(shared.timeouts));
+    // Aborting them is how they are cut; a token that each of them polled would be one lock that
+    // all requests of all connections take.
+    let mut connections = JoinSet::new();
+    let builder = Arc::new(builder());
     loop {
         let accepted = tokio::select! {
             () = shared.stopping.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
         let (stream, peer) = match accepted {
@@ -304,17 +310,12 @@ pub async fn listen(
             continue;
         };
         let (shared, builder) = (shared.clone(), builder.clone());
-        let (watcher, cut) = (graceful.watcher(), cut.clone());
-        tokio::spawn(async move {
-            shared.metrics.connections.increment(1.0);
-            let connection = connection(&shared, &builder, stream, watcher);
-            tokio::select! {
-                result = connection => if let Err(error) = result {
-                    tracing::trace!(%peer, %error, "a connection ended badly");
-                },
-                () = cut.cancelled() => {}
+        let watcher = graceful.watcher();
+        connections.spawn(async move {
+            let _counted = Counted::new(&shared);
+            if let Err(error) = connection(&shared, &builder, stream, watcher).await {
+                tracing::trace!(%peer, %error, "a connection ended badly");
             }
-            shared.metrics.connections.decrement(1.0);
             drop(place);
         });
     }
@@ -322,22 +323,31 @@ pub async fn listen(
     if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("some connections did not drain in time and are cut");
     }
-    cut.cancel();
-    // A cut connection gives its place back at its next poll; there is nothing to wait for then.
-    let _ = tokio::time::timeout(
-        Duration::from_secs(1),
-        places.acquire_many(u32::try_from(connections_max).unwrap_or(u32::MAX)),
-    )
-    .await;
+    connections.shutdown().await;
 }
 
-fn builder(timeouts: Timeouts) -> auto::Builder<TokioExecutor> {
+/// Counts a connection for as long as it lives, however it ends.
+struct Counted(metrics::Gauge);
+
+impl Counted {
+    fn new(shared: &Shared) -> Counted {
+        shared.metrics.connections.increment(1.0);
+        Counted(shared.metrics.connections.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
-        // It runs while the connection is idle too, so it has to be the longer one.
-        .header_read_timeout(timeouts.idle)
+        // See the head of this file.
+        .header_read_timeout(None)
         .max_headers(HEADERS_MAX)
         .max_buf_size(BUFFER_BYTES);
     builder
@@ -364,11 +374,17 @@ async fn connection(
     let service = service_fn(move |request: Request<Incoming>| {
         let (shared, phase) = (shared.clone(), phase.clone());
         async move {
-            phase.set(Phase::BUSY);
+            phase.begin();
             let multiplexed = request.version() == Version::HTTP_2;
-            let answer = answer(&shared, request).await;
-            if !multiplexed {
-                phase.set(Phase::IDLE);
+            let mut answer = answer(&shared, request).await;
+            match answer.body().0 {
+                _ if multiplexed => {}
+                Content::Full(_) => phase.set(Phase::IDLE),
+                // Busy until its end, and then not idle without a limit but closed.
+                Content::Stream(_) => {
+                    let close = HeaderValue::from_static("close");
+                    answer.headers_mut().insert(CONNECTION, close);
+                }
             }
             Ok::<_, Infallible>(answer)
         }
@@ -378,7 +394,10 @@ async fn connection(
 
 /// Where a connection is, as far as its time limits go.
 #[derive(Debug, Default)]
-struct Phase(AtomicU8);
+struct Phase {
+    now: AtomicU8,
+    requests: AtomicU32,
+}
 
 impl Phase {
     /// Nothing or only a part of a request's headers has come.
@@ -388,12 +407,21 @@ impl Phase {
     /// Between requests.
     const IDLE: u8 = 2;
 
+    fn begin(&self) {
+        self.now.store(Phase::BUSY, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn set(&self, phase: u8) {
-        self.0.store(phase, Ordering::Relaxed);
+        self.now.store(phase, Ordering::Relaxed);
     }
 
     fn get(&self) -> u8 {
-        self.0.load(Ordering::Relaxed)
+        self.now.load(Ordering::Relaxed)
+    }
+
+    fn requests(&self) -> u32 {
+        self.requests.load(Ordering::Relaxed)
     }
 }
 
@@ -405,12 +433,38 @@ struct Guarded {
     /// Armed only while something is awaited, so a request that comes in one piece costs no timer.
     headers_due: Option<Pin<Box<Sleep>>>,
     write_due: Option<Pin<Box<Sleep>>>,
+    /// Rings once in a while, and then asks whether any request came since: cheaper than a timer
+    /// for each pause between two requests.
+    idle_due: Option<Pin<Box<Sleep>>>,
+    requests_then: u32,
 }
 
 impl Guarded {
     fn new(stream: TcpStream, phase: Arc<Phase>, timeouts: Timeouts) -> Guarded {
         let io = TokioIo::new(stream);
-        Guarded { io, phase, timeouts, headers_due: None, write_due: None }
+        Guarded {
+            io,
+            phase,
+            timeouts,
+            headers_due: None,
+            write_due: None,
+            idle_due: None,
+            requests_then: 0,
+        }
+    }
+
+    fn idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let within = self.timeouts.idle;
+        let due = self.idle_due.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
+        while due.as_mut().poll(cx).is_ready() {
+            let requests = self.phase.requests();
+            if requests == self.requests_then {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            self.requests_then = requests;
+            due.as_mut().reset(tokio::time::Instant::now() + within);
+        }
+        Poll::Pending
     }
 
     fn written<T>(
@@ -444,9 +498,12 @@ impl Read for Guarded {
             }
             return result;
         }
-        if self.phase.get() != Phase::HEADERS {
-            self.headers_due = None;
-            return Poll::Pending;
+        match self.phase.get() {
+            Phase::HEADERS => {}
+            phase => {
+                self.headers_due = None;
+                return if phase == Phase::IDLE { self.idle(cx) } else { Poll::Pending };
+            }
         }
         let within = self.timeouts.headers;
         let due = self.headers_due.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::world::{DEADLINE, World, config, parse, server_key, version};
+use crate::world::{DEADLINE, Events, World, config, parse, server_key, version};
 
 /// A request of which the edge has the head and waits for the body.
 async fn half_asked(world: &World) -> TcpStream {
@@ -87,6 +87,26 @@ async fn a_connection_that_sends_nothing_or_half_a_head_is_closed_and_an_idle_on
     assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "an idle connection was closed");
     polite.write_all(&ask.as_bytes()[..30]).await.expect("sent");
     assert!(read_to_end(&mut polite).await.is_empty(), "half a head, on an old connection");
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_its_time_and_a_stream_is_not_idle() {
+    let mut config = config(None);
+    config.timeouts.idle = Duration::from_millis(200);
+    let world = World::with(config).await;
+    let key = server_key().reveal().to_owned();
+    let headers = [("X-API-Key", key.as_str())];
+    let mut events = Events::open(&world, "/ofrep/v1/events", &headers).await;
+    events.next().await.expect("the first words");
+    let mut idle = TcpStream::connect(world.edge.address).await.expect("a connection");
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: edge\r\n\r\n").await.expect("sent");
+    let began = Instant::now();
+    let answer = read_to_end(&mut idle).await;
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+    assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
+    // The stream has been silent for as long, and still speaks.
+    world.source.publish(&crate::world::Shop::new().snapshot(), version(1, 2));
+    assert!(events.next().await.is_some());
 }
 
 #[tokio::test]
