@@ -191,3 +191,48 @@ fn write_json_string(text: &str, out: &mut Vec<u8>) {
     }
     out.push(b'"');
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn error(key: &str, code: ErrorCode, details: &str) -> (Status, String) {
+        let mut out = Vec::new();
+        let status = write_error(key, code, details, &mut out);
+        (status, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn errors_have_every_field_and_the_status_that_ofrep_gives_them() {
+        let (status, body) = error("a/\"b\"", ErrorCode::FlagNotFound, "no such flag");
+        assert_eq!(status, Status::NotFound);
+        let wanted = r#"{"key":"a/\"b\"","errorCode":"FLAG_NOT_FOUND","errorDetails":"no such flag","metadata":{}}"#;
+        assert_eq!(body, wanted);
+        assert_eq!(error("a", ErrorCode::InvalidContext, "x").0, Status::BadRequest);
+        assert_eq!(error("a", ErrorCode::ParseError, "x").0, Status::BadRequest);
+        assert_eq!(error("a", ErrorCode::TargetingKeyMissing, "x").0, Status::BadRequest);
+        assert_eq!(error("a", ErrorCode::General, "the sandbox failed").0, Status::Failed);
+    }
+
+    proptest! {
+        #[test]
+        fn any_key_and_text_are_escaped_as_serde_json_does(key in any::<String>(), text in any::<String>()) {
+            let wanted = format!(
+                r#"{{"key":{},"errorCode":"GENERAL","errorDetails":{},"metadata":{{}}}}"#,
+                serde_json::to_string(&key).unwrap(),
+                serde_json::to_string(&text).unwrap(),
+            );
+            prop_assert_eq!(error(&key, ErrorCode::General, &text).1, wanted);
+        }
+
+        #[test]
+        fn control_characters_are_escaped_too(text in "[\\x00-\\x20\"\\\\\\x7f]{0,8}") {
+            let wanted = serde_json::to_string(&text).unwrap();
+            let mut out = Vec::new();
+            write_json_string(&text, &mut out);
+            prop_assert_eq!(String::from_utf8(out).unwrap(), wanted);
+        }
+    }
+}

@@ -94,8 +94,10 @@ impl ContextBuf {
         if json.trim_ascii().is_empty() {
             return Ok(ContextBuf::default());
         }
+        // Once for the whole: serde_json would check each string of a slice by itself.
+        let text = std::str::from_utf8(json).map_err(|e| ContextError::Json(e.to_string()))?;
         let mut writer = Writer::for_json_of(json.len());
-        let mut from = serde_json::Deserializer::from_slice(json);
+        let mut from = serde_json::Deserializer::from_str(text);
         let seed = ValueSeed { writer: &mut writer, depth: 0 };
         let read = seed.deserialize(&mut from).and_then(|root| from.end().map(|()| root));
         let root = match read {

@@ -777,3 +777,147 @@ fn arg_json(rules: &Ruleset, arg: &Arg) -> serde_json::Value {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+    use crate::compile::{EnvironmentState, FlagState, compile};
+    use crate::context::ContextBuf;
+
+    fn flag(key: &str, config: Json) -> FlagState {
+        let definition =
+            json!({"key": key, "type": "boolean", "variants": {"on": true, "off": false}});
+        FlagState {
+            definition: serde_json::from_value(definition).unwrap(),
+            config: serde_json::from_value(config).unwrap(),
+        }
+    }
+
+    fn ruleset(flags: Vec<FlagState>) -> Ruleset {
+        compile(&EnvironmentState { flags, ..EnvironmentState::default() }).unwrap().ruleset
+    }
+
+    fn needs(keys: &[String]) -> Json {
+        let wanted: Vec<Json> =
+            keys.iter().map(|key| json!({"flag": key, "variants": ["on"]})).collect();
+        json!({
+            "enabled": true, "off": "off", "prerequisites": wanted, "fallthrough": {"variant": "on"},
+        })
+    }
+
+    /// The variant or error code, and the reason; explained or not, it must be the same.
+    fn answer(rules: Ruleset, key: &str, context: Json) -> (String, &'static str, Trace) {
+        let evaluator = Evaluator::new(rules).unwrap();
+        let context = ContextBuf::from_json(context.to_string().as_bytes()).unwrap();
+        let input = Input { context: context.view(), now_ms: 0, lists: &NoLists };
+        let id = evaluator.flag(key).unwrap();
+        let mut scratch = Scratch::default();
+        let outcome = evaluator.evaluate(id, &input, &mut scratch);
+        let (explained, trace) = evaluator.explain(id, &input, &mut scratch);
+        assert_eq!(outcome, explained);
+        match outcome {
+            Outcome::Variant { variant, reason } => {
+                let variant = &evaluator.rules().variants[variant as usize];
+                (evaluator.rules().str(variant.key).to_owned(), reason.name(), trace)
+            }
+            Outcome::CodeDefault { reason } => (String::new(), reason.name(), trace),
+            Outcome::Error { code, details } => (details, code.name(), trace),
+        }
+    }
+
+    #[test]
+    fn every_flag_is_found_by_its_key_and_no_other_key_is() {
+        let flags = (0..500).map(|n| flag(&format!("flag/{n}/\u{1f30a}"), needs(&[]))).collect();
+        let evaluator = Evaluator::new(ruleset(flags)).unwrap();
+        for id in evaluator.flags() {
+            let key = evaluator.rules().str(evaluator.rules().flags[id.0 as usize].key);
+            assert_eq!(evaluator.flag(key), Some(id));
+        }
+        assert_eq!(evaluator.flag("flag/500/\u{1f30a}"), None);
+        assert_eq!(evaluator.flag(""), None);
+        assert_eq!(Evaluator::new(Ruleset::default()).unwrap().flag("x"), None);
+    }
+
+    #[test]
+    fn a_lattice_of_prerequisites_is_walked_once_and_not_along_each_path() {
+        // 8 to the 15th paths lead from the top to the bottom.
+        let layers = limits::CHAIN_MAX;
+        let layer = |n: usize| (0..8).map(move |at| format!("f{n:02}-{at}")).collect::<Vec<_>>();
+        let mut flags = Vec::new();
+        for n in 0..layers {
+            let below = if n == 0 { Vec::new() } else { layer(n - 1) };
+            flags.extend(layer(n).iter().map(|key| flag(key, needs(&below))));
+        }
+        let top = format!("f{:02}-0", layers - 1);
+        let (variant, reason, _) = answer(ruleset(flags), &top, json!({}));
+        assert_eq!((variant.as_str(), reason), ("on", "DEFAULT"));
+    }
+
+    #[test]
+    fn a_cycle_that_no_compiler_lets_through_ends_in_the_off_variant() {
+        let mut rules = ruleset(vec![flag("a", needs(&[])), flag("b", needs(&["a".to_owned()]))]);
+        let prerequisite = rules.flags[1].prerequisites;
+        rules.flags[0].prerequisites = prerequisite;
+        rules.prerequisites[0].flag = 0;
+        let (variant, reason, _) = answer(rules, "a", json!({}));
+        assert_eq!((variant.as_str(), reason), ("off", "DISABLED"));
+    }
+
+    #[test]
+    fn damaged_indices_answer_general_and_never_panic() {
+        let config = json!({
+            "enabled": true, "off": "off", "fallthrough": {"variant": "on"},
+            "rules": [{"id": "r", "when": {"attr": "x", "op": "eq", "value": 1},
+                       "serve": {"split": {"weights": {"on": 100_000}}}}],
+        });
+        let sound = || ruleset(vec![flag("a", config.clone())]);
+        let context = json!({"x": 1, "targetingKey": "u"});
+        let damages: [fn(&mut Ruleset); 7] = [
+            |rules| rules.exprs.clear(),
+            |rules| rules.clauses.clear(),
+            |rules| rules.attrs.clear(),
+            |rules| rules.serves.clear(),
+            |rules| rules.splits.clear(),
+            |rules| rules.rules[0].serve = 9_999,
+            |rules| rules.exprs = vec![Expr::Not(0)],
+        ];
+        assert_eq!(answer(sound(), "a", context.clone()).1, "SPLIT");
+        for damage in damages {
+            let mut rules = sound();
+            damage(&mut rules);
+            assert_eq!(answer(rules, "a", context.clone()).1, "GENERAL");
+        }
+    }
+
+    #[test]
+    fn the_trace_tells_the_steps_in_their_order() {
+        let config = json!({
+            "enabled": true, "off": "off", "fallthrough": {"variant": "off"},
+            "prerequisites": [{"flag": "b", "variants": ["on"]}],
+            "rules": [
+                {"id": "late", "active": {"from": "2030-01-01T00:00:00Z"}, "serve": {"variant": "on"}},
+                {"id": "adult", "when": {"attr": "age", "op": "gte", "value": 18},
+                 "serve": {"split": {"weights": {"on": 100_000}}}},
+            ],
+        });
+        let rules = || ruleset(vec![flag("a", config.clone()), flag("b", needs(&[]))]);
+        let (variant, reason, trace) =
+            answer(rules(), "a", json!({"age": 20, "targetingKey": "u"}));
+        assert_eq!((variant.as_str(), reason), ("on", "SPLIT"));
+        let steps = serde_json::to_value(&trace.steps).unwrap();
+        let names: Vec<&str> =
+            steps.as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect();
+        let wanted =
+            ["prerequisite", "rule", "inactive", "ruleEnd", "rule", "clause", "split", "ruleEnd"];
+        assert_eq!(names, wanted);
+        assert_eq!(steps[5]["actual"], json!(20));
+        assert_eq!(steps[5]["expected"], json!([18]));
+        assert_eq!(steps[6]["unit"], json!("u"));
+        let (_, reason, trace) = answer(rules(), "a", json!({"age": 20}));
+        assert_eq!(reason, "TARGETING_KEY_MISSING");
+        let Some(Step::RuleEnd { error: Some(error), .. }) = trace.steps.last() else { panic!() };
+        assert!(error.contains("targetingKey"), "{error}");
+    }
+}
