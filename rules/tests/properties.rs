@@ -85,14 +85,35 @@ fn clause() -> impl Strategy<Value = Value> {
     })
 }
 
+/// JSONLogic trees with loops, fractions and data.
+fn tree() -> impl Strategy<Value = Value> {
+    select(vec![
+        json!({ "if": [{ "in": ["@", { "var": "email" }] }, "a", null] }),
+        json!({ "fractional": [{ "cat": [{ "var": "$flagd.flagKey" }, { "var": "email" }] },
+                               ["a", 30], ["b", 70]] }),
+        json!({ "some": [{ "var": "n" }, { ">": [{ "var": "" }, 1] }] }),
+        json!({ "reduce": [[1, 2, { "var": "n" }],
+                           { "+": [{ "var": "current" }, { "var": "accumulator" }] }, 0] }),
+        json!({ "map": [{ "merge": [{ "var": "n" }, [1, "x"]] }, { "substr": [{ "var": "" }, -1] }] }),
+        json!({ "sem_ver": [{ "var": "app.version" }, "^", "1.2.3"] }),
+        json!({ "missing_some": [1, ["email", "n", "app.version"]] }),
+        json!({ "%": [{ "var": ["n", 7] }, 0] }),
+    ])
+}
+
 /// A condition that may ask for the first `segments` segments.
 fn condition(segments: usize) -> BoxedStrategy<Value> {
     let leaf = match segments {
-        0 => prop_oneof![5 => clause(), 1 => any::<bool>().prop_map(|on| json!({ "always": on }))]
-            .boxed(),
+        0 => prop_oneof![
+            5 => clause(),
+            1 => any::<bool>().prop_map(|on| json!({ "always": on })),
+            1 => tree().prop_map(|tree| json!({ "logic": tree })),
+        ]
+        .boxed(),
         _ => prop_oneof![
             5 => clause(),
             1 => any::<bool>().prop_map(|on| json!({ "always": on })),
+            1 => tree().prop_map(|tree| json!({ "logic": tree })),
             2 => vec(select(SEGMENTS[..segments].to_vec()), 1..3)
                 .prop_map(|keys| json!({ "segment": keys })),
         ]
@@ -150,6 +171,9 @@ fn serve() -> impl Strategy<Value = Value> {
     prop_oneof![
         select(VARIANTS.to_vec()).prop_map(|key| json!({ "variant": key })),
         split().prop_map(|split| json!({ "split": split })),
+        (tree(), select(vec!["v1", "v2", "v3"])).prop_map(|(tree, fractional)| {
+            json!({ "logic": { "tree": tree, "fractional": fractional } })
+        }),
         Just(json!("codeDefault")),
         Just(json!("next")),
     ]
