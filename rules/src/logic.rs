@@ -10,7 +10,7 @@
 //! - Unknown operators, wrong numbers of arguments and unresolved `$ref`s are found by `lower`.
 //!
 //! Evaluation ends: it takes `LOGIC_STEPS_MAX` steps at most, where a step is a node, an element
-//! or 64 bytes of text built, so time and memory are both bounded.
+//! or 64 bytes of text built, copied, compared or parsed, so time and memory are both bounded.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -372,6 +372,14 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
+    /// Before a text is copied, compared or parsed as a whole.
+    fn take_text(&mut self, value: &Dyn<'a>) -> Result<(), LogicError> {
+        match value {
+            Dyn::Str(text) if text.len() >= 64 => self.take(text.len() / 64),
+            _ => Ok(()),
+        }
+    }
+
     fn node(&self, index: u32) -> Result<&'a Logic, LogicError> {
         self.input.rules.logic.get(index as usize).ok_or(LogicError::Broken)
     }
@@ -533,6 +541,7 @@ impl<'a> Machine<'a> {
 
     fn text_of(&mut self, value: &Dyn<'a>) -> Result<Cow<'a, str>, LogicError> {
         if let Dyn::Str(text) = value {
+            self.take_text(value)?;
             return Ok(text.clone());
         }
         let mut out = Vec::new();
@@ -550,6 +559,7 @@ impl<'a> Machine<'a> {
 
     /// JavaScript's `Number(value)`.
     fn number(&mut self, value: &Dyn<'a>) -> Result<f64, LogicError> {
+        self.take_text(value)?;
         Ok(match value {
             Dyn::Array(_) => parse_number(&self.text_of(value)?),
             other => other.plain_number(),
@@ -558,6 +568,7 @@ impl<'a> Machine<'a> {
 
     /// JavaScript's `parseFloat(value)`.
     fn parsed_float(&mut self, value: &Dyn<'a>) -> Result<f64, LogicError> {
+        self.take_text(value)?;
         Ok(match value {
             Dyn::Int(number) => *number as f64,
             Dyn::Float(number) => *number,
@@ -575,6 +586,8 @@ impl<'a> Machine<'a> {
             _ => {}
         }
         let (a, b) = (self.primitive(a)?, self.primitive(b)?);
+        self.take_text(&a)?;
+        self.take_text(&b)?;
         Ok(match (&a, &b) {
             (Dyn::Str(a), Dyn::Str(b)) => a == b,
             (Dyn::Int(a), Dyn::Int(b)) => a == b,
@@ -585,6 +598,8 @@ impl<'a> Machine<'a> {
     /// `None` where a side is no number.
     fn order(&mut self, a: Dyn<'a>, b: Dyn<'a>) -> Result<Option<Ordering>, LogicError> {
         let (a, b) = (self.primitive(a)?, self.primitive(b)?);
+        self.take_text(&a)?;
+        self.take_text(&b)?;
         Ok(match (&a, &b) {
             (Dyn::Str(a), Dyn::Str(b)) => Some(a.encode_utf16().cmp(b.encode_utf16())),
             (Dyn::Int(a), Dyn::Int(b)) => Some(a.cmp(b)),
@@ -623,8 +638,8 @@ impl<'a> Call<'_, '_, 'a> {
             LogicOp::If => self.choose(args),
             LogicOp::Eq => self.equal(args).map(Dyn::Bool),
             LogicOp::Ne => self.equal(args).map(|equal| Dyn::Bool(!equal)),
-            LogicOp::StrictEq => self.pair(args).map(|(a, b)| Dyn::Bool(a.strictly_equals(&b))),
-            LogicOp::StrictNe => self.pair(args).map(|(a, b)| Dyn::Bool(!a.strictly_equals(&b))),
+            LogicOp::StrictEq => self.same(args).map(Dyn::Bool),
+            LogicOp::StrictNe => self.same(args).map(|same| Dyn::Bool(!same)),
             LogicOp::Not => self.arg(args, 0).map(|value| Dyn::Bool(!value.truthy())),
             LogicOp::Truthy => self.arg(args, 0).map(|value| Dyn::Bool(value.truthy())),
             LogicOp::Or => self.first(args, true),
@@ -692,8 +707,11 @@ impl<'a> Call<'_, '_, 'a> {
                 for node in args {
                     match self.eval(*node)? {
                         Dyn::Array(list) => {
-                            self.machine.take(list.len())?;
-                            out.extend(list.iter());
+                            for item in list.iter() {
+                                self.machine.take(1)?;
+                                self.machine.take_text(&item)?;
+                                out.push(item);
+                            }
                         }
                         value => out.push(value),
                     }
@@ -726,7 +744,11 @@ impl<'a> Call<'_, '_, 'a> {
                 self.machine.lookup(self.scope, &path)
             }
         };
-        found.map_or_else(|| self.arg(args, 1), Ok)
+        let Some(found) = found else { return self.arg(args, 1) };
+        if let Dyn::Str(Cow::Owned(_)) = found {
+            self.machine.take_text(&found)?;
+        }
+        Ok(found)
     }
 
     /// The keys of `missing`: its arguments, or the array that its only argument is.
@@ -786,6 +808,12 @@ impl<'a> Call<'_, '_, 'a> {
     fn equal(&mut self, args: &[u32]) -> Result<bool, LogicError> {
         let (a, b) = self.pair(args)?;
         self.machine.loosely_equal(a, b)
+    }
+
+    fn same(&mut self, args: &[u32]) -> Result<bool, LogicError> {
+        let (a, b) = self.pair(args)?;
+        self.machine.take_text(&a)?;
+        Ok(a.strictly_equals(&b))
     }
 
     /// The first argument that is truthy (`or`) or falsy (`and`), or the last.
@@ -851,6 +879,7 @@ impl<'a> Call<'_, '_, 'a> {
         let Dyn::Array(list) = self.arg(args, 0)? else { return Ok(()) };
         for item in list.iter() {
             self.machine.take(1)?;
+            self.machine.take_text(&item)?;
             let result = match args.get(1) {
                 Some(node) => self.machine.run(*node, Scope::Item(&item), self.depth)?,
                 None => Dyn::Null,
@@ -868,6 +897,7 @@ impl<'a> Call<'_, '_, 'a> {
         let (Dyn::Array(list), Some(step)) = (list, args.get(1)) else { return Ok(accumulator) };
         for item in list.iter() {
             self.machine.take(1)?;
+            self.machine.take_text(&item)?;
             let scope = Scope::Fold { current: &item, accumulator: &accumulator };
             accumulator = self.machine.run(*step, scope, self.depth)?;
         }
@@ -882,6 +912,7 @@ impl<'a> Call<'_, '_, 'a> {
             self.machine.take(1)?;
             for node in self.machine.children(*items) {
                 let item = self.machine.run(*node, self.scope, self.depth.saturating_add(1))?;
+                self.machine.take_text(&item)?;
                 if item.strictly_equals(&needle) {
                     return Ok(Dyn::Bool(true));
                 }
@@ -890,8 +921,16 @@ impl<'a> Call<'_, '_, 'a> {
         }
         Ok(Dyn::Bool(match self.eval(*within)? {
             Dyn::Array(list) => {
-                self.machine.take(list.len())?;
-                list.iter().any(|item| item.strictly_equals(&needle))
+                let mut found = false;
+                for item in list.iter() {
+                    self.machine.take(1)?;
+                    self.machine.take_text(&item)?;
+                    found = item.strictly_equals(&needle);
+                    if found {
+                        break;
+                    }
+                }
+                found
             }
             // JavaScript's `"".indexOf` is not asked: an empty text is falsy.
             Dyn::Str(text) if !text.is_empty() => {
@@ -1340,24 +1379,16 @@ impl<'a> List<'a> {
 impl<'a> Machine<'a> {
     /// CBOR of a unit; a step for each value in it.
     fn write_cbor(&mut self, value: &Dyn<'a>, out: &mut Vec<u8>) -> Result<(), LogicError> {
+        let before = out.len();
         self.take(1)?;
         match value {
             Dyn::Null => cbor::null(out),
             Dyn::Bool(value) => cbor::bool(*value, out),
             Dyn::Int(number) => cbor::int(*number, out),
             Dyn::Float(number) => cbor::float(*number, out),
-            Dyn::Str(text) => {
-                self.take(text.len() / 64)?;
-                cbor::text(text, out);
-            }
-            Dyn::Array(List::Context(items)) => {
-                self.take(items.len())?;
-                cbor::value(&Value::Array(*items), out);
-            }
-            Dyn::Object(Map::Context(items)) => {
-                self.take(items.len())?;
-                cbor::value(&Value::Object(*items), out);
-            }
+            Dyn::Str(text) => cbor::text(text, out),
+            Dyn::Array(List::Context(items)) => cbor::value(&Value::Array(*items), out),
+            Dyn::Object(Map::Context(items)) => cbor::value(&Value::Object(*items), out),
             Dyn::Array(List::Built(list)) => {
                 cbor::head(cbor::ARRAY, list.items.len() as u64, out);
                 for item in &list.items {
@@ -1374,6 +1405,7 @@ impl<'a> Machine<'a> {
                 }
             }
         }
+        self.take(out.len().saturating_sub(before) / 16)?;
         if out.len() > TEXT_BYTES_MAX.saturating_mul(2) { Err(LogicError::Size) } else { Ok(()) }
     }
 }

@@ -325,6 +325,12 @@ fn contexts() -> impl Strategy<Value = Value> {
             prop::collection::btree_map("[xyz]", inner, 0..3).prop_map(|entries| json!(entries)),
         ]
     });
+    let list = prop::collection::vec(
+        prop::sample::select(vec![json!("a"), json!("ab"), json!(1), json!("1.2.3"), json!(true)]),
+        1..4,
+    )
+    .prop_map(|items| json!(items));
+    let value = prop_oneof![3 => value, 1 => list];
     let key = prop::option::weighted(0.8, prop_oneof![3 => "[a-z0-9]{1,6}", 1 => ".{0,6}"]);
     (
         prop::collection::btree_map(prop::sample::select(vec!["x", "y", "z", "x.y"]), value, 0..4),

@@ -353,3 +353,30 @@ fn trees_that_multiply_work_or_memory_end_with_an_error() {
         assert_eq!(run_as(Fractional::V2, &tree, &data), Err(error), "{tree}");
     }
 }
+
+#[test]
+fn long_texts_cost_steps_wherever_they_are_read_whole() {
+    let long = "1".repeat(15_000);
+    let data = json!({ "t": long, "u": long, "o": { "k": [long] } });
+    let (t, u) = (json!({"var": "t"}), json!({"var": "u"}));
+    let trees = [
+        json!({"==": [t, u]}),
+        json!({"===": [t, u]}),
+        json!({"<": [t, u]}),
+        json!({"-": [t, 1]}),
+        json!({"+": [t]}),
+        json!({"in": ["2", t]}),
+        json!({"in": [t, [u]]}),
+        json!({"in": [t, {"var": "o.k"}]}),
+        json!({"substr": [t, 1]}),
+        json!({"cat": [t]}),
+        json!({"sem_ver": [t, "=", u]}),
+        json!({"fractional": [{"var": "o"}, ["a"]]}),
+    ];
+    for tree in trees {
+        // Once is nothing; five hundred times is too much.
+        assert!(run_as(Fractional::V3, &tree, &data).is_ok(), "{tree}");
+        let often = json!({ "or": vec![json!({"!": [{"or": [tree, true]}]}); 500] });
+        assert_eq!(run_as(Fractional::V3, &often, &data), Err(LogicError::Steps), "{tree}");
+    }
+}
