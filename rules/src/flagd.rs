@@ -17,6 +17,8 @@
 //! - Units that are no strings are hashed as their text, of whatever type they are.
 //! - Versions are compared by flagd's rules, which take no pre-release of a partial version.
 
+use std::cell::Cell;
+
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
@@ -197,7 +199,11 @@ fn read_flag(
         None | Some(Value::Null) => {}
         Some(Value::Object(tree)) if tree.is_empty() => {}
         Some(tree @ Value::Object(_)) => {
-            let tree = evaluators.resolve(tree, &format!("{at}/targeting"))?;
+            let tree = evaluators.resolve(
+                tree,
+                &format!("{at}/targeting"),
+                &Cell::new(limits::LOGIC_NODES_MAX),
+            )?;
             let fractional = options.fractional;
             logic::lower(&tree, fractional, &mut Ruleset::default())
                 .map_err(|p| (format!("{at}/targeting{}", p.pointer), p.message))?;
@@ -384,7 +390,8 @@ struct Evaluators<'a>(Option<&'a Map<String, Value>>);
 impl Evaluators<'_> {
     /// The tree with every `{"$ref": name}` replaced. flagd replaces text, so also in data; and
     /// only once, so an evaluator that refers to another cannot be used.
-    fn resolve(&self, tree: &Value, at: &str) -> Result<Value, Wrong> {
+    /// Evaluators take from `nodes_left`, or many references to a large one would fill memory.
+    fn resolve(&self, tree: &Value, at: &str, nodes_left: &Cell<usize>) -> Result<Value, Wrong> {
         match tree {
             Value::Object(entries) => {
                 if let Some(name) = reference(entries) {
@@ -399,16 +406,24 @@ impl Evaluators<'_> {
                         );
                         return Err((place, reason));
                     }
+                    let Some(left) = nodes_left.get().checked_sub(nodes(evaluator)) else {
+                        let limit = limits::LOGIC_NODES_MAX;
+                        let reason =
+                            format!("with its evaluators the tree has more than {limit} nodes");
+                        return Err((at.to_owned(), reason));
+                    };
+                    nodes_left.set(left);
                     return Ok(evaluator.clone());
                 }
                 let entry = |(key, value): (&String, &Value)| {
-                    let value = self.resolve(value, &format!("{at}/{}", escape(key)))?;
+                    let value =
+                        self.resolve(value, &format!("{at}/{}", escape(key)), nodes_left)?;
                     Ok((key.clone(), value))
                 };
                 entries.iter().map(entry).collect::<Result<_, _>>().map(Value::Object)
             }
             Value::Array(items) => {
-                let item = |(index, item)| self.resolve(item, &format!("{at}/{index}"));
+                let item = |(index, item)| self.resolve(item, &format!("{at}/{index}"), nodes_left);
                 items.iter().enumerate().map(item).collect::<Result<_, _>>().map(Value::Array)
             }
             other => Ok(other.clone()),
@@ -438,7 +453,8 @@ pub fn export(flags: &[FlagState], segments: &[SegmentState], metadata: &Metadat
     let mut refused = Vec::new();
     let mut out = Map::new();
     for flag in flags {
-        let translation = Translation { flag, segments, fractional };
+        let conditions_left = Cell::new(limits::LOGIC_NODES_MAX);
+        let translation = Translation { flag, segments, fractional, conditions_left };
         match translation.flag() {
             Ok(written) => {
                 out.insert(flag.definition.key.clone(), written);
@@ -482,6 +498,8 @@ struct Translation<'a> {
     flag: &'a FlagState,
     segments: &'a [SegmentState],
     fractional: Fractional,
+    /// Segments in segments multiply; the translation of one flag ends.
+    conditions_left: Cell<usize>,
 }
 
 /// What is left to decide after a rule, as the arguments of an `if`: condition, result, …, with
@@ -543,6 +561,12 @@ impl Translation<'_> {
         for (index, rule) in config.rules.iter().enumerate().rev() {
             let at = format!("/rules/{index}");
             rest = self.rule(rule, &at, rest, index == last)?;
+            // A split may repeat what is left: without this, rules would multiply it.
+            let nodes: usize = rest.iter().map(nodes).sum();
+            if nodes > limits::LOGIC_NODES_MAX {
+                let limit = limits::LOGIC_NODES_MAX;
+                return wrong(at, format!("a tree that says the same has more than {limit} nodes"));
+            }
         }
         let tree = match rest.as_slice() {
             [] => return Ok(None),
@@ -706,6 +730,10 @@ impl Translation<'_> {
         if depth > limits::NESTING_MAX {
             return wrong(at, "the condition is nested too deep");
         }
+        match self.conditions_left.get().checked_sub(1) {
+            Some(left) => self.conditions_left.set(left),
+            None => return wrong(at, "its conditions are too many for one tree"),
+        }
         let depth = depth.saturating_add(1);
         let each = |conditions: &[Condition], name: &str| -> Result<Vec<Value>, Wrong> {
             let one = |(index, condition)| {
@@ -793,6 +821,16 @@ impl Translation<'_> {
         ] });
         Ok(if clause.negate { json!({ "and": [there, { "!": [matched] }] }) } else { matched })
     }
+}
+
+/// Roughly the nodes that `lower` would count.
+fn nodes(tree: &Value) -> usize {
+    let below: usize = match tree {
+        Value::Array(items) => items.iter().map(nodes).sum(),
+        Value::Object(entries) => entries.values().map(nodes).sum(),
+        _ => 0,
+    };
+    below.saturating_add(1)
 }
 
 /// The arguments of an `if` as one expression.

@@ -309,6 +309,47 @@ fn what_flagd_cannot_say_is_refused_with_the_reason() {
     }
 }
 
+#[test]
+fn rules_that_would_multiply_are_refused_before_they_do() {
+    let next = json!({ "split": { "missingUnit": "skip", "arms": [{ "serve": "next", "weight": 1 }, { "serve": { "variant": "a" }, "weight": 1 }] } });
+    let rules: Vec<Value> =
+        (0..200).map(|number| json!({ "id": format!("r{number}"), "serve": next })).collect();
+    let splits = json!({ "enabled": true, "rules": rules, "fallthrough": { "variant": "b" } });
+    let inside = json!({ "id": "r", "when": { "segment": "s15" }, "serve": { "variant": "a" } });
+    let nested = json!({ "enabled": true, "rules": [inside], "fallthrough": { "variant": "b" } });
+    let segments: Vec<SegmentState> = (0..16)
+        .map(|number| {
+            let below = json!({ "segment": format!("s{}", number - 1) });
+            let rules =
+                if number == 0 { json!([{ "always": true }]) } else { json!(vec![below; 10]) };
+            SegmentState {
+                segment: serde_json::from_value(
+                    json!({ "key": format!("s{number}"), "rules": rules }),
+                )
+                .unwrap(),
+                has_included: false,
+                has_excluded: false,
+            }
+        })
+        .collect();
+    for config in [splits, nested] {
+        let exported = flagd::export(&[native(config)], &segments, &Default::default());
+        assert_eq!(exported.refused.len(), 1);
+    }
+}
+
+#[test]
+fn many_references_to_a_large_evaluator_are_refused_before_they_are_written_out() {
+    let refs = |count: usize| {
+        let tree = json!({ "or": vec![json!({ "$ref": "large" }); count] });
+        let flag = json!({ "state": "ENABLED", "variants": { "on": true }, "targeting": tree });
+        let large = json!({ "or": vec![json!(false); 900] });
+        import(&json!({ "$evaluators": { "large": large }, "flags": { "x": flag } }))
+    };
+    assert_eq!(refs(11).refused, []);
+    assert!(refs(5_000).refused[0].reason.contains("nodes"));
+}
+
 /// Attributes of random contexts; few names and few values, so that trees meet them.
 fn contexts() -> impl Strategy<Value = Value> {
     let scalar = prop_oneof![
@@ -574,7 +615,8 @@ proptest! {
         let exported = flagd::export(std::slice::from_ref(&flag), &[], &Default::default());
         if let [refused] = exported.refused.as_slice() {
             // Splits within splits double what is left; beyond the limits it is refused.
-            prop_assert!(refused.reason.contains("cannot be used"), "{:?}", refused);
+            let too_big = refused.reason.contains("cannot be used") || refused.reason.contains("nodes");
+            prop_assert!(too_big, "{:?}", refused);
             return Ok(());
         }
         SCHEMA.with(|schema| validate(schema, &exported.document)).map_err(TestCaseError::fail)?;
