@@ -1,1 +1,219 @@
-//! control
+//! Where flags are decided: admin API, store, outbox, relay, publisher, and what edges fetch.
+//!
+//! Arrows: `http` → domain files (one noun each) → `outbox`, `audit`; `relay` → `publisher` →
+//! `bus`; never back. SQL is not in `http`, HTTP words are not in the domain files.
+//!
+//! Reading order: `change` (what every write does), `flags` and `configs` (two such nouns),
+//! `publisher` (from state to head), `authorize` (who may), `http`.
+#![forbid(unsafe_code)]
+
+pub mod audit;
+pub mod authorize;
+pub mod bus;
+pub mod change;
+pub mod config;
+pub mod configs;
+pub mod edges;
+pub mod environments;
+pub mod flags;
+pub mod http;
+pub mod idempotency;
+pub mod keys;
+pub mod namespaces;
+pub mod outbox;
+pub mod page;
+pub mod publisher;
+pub mod refusal;
+pub mod relay;
+pub mod secret;
+mod serve;
+pub mod signing;
+pub mod store;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ::http::{Request, Response};
+use rules::head::PublicKey;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::{Bus, InProcessBus};
+use crate::config::Config;
+use crate::publisher::Publisher;
+use crate::relay::Doorbell;
+use crate::secret::Secret;
+use crate::store::Store;
+
+/// A running control plane.
+pub struct Control {
+    pub address: SocketAddr,
+    pub bus: Arc<dyn Bus>,
+    /// What edges trust heads by.
+    pub public_key: PublicKey,
+    /// Holds the bootstrap token, mode 0600.
+    pub admin_token_file: PathBuf,
+    /// The bootstrap token, on the start that made it.
+    pub admin_token: Option<Secret<String>>,
+    pub store: Store,
+    stopping: CancellationToken,
+    serving: JoinHandle<()>,
+    relaying: JoinHandle<()>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the data folder {path} cannot be used")]
+    DataDir {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("nothing can be served on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    #[error(transparent)]
+    Signing(#[from] signing::SigningError),
+    #[error("the first admin token cannot be made")]
+    Bootstrap(#[source] refusal::Refusal),
+    #[error("the admin token cannot be written to {path}")]
+    TokenFile {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Route(#[from] http::Unguarded),
+}
+
+pub async fn start(config: Config) -> Result<Control, StartError> {
+    // Before anything else, so that a taken port is the first thing one hears.
+    let listening = |source| StartError::Listen { address: config.listen, source };
+    let listener = tokio::net::TcpListener::bind(config.listen).await.map_err(listening)?;
+    let address = listener.local_addr().map_err(listening)?;
+    make_private_folder(&config.data_dir)
+        .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
+
+    let store = Store::open(&config.data_dir.join("control.sqlite")).await?;
+    let key = signing::load_or_make(&config.data_dir.join("signing-key"))?;
+    let admin_token_file = config.data_dir.join("admin-token");
+    let admin_token = bootstrap(&store, &admin_token_file).await?;
+
+    let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(store.clone()));
+    let public_key = PublicKey::of(&key);
+    let publisher = Arc::new(Publisher { store: store.clone(), bus: bus.clone(), key });
+    if let Err(error) = publisher.restore().await {
+        // The next publication of each environment mends it.
+        tracing::error!(error = &error as &dyn std::error::Error, "heads were not restored");
+    }
+
+    let doorbell = Doorbell::default();
+    let stopping = CancellationToken::new();
+    let app = Arc::new(http::App {
+        store: store.clone(),
+        bus: bus.clone(),
+        doorbell: doorbell.clone(),
+        metrics: recorder(),
+        stopping: stopping.clone(),
+    });
+    let router = http::router(app)?.layer(
+        tower_http::trace::TraceLayer::new_for_http()
+            // Neither headers nor the query: both can hold keys.
+            .make_span_with(|request: &Request<axum::body::Body>| {
+                tracing::info_span!(
+                    "request", method = %request.method(), path = request.uri().path()
+                )
+            })
+            .on_request(())
+            .on_response(
+                |response: &Response<axum::body::Body>,
+                 latency: std::time::Duration,
+                 _: &tracing::Span| {
+                    tracing::debug!(status = response.status().as_u16(), ?latency, "answered");
+                },
+            ),
+    );
+    let serving = tokio::spawn(serve::listen(
+        listener,
+        router,
+        config.connections_max,
+        config.header_timeout,
+        config.drain,
+        stopping.clone(),
+    ));
+    let relaying = tokio::spawn(relay::run(publisher, doorbell, config.tick, stopping.clone()));
+    Ok(Control {
+        address,
+        bus,
+        public_key,
+        admin_token_file,
+        admin_token,
+        store,
+        stopping,
+        serving,
+        relaying,
+    })
+}
+
+impl Control {
+    /// Lets requests end, then stops. What is committed and not yet published waits in the outbox.
+    pub async fn shutdown(self) {
+        self.stopping.cancel();
+        for task in [self.serving, self.relaying] {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a part of control panicked");
+            }
+        }
+        self.store.close().await;
+    }
+}
+
+/// The description of the HTTP API, OpenAPI 3.1 as JSON.
+pub fn openapi() -> String {
+    http::openapi()
+}
+
+/// The file is written before the hash is committed: a crash between the two leaves a token that
+/// does not work and is replaced on the next start, never a database that nobody can enter.
+async fn bootstrap(
+    store: &Store,
+    file: &std::path::Path,
+) -> Result<Option<Secret<String>>, StartError> {
+    let failed = |error: sqlx::Error| StartError::Bootstrap(error.into());
+    let mut tx = store.write().await.map_err(failed)?;
+    let Some(key) = authorize::bootstrap(&mut tx).await.map_err(StartError::Bootstrap)? else {
+        return Ok(None);
+    };
+    signing::write_private(file, format!("{}\n", key.reveal()).as_bytes())
+        .map_err(|source| StartError::TokenFile { path: file.to_owned(), source })?;
+    tx.commit().await.map_err(failed)?;
+    Ok(Some(Secret::new(key.reveal().to_owned())))
+}
+
+fn make_private_folder(path: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// One recorder for the process, whoever starts first; a second control in the same process
+/// (tests) shares it.
+fn recorder() -> metrics_exporter_prometheus::PrometheusHandle {
+    use std::sync::OnceLock;
+    static RECORDER: OnceLock<metrics_exporter_prometheus::PrometheusHandle> = OnceLock::new();
+    let make = || {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_err() {
+            tracing::warn!("another metrics recorder is installed; /metrics will be empty");
+        }
+        handle
+    };
+    RECORDER.get_or_init(make).clone()
+}

@@ -1,0 +1,137 @@
+//! What every write does around its change: the locks in their one order before it, the check of
+//! what it means, the audit row and the outbox rows after it.
+
+use rules::compile::Problem;
+use serde_json::Value;
+
+use crate::audit;
+use crate::authorize::NamespaceScope;
+use crate::environments;
+use crate::outbox::{self, Raised};
+use crate::refusal::Refusal;
+use crate::store::{Tx, now_us};
+
+/// The version that a change says it is made on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    Unsaid,
+    Any,
+    Version(i64),
+}
+
+impl Expected {
+    /// A lost race is told with the state that won.
+    pub fn check(self, version: i64, current: impl FnOnce() -> Value) -> Result<(), Refusal> {
+        match self {
+            Expected::Any => Ok(()),
+            Expected::Version(expected) if expected == version => Ok(()),
+            Expected::Version(_) => Err(Refusal::Stale { version, current: current() }),
+            // What is not there yet has no version to be named.
+            Expected::Unsaid if version == 0 => Ok(()),
+            Expected::Unsaid => Err(Refusal::VersionRequired { current: version }),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Touches<'a> {
+    Nothing,
+    /// An environment by its id.
+    One(&'a str),
+    All,
+}
+
+/// A write under way: its locks are held.
+pub struct Change {
+    head: audit::Head,
+    pub raised: Vec<Raised>,
+    actor: String,
+    trace_context: Option<String>,
+    pub at: i64,
+}
+
+impl Change {
+    pub async fn begin(
+        tx: &mut Tx,
+        scope: &NamespaceScope,
+        touches: Touches<'_>,
+    ) -> Result<Change, Refusal> {
+        let at = now_us();
+        let head = audit::lock(tx, scope.id()).await?;
+        let ids = match touches {
+            Touches::Nothing => Vec::new(),
+            Touches::One(id) => vec![id.to_owned()],
+            Touches::All => environments::ids(tx, scope).await?,
+        };
+        let raised = outbox::raise(tx, &ids, at).await?;
+        Ok(Change {
+            head,
+            raised,
+            actor: scope.actor().to_owned(),
+            trace_context: scope.trace_context().map(str::to_owned),
+            at,
+        })
+    }
+
+    /// As `finish`, for environments that are going away: there is nothing left to compile.
+    pub async fn finish_deleting(self, tx: &mut Tx, entry: audit::Entry) -> Result<(), Refusal> {
+        audit::append(tx, self.head, &self.actor, self.at, entry).await?;
+        for raised in &self.raised {
+            outbox::add(tx, raised, self.trace_context.as_deref(), self.at).await?;
+        }
+        Ok(())
+    }
+
+    /// The audit row and the outbox rows, once what the change means is known to load at an edge.
+    pub async fn finish(self, tx: &mut Tx, entry: audit::Entry) -> Result<Vec<Raised>, Refusal> {
+        for raised in &self.raised {
+            check(tx, &raised.environment_id).await?;
+        }
+        let raised = self.raised.clone();
+        self.finish_deleting(tx, entry).await?;
+        Ok(raised)
+    }
+}
+
+/// Refuses a change after which the environment would not load at an edge. Problems that were
+/// there before (stored by an older build) are not held against it.
+async fn check(tx: &mut Tx, environment_id: &str) -> Result<(), Refusal> {
+    let state = environments::load(tx, environment_id).await?;
+    let Err(problems) = environments::try_compile(state).await? else { return Ok(()) };
+    let before = {
+        let mut committed = tx.committed().await?;
+        match environments::load(&mut committed, environment_id).await {
+            Ok(state) => environments::try_compile(state).await?.err().unwrap_or_default(),
+            // Made by this very transaction.
+            Err(Refusal::NotFound(_)) => Vec::new(),
+            Err(refusal) => return Err(refusal),
+        }
+    };
+    let new: Vec<Problem> =
+        problems.into_iter().filter(|problem| !before.contains(problem)).collect();
+    match new.is_empty() {
+        true => Ok(()),
+        false => Err(Refusal::Invalid(new)),
+    }
+}
+
+/// Problems of the compiler as the author of one part sees them: pointers from that part's root.
+pub fn relative(refusal: Refusal, prefix: &str) -> Refusal {
+    let Refusal::Invalid(problems) = refusal else { return refusal };
+    let own = |problem: Problem| match problem.pointer.strip_prefix(prefix) {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+            Problem { pointer: rest.to_owned(), message: problem.message }
+        }
+        // Elsewhere: the place is part of the message, since the body has no such place.
+        _ => Problem {
+            message: format!("at {}: {}", problem.pointer, problem.message),
+            pointer: String::new(),
+        },
+    };
+    Refusal::Invalid(problems.into_iter().map(own).collect())
+}
+
+/// A key as one segment of a JSON pointer.
+pub fn pointer_segment(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}

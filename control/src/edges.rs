@@ -1,0 +1,107 @@
+//! What edges ask for and report: heads, blobs, receipts; each only within its key's namespaces.
+
+use bytes::Bytes;
+use rules::blob::Digest;
+use rules::head::{Heads, Receipts};
+
+use crate::authorize::EdgeScope;
+use crate::bus::{Bus, BusError};
+use crate::refusal::{Refusal, written};
+use crate::store::{Connection, now_us};
+
+/// Environments that one edge may report of at once.
+pub const RECEIPTS_MAX: usize = 1_000;
+/// Edges that one key may name, so that a leaked key cannot fill the table.
+const EDGES_PER_KEY_MAX: i64 = 10_000;
+const RECEIPT_AGE_US: i64 = 24 * 60 * 60 * 1_000_000;
+
+const BLOB: &str = "SELECT b.bytes FROM blob b WHERE b.digest = $1 AND EXISTS (\
+    SELECT 1 FROM blob_use u JOIN environment e ON e.id = u.environment_id \
+    WHERE u.digest = b.digest AND ($2 OR EXISTS (SELECT 1 FROM edge_key_namespace k \
+    WHERE k.edge_key_id = $3 AND k.namespace_id = e.namespace_id)))";
+const ENVIRONMENT: &str = "SELECT e.id FROM environment e JOIN namespace n ON n.id = e.namespace_id \
+    WHERE n.key = $1 AND e.key = $2";
+const RECEIPT: &str = "INSERT INTO receipt (edge, edge_key_id, environment_id, generation, revision, \
+    digest, reader, rejected, received_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+    ON CONFLICT (edge_key_id, edge, environment_id) DO UPDATE SET generation = excluded.generation, \
+    revision = excluded.revision, digest = excluded.digest, reader = excluded.reader, \
+    rejected = excluded.rejected, received_at = excluded.received_at";
+const EDGES: &str =
+    "SELECT COUNT(DISTINCT edge) FROM receipt WHERE edge_key_id = $1 AND edge <> $2";
+const EXPIRE: &str = "DELETE FROM receipt WHERE received_at < $1";
+
+pub async fn heads(bus: &dyn Bus, scope: &EdgeScope) -> Result<Heads, BusError> {
+    let heads = bus.heads().await?;
+    let seen = heads.into_iter().filter(|head| scope.sees(&head.namespace));
+    Ok(Heads { heads: seen.map(|head| head.signed).collect() })
+}
+
+/// A blob that is not there and one that is another's are told apart by nobody.
+pub async fn blob(
+    read: &mut Connection,
+    scope: &EdgeScope,
+    digest: Digest,
+) -> Result<Bytes, Refusal> {
+    let bytes: Option<Vec<u8>> = sqlx::query_scalar(BLOB)
+        .bind(digest.to_string())
+        .bind(scope.sees_all())
+        .bind(scope.key_id())
+        .fetch_optional(read)
+        .await?;
+    bytes.map(Bytes::from).ok_or(Refusal::NotFound("blob"))
+}
+
+/// Reports of environments that the key may not see, or that are gone, are dropped.
+pub async fn receive(
+    tx: &mut Connection,
+    scope: &EdgeScope,
+    receipts: &Receipts,
+) -> Result<(), Refusal> {
+    if receipts.receipts.len() > RECEIPTS_MAX {
+        return Err(Refusal::invalid("/receipts", format!("the limit is {RECEIPTS_MAX}")));
+    }
+    let now = now_us();
+    sqlx::query(EXPIRE).bind(now - RECEIPT_AGE_US).execute(&mut *tx).await?;
+    for (index, receipt) in receipts.receipts.iter().enumerate() {
+        if receipt.edge.is_empty() || receipt.edge.len() > 128 {
+            let pointer = format!("/receipts/{index}/edge");
+            return Err(Refusal::invalid(pointer, "an edge's id is 1 to 128 bytes"));
+        }
+        if !scope.sees(&receipt.namespace) {
+            continue;
+        }
+        let environment: Option<String> = sqlx::query_scalar(ENVIRONMENT)
+            .bind(&receipt.namespace)
+            .bind(&receipt.environment)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some(environment) = environment else { continue };
+        let others: i64 = sqlx::query_scalar(EDGES)
+            .bind(scope.key_id())
+            .bind(&receipt.edge)
+            .fetch_one(&mut *tx)
+            .await?;
+        if others >= EDGES_PER_KEY_MAX {
+            return Err(Refusal::TooMany { what: "edges", max: EDGES_PER_KEY_MAX as usize });
+        }
+        let mut rejected = receipt.rejected.clone();
+        if let Some(rejection) = &mut rejected {
+            let cut = rejection.reason.floor_char_boundary(1024);
+            rejection.reason.truncate(cut);
+        }
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        sqlx::query(RECEIPT)
+            .bind(&receipt.edge)
+            .bind(scope.key_id())
+            .bind(environment)
+            .bind(number(receipt.version.generation))
+            .bind(number(receipt.version.revision))
+            .bind(receipt.digest.to_string())
+            .bind(i64::from(receipt.reader))
+            .bind(rejected.map(|rejected| written("rejection", &rejected)).transpose()?)
+            .bind(now)
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(())
+}

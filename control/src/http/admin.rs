@@ -1,0 +1,415 @@
+//! The admin API's routes for what people keep: namespaces, environments, flags, configurations,
+//! keys, audit. Each handler parses, calls one domain function, shows.
+
+use axum::extract::State;
+use http::StatusCode;
+use rules::model::{FlagConfig, FlagDefinition};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::extract::{At, Handled, Shared, Writing, answer, list, no_content};
+use super::problem::{Stop, respond};
+use crate::authorize::Scope;
+use crate::environments::Environment;
+use crate::keys::{EdgeKeyRow, KeyRow, Sees};
+use crate::namespaces::Namespace;
+use crate::page::Page;
+use crate::refusal::Refusal;
+use crate::store::rfc3339;
+use crate::{audit, configs, environments, flags, keys, namespaces};
+
+pub fn router() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(list_namespaces, create_namespace))
+        .routes(routes!(get_namespace, rename_namespace, delete_namespace))
+        .routes(routes!(list_environments, create_environment))
+        .routes(routes!(get_environment, delete_environment))
+        .routes(routes!(publish_environment))
+        .routes(routes!(list_flags, create_flag))
+        .routes(routes!(get_flag, update_flag, delete_flag))
+        .routes(routes!(list_configs))
+        .routes(routes!(get_config, set_config))
+        .routes(routes!(list_keys, create_key))
+        .routes(routes!(delete_key))
+        .routes(routes!(list_edge_keys, create_edge_key))
+        .routes(routes!(delete_edge_key))
+        .routes(routes!(list_audit))
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct New {
+    /// 1 to 64 of a-z, 0-9, '-', '_' and '.'
+    key: String,
+    #[serde(default)]
+    name: String,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Rename {
+    name: String,
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Publish {
+    /// Past the gate that holds up a snapshot which more than doubles or halves.
+    #[serde(default)]
+    allow_growth: bool,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum NewKeyKind {
+    Server,
+    Browser,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NewKey {
+    kind: NewKeyKind,
+    #[serde(default)]
+    name: String,
+    /// Of browser keys: exact origins; none allows every origin.
+    #[serde(default)]
+    origins: Vec<String>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NewEdgeKey {
+    /// A list of namespace keys, or "all".
+    #[schema(value_type = Value)]
+    namespaces: EdgeNamespaces,
+    #[serde(default)]
+    name: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum EdgeNamespaces {
+    Named(Vec<String>),
+    Word(String),
+}
+
+fn show_namespace(row: &Namespace) -> Value {
+    json!({ "key": row.key, "name": row.name, "version": row.version,
+        "createdAt": rfc3339(row.created_at), "updatedAt": rfc3339(row.updated_at) })
+}
+
+fn show_environment(row: &Environment) -> Value {
+    let published = row.published_revision.map(|revision| {
+        json!({ "generation": row.published_generation, "revision": revision,
+            "at": row.published_at.map(rfc3339) })
+    });
+    let mut shown = json!({ "key": row.key, "name": row.name, "generation": row.generation,
+        "revision": row.revision, "published": published,
+        "createdAt": rfc3339(row.created_at), "updatedAt": rfc3339(row.updated_at) });
+    if let (Some(rejected), Value::Object(fields)) = (&row.rejected, &mut shown) {
+        fields.insert("rejected".to_owned(), json!(rejected));
+    }
+    shown
+}
+
+fn show_key(row: &KeyRow) -> Value {
+    let origins: Value = serde_json::from_str(&row.origins).unwrap_or_default();
+    json!({ "id": row.id, "kind": row.kind, "name": row.name, "origins": origins,
+        "createdAt": rfc3339(row.created_at) })
+}
+
+fn show_edge_key(row: &EdgeKeyRow, namespaces: &[String]) -> Value {
+    let sees = if row.all_namespaces { json!("all") } else { json!(namespaces) };
+    json!({ "id": row.id, "name": row.name, "namespaces": sees,
+        "createdAt": rfc3339(row.created_at) })
+}
+
+/// Namespaces, by key.
+#[utoipa::path(get, path = "/api/v1/namespaces", tag = "namespaces", responses((status = 200, body = Value)))]
+async fn list_namespaces(State(shared): State<Shared>, scope: Scope, page: Page) -> Handled {
+    let mut read = shared.store.read().await?;
+    Ok(list(namespaces::page(&mut read, &scope, &page).await?, show_namespace))
+}
+
+/// Make a namespace.
+#[utoipa::path(post, path = "/api/v1/namespaces", tag = "namespaces", request_body = New, responses((status = 201, body = Value)))]
+async fn create_namespace(writing: Writing) -> Handled {
+    let new: New = writing.json()?;
+    let mut write = writing.begin().await?;
+    let made = namespaces::create(&mut write.tx, &write.scope, &new.key, &new.name).await?;
+    write.finish(answer(StatusCode::CREATED, Some(made.version), &show_namespace(&made))).await
+}
+
+/// One namespace.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}", tag = "namespaces", responses((status = 200, body = Value)))]
+async fn get_namespace(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    let row = namespaces::get(&mut read, &scope).await?;
+    Ok(respond(answer(StatusCode::OK, Some(row.version), &show_namespace(&row))))
+}
+
+/// Change a namespace's name.
+#[utoipa::path(patch, path = "/api/v1/namespaces/{namespace}", tag = "namespaces", request_body = Rename, responses((status = 200, body = Value)))]
+async fn rename_namespace(at: At, writing: Writing) -> Handled {
+    let body: Rename = writing.json()?;
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    let row = namespaces::rename(&mut write.tx, &scope, write.expected, &body.name).await?;
+    write.finish(answer(StatusCode::OK, Some(row.version), &show_namespace(&row))).await
+}
+
+/// Delete a namespace with everything in it.
+#[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}", tag = "namespaces", responses((status = 204)))]
+async fn delete_namespace(at: At, writing: Writing) -> Handled {
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    namespaces::delete(&mut write.tx, &scope, write.expected).await?;
+    write.finish(no_content()).await
+}
+
+/// Environments of a namespace, by key.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments", tag = "environments", responses((status = 200, body = Value)))]
+async fn list_environments(
+    State(shared): State<Shared>,
+    scope: Scope,
+    at: At,
+    page: Page,
+) -> Handled {
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    Ok(list(environments::page(&mut read, &scope, &page).await?, show_environment))
+}
+
+/// Make an environment; every flag is off in it at first.
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments", tag = "environments", request_body = New, responses((status = 201, body = Value)))]
+async fn create_environment(at: At, writing: Writing) -> Handled {
+    let new: New = writing.json()?;
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    let made = environments::create(&mut write.tx, &scope, &new.key, &new.name).await?;
+    write.finish(answer(StatusCode::CREATED, Some(made.revision), &show_environment(&made))).await
+}
+
+/// One environment: its revision, and the one that is published.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}", tag = "environments", responses((status = 200, body = Value)))]
+async fn get_environment(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    let row = environments::get(&mut read, &scope, &at.environment).await?;
+    Ok(respond(answer(StatusCode::OK, Some(row.revision), &show_environment(&row))))
+}
+
+/// Delete an environment with its configurations, segments and keys.
+#[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/environments/{environment}", tag = "environments", responses((status = 204)))]
+async fn delete_environment(at: At, writing: Writing) -> Handled {
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    environments::delete(&mut write.tx, &scope, &at.environment, write.expected).await?;
+    write.finish(no_content()).await
+}
+
+/// Publish an environment anew, if need be past the growth gate.
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/publish", tag = "environments", request_body = Publish, responses((status = 202, body = Value)))]
+async fn publish_environment(at: At, writing: Writing) -> Handled {
+    let body: Publish = writing.json()?;
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    let (tx, environment) = (&mut write.tx, &at.environment);
+    let row = environments::publish(tx, &scope, environment, body.allow_growth).await?;
+    write.finish(answer(StatusCode::ACCEPTED, Some(row.revision), &show_environment(&row))).await
+}
+
+/// Flags of a namespace, by key.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/flags", tag = "flags", responses((status = 200, body = Value)))]
+async fn list_flags(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    Ok(list(flags::page(&mut read, &scope, &page).await?, flags::FlagRow::state))
+}
+
+/// Make a flag; it is off in every environment at first.
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/flags", tag = "flags", request_body = Value, responses((status = 201, body = Value)))]
+async fn create_flag(at: At, writing: Writing) -> Handled {
+    let definition: FlagDefinition = writing.json()?;
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    let made = flags::create(&mut write.tx, &scope, &definition).await?;
+    write.finish(answer(StatusCode::CREATED, Some(made.version), &made.state())).await
+}
+
+/// One flag's definition.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/flags/{flag}", tag = "flags", responses((status = 200, body = Value)))]
+async fn get_flag(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    let row = flags::get(&mut read, &scope, &at.flag).await?;
+    Ok(respond(answer(StatusCode::OK, Some(row.version), &row.state())))
+}
+
+/// Change a flag's definition, in every environment.
+#[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/flags/{flag}", tag = "flags", request_body = Value, responses((status = 200, body = Value)))]
+async fn update_flag(at: At, writing: Writing) -> Handled {
+    let definition: FlagDefinition = writing.json()?;
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    let row = flags::update(&mut write.tx, &scope, &at.flag, write.expected, &definition).await?;
+    write.finish(answer(StatusCode::OK, Some(row.version), &row.state())).await
+}
+
+/// Delete a flag that no other flag needs. Its key comes back with the same type or not at all.
+#[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/flags/{flag}", tag = "flags", responses((status = 204)))]
+async fn delete_flag(at: At, writing: Writing) -> Handled {
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    flags::delete(&mut write.tx, &scope, &at.flag, write.expected).await?;
+    write.finish(no_content()).await
+}
+
+/// Every flag with its definition and what it does in this environment.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags", tag = "configurations", responses((status = 200, body = Value)))]
+async fn list_configs(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    let paged = configs::page(&mut read, &scope, &at.environment, &page).await?;
+    Ok(list(paged, configs::Configured::state))
+}
+
+/// What a flag does in this environment.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags/{flag}", tag = "configurations", responses((status = 200, body = Value)))]
+async fn get_config(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    let row = configs::get(&mut read, &scope, &at.environment, &at.flag).await?;
+    Ok(respond(answer(StatusCode::OK, Some(row.version()), &row.state())))
+}
+
+/// Say what a flag does in this environment.
+#[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags/{flag}", tag = "configurations", request_body = Value, responses((status = 200, body = Value)))]
+async fn set_config(at: At, writing: Writing) -> Handled {
+    let config: FlagConfig = writing.json()?;
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    let (tx, expected) = (&mut write.tx, write.expected);
+    let row = configs::set(tx, &scope, &at.environment, &at.flag, expected, &config).await?;
+    write.finish(answer(StatusCode::OK, Some(row.version()), &row.state())).await
+}
+
+/// API keys of an environment, without their secrets.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/keys", tag = "keys", responses((status = 200, body = Value)))]
+async fn list_keys(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    Ok(list(keys::page(&mut read, &scope, &at.environment, &page).await?, show_key))
+}
+
+/// Make an API key; this answer is the only one that shows it.
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/keys", tag = "keys", request_body = NewKey, responses((status = 201, body = Value)))]
+async fn create_key(at: At, writing: Writing) -> Handled {
+    use rules::keys::KeyKind;
+    let new: NewKey = writing.json()?;
+    let kind = match new.kind {
+        NewKeyKind::Server => KeyKind::Server,
+        NewKeyKind::Browser => KeyKind::Browser,
+    };
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    let (tx, environment) = (&mut write.tx, &at.environment);
+    let (key, row) = keys::create(tx, &scope, environment, kind, &new.name, &new.origins).await?;
+    let kept = show_key(&row);
+    let shown = with_key(kept.clone(), key.reveal());
+    write
+        .finish_with_secret(
+            answer(StatusCode::CREATED, None, &shown),
+            answer(StatusCode::CREATED, None, &kept),
+        )
+        .await
+}
+
+fn with_key(mut shown: Value, key: &str) -> Value {
+    if let Value::Object(fields) = &mut shown {
+        fields.insert("key".to_owned(), json!(key));
+    }
+    shown
+}
+
+/// Delete an API key; edges refuse it once they have the next snapshot.
+#[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/environments/{environment}/keys/{id}", tag = "keys", responses((status = 204)))]
+async fn delete_key(at: At, writing: Writing) -> Handled {
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    keys::delete(&mut write.tx, &scope, &at.environment, &at.id).await?;
+    write.finish(no_content()).await
+}
+
+/// Keys of edges, without their secrets.
+#[utoipa::path(get, path = "/api/v1/edge-keys", tag = "edge keys", responses((status = 200, body = Value)))]
+async fn list_edge_keys(State(shared): State<Shared>, scope: Scope, page: Page) -> Handled {
+    let mut read = shared.store.read().await?;
+    let paged = keys::edge_page(&mut read, &scope, &page).await?;
+    Ok(list(paged, |(row, namespaces)| show_edge_key(row, namespaces)))
+}
+
+/// Make a key for an edge node; this answer is the only one that shows it.
+#[utoipa::path(post, path = "/api/v1/edge-keys", tag = "edge keys", request_body = NewEdgeKey, responses((status = 201, body = Value)))]
+async fn create_edge_key(writing: Writing) -> Handled {
+    let new: NewEdgeKey = writing.json()?;
+    let sees = match new.namespaces {
+        EdgeNamespaces::Named(keys) => Sees::Namespaces(keys),
+        EdgeNamespaces::Word(word) if word == "all" => Sees::All,
+        EdgeNamespaces::Word(_) => {
+            let message = "a list of namespace keys, or \"all\"";
+            return Err(Refusal::invalid("/namespaces", message).into());
+        }
+    };
+    let mut write = writing.begin().await?;
+    let (key, row) = keys::edge_create(&mut write.tx, &write.scope, &new.name, &sees).await?;
+    let named = match sees {
+        Sees::All => Vec::new(),
+        Sees::Namespaces(keys) => keys,
+    };
+    let kept = show_edge_key(&row, &named);
+    let shown = with_key(kept.clone(), key.reveal());
+    write
+        .finish_with_secret(
+            answer(StatusCode::CREATED, None, &shown),
+            answer(StatusCode::CREATED, None, &kept),
+        )
+        .await
+}
+
+/// Delete an edge's key, at once.
+#[utoipa::path(delete, path = "/api/v1/edge-keys/{id}", tag = "edge keys", responses((status = 204)))]
+async fn delete_edge_key(at: At, writing: Writing) -> Handled {
+    let mut write = writing.begin().await?;
+    keys::edge_delete(&mut write.tx, &write.scope, &at.id).await?;
+    write.finish(no_content()).await
+}
+
+/// Who changed what, newest first.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/audit", tag = "audit", responses((status = 200, body = Value)))]
+async fn list_audit(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    let before = match page.after.as_str() {
+        "" => i64::MAX,
+        cursor => cursor.parse().map_err(|_| -> Stop {
+            Refusal::invalid("/cursor", "not a cursor of this list").into()
+        })?,
+    };
+    let rows = audit::page(&mut read, scope.id(), before, page.fetch()).await?;
+    let paged = page.cut(rows, |row| row.sequence.to_string());
+    let json = |text: &Option<String>| {
+        text.as_ref().and_then(|text| serde_json::from_str::<Value>(text).ok())
+    };
+    Ok(list(paged, |row| {
+        json!({ "sequence": row.sequence, "at": rfc3339(row.at), "actor": row.actor,
+            "action": row.action, "target": row.target, "environment": row.environment,
+            "before": json(&row.before), "after": json(&row.after),
+            "hash": row.hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>() })
+    }))
+}

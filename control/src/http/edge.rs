@@ -1,0 +1,106 @@
+//! What edges ask over HTTP: heads (with a long poll), blobs, receipts.
+
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use rules::blob::Digest;
+use rules::head::Receipts;
+use rules::limits::ADMIN_BODY_BYTES_MAX;
+use serde::Deserialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::extract::{Asked, At, Handled, Shared, parse, read};
+use super::problem::Stop;
+use crate::authorize::EdgeScope;
+use crate::edges;
+use crate::refusal::Refusal;
+
+const WAIT_SECONDS_MAX: u64 = 30;
+
+pub fn router() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(heads)).routes(routes!(blob)).routes(routes!(receipts))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wait {
+    #[serde(default)]
+    wait: u64,
+}
+
+/// The newest signed head of every environment that the key may see.
+#[utoipa::path(get, path = "/edge/v1/heads", tag = "edge",
+    params(("wait" = Option<u64>, Query, description = "seconds to wait for a change, at most 30")),
+    responses((status = 200, body = serde_json::Value), (status = 304)))]
+async fn heads(
+    State(shared): State<Shared>,
+    scope: EdgeScope,
+    Asked(asked): Asked<Wait>,
+    headers: HeaderMap,
+) -> Handled {
+    if asked.wait > WAIT_SECONDS_MAX {
+        let message = format!("the limit is {WAIT_SECONDS_MAX} seconds");
+        return Err(Refusal::invalid("/wait", message).into());
+    }
+    let known = headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(asked.wait);
+    // Registered before the heads are read, so that no change falls between the two.
+    let mut changed = shared.bus.changed();
+    loop {
+        changed.borrow_and_update();
+        let heads = edges::heads(shared.bus.as_ref(), &scope).await?;
+        let body = serde_json::to_vec(&heads)
+            .map_err(|error| Stop::from(Refusal::Internal(error.to_string())))?;
+        let etag = format!("\"{}\"", Digest::of(&body));
+        if known != Some(etag.as_str()) {
+            return Ok(answer(StatusCode::OK, &etag, body));
+        }
+        tokio::select! {
+            news = changed.changed() => if news.is_ok() { continue },
+            () = tokio::time::sleep_until(deadline) => {}
+            () = shared.stopping.cancelled() => {}
+        }
+        return Ok(answer(StatusCode::NOT_MODIFIED, &etag, Vec::new()));
+    }
+}
+
+fn answer(status: StatusCode, etag: &str, body: Vec<u8>) -> Response {
+    let mut response = (status, body).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    if let Ok(etag) = HeaderValue::from_str(etag) {
+        headers.insert(ETAG, etag);
+    }
+    response
+}
+
+/// A snapshot or an id list by its SHA-256, if a namespace of the key references it.
+#[utoipa::path(get, path = "/edge/v1/blobs/{digest}", tag = "edge",
+    responses((status = 200, content_type = "application/octet-stream", body = Vec<u8>)))]
+async fn blob(State(shared): State<Shared>, scope: EdgeScope, at: At) -> Handled {
+    let digest: Digest = at.digest.parse().map_err(|_| Stop::from(Refusal::NotFound("blob")))?;
+    let mut read = shared.store.read().await?;
+    let bytes = edges::blob(&mut read, &scope, digest).await?;
+    let mut response = (StatusCode::OK, bytes).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    let forever = "private, max-age=31536000, immutable";
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(forever));
+    Ok(response)
+}
+
+/// What an edge serves.
+#[utoipa::path(post, path = "/edge/v1/receipts", tag = "edge", request_body = serde_json::Value, responses((status = 204)))]
+async fn receipts(State(shared): State<Shared>, scope: EdgeScope, request: Request) -> Handled {
+    let body = read(request.into_body(), ADMIN_BODY_BYTES_MAX).await?;
+    let receipts: Receipts = parse(&body)?;
+    let mut tx = shared.store.write().await?;
+    edges::receive(&mut tx, &scope, &receipts).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}

@@ -1,0 +1,309 @@
+//! What handlers take from a request: the caller, the place, the page, and a write with its body,
+//! its version and its idempotency key.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use rules::limits::{ADMIN_BODY_BYTES_MAX, IMPORT_BYTES_MAX};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::authorize::{EdgeScope, NamespaceScope, Scope};
+use crate::change::Expected;
+use crate::http::App;
+use crate::http::problem::{Stop, respond};
+use crate::idempotency::{self, Answer};
+use crate::page::{Page, Paged};
+use crate::refusal::Refusal;
+use crate::relay::Doorbell;
+use crate::store::{Connection, Tx};
+
+pub type Shared = Arc<App>;
+pub type Handled = Result<Response, Stop>;
+
+/// The placeholders of a route's path.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct At {
+    pub namespace: String,
+    pub environment: String,
+    pub flag: String,
+    pub segment: String,
+    pub list: String,
+    pub id: String,
+    pub digest: String,
+}
+
+impl FromRequestParts<Shared> for At {
+    type Rejection = Stop;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<At, Stop> {
+        let Path(at) = Path::<At>::from_request_parts(parts, shared)
+            .await
+            .map_err(|_| Stop::new(StatusCode::NOT_FOUND, "not-found", "there is no such path"))?;
+        Ok(at)
+    }
+}
+
+impl At {
+    pub async fn scope(
+        &self,
+        read: &mut Connection,
+        scope: &Scope,
+    ) -> Result<NamespaceScope, Refusal> {
+        scope.namespace(read, &self.namespace).await
+    }
+}
+
+/// Put there by the authorizing layer; a route that it does not cover has none.
+impl FromRequestParts<Shared> for Scope {
+    type Rejection = Stop;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Scope, Stop> {
+        parts.extensions.get::<Scope>().cloned().ok_or_else(unscoped)
+    }
+}
+
+impl FromRequestParts<Shared> for EdgeScope {
+    type Rejection = Stop;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<EdgeScope, Stop> {
+        parts.extensions.get::<EdgeScope>().cloned().ok_or_else(unscoped)
+    }
+}
+
+fn unscoped() -> Stop {
+    Refusal::Internal("a route was reached without authorization".to_owned()).into()
+}
+
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, key) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+/// `?limit=` and `?cursor=`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listing {
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+impl FromRequestParts<Shared> for Page {
+    type Rejection = Stop;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Page, Stop> {
+        let listing: Listing = query(parts)?;
+        Ok(Page::new(listing.limit, listing.cursor.as_deref())?)
+    }
+}
+
+pub fn query<T: DeserializeOwned>(parts: &Parts) -> Result<T, Stop> {
+    Query::try_from_uri(&parts.uri)
+        .map(|Query(query)| query)
+        .map_err(|rejection| Stop::new(StatusCode::BAD_REQUEST, "query", rejection.body_text()))
+}
+
+/// Strict query parameters of one route.
+pub struct Asked<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<Shared> for Asked<T> {
+    type Rejection = Stop;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Stop> {
+        query(parts).map(Asked)
+    }
+}
+
+/// A write before it has begun: everything of the request is here.
+pub struct Writing {
+    shared: Shared,
+    pub scope: Scope,
+    pub expected: Expected,
+    body: Bytes,
+    headers: HeaderMap,
+    request: Option<idempotency::Request>,
+}
+
+impl FromRequest<Shared> for Writing {
+    type Rejection = Stop;
+
+    async fn from_request(request: Request, shared: &Shared) -> Result<Writing, Stop> {
+        let (parts, body) = request.into_parts();
+        let scope = parts.extensions.get::<Scope>().cloned().ok_or_else(unscoped)?;
+        let expected = expected(&parts.headers)?;
+        let path = parts.uri.path();
+        let long =
+            path.ends_with("/import") || path.ends_with("/included") || path.ends_with("/excluded");
+        let max = if long { IMPORT_BYTES_MAX } else { ADMIN_BODY_BYTES_MAX };
+        let body = read(body, max).await?;
+        let request = match parts.headers.get("idempotency-key") {
+            None => None,
+            Some(key) => {
+                let key = key
+                    .to_str()
+                    .ok()
+                    .filter(|key| (1..=idempotency::KEY_BYTES_MAX).contains(&key.len()))
+                    .ok_or_else(|| {
+                        let detail = "an Idempotency-Key is 1 to 255 visible ASCII characters";
+                        Stop::new(StatusCode::BAD_REQUEST, "idempotency-key", detail)
+                    })?;
+                let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+                let if_match = parts
+                    .headers
+                    .get(IF_MATCH)
+                    .map_or("", |value| value.to_str().unwrap_or_default());
+                let hash =
+                    idempotency::request_hash(parts.method.as_str(), target, if_match, &body);
+                Some(idempotency::Request {
+                    actor: scope.actor().to_owned(),
+                    key: key.to_owned(),
+                    hash,
+                })
+            }
+        };
+        let headers = parts.headers;
+        Ok(Writing { shared: shared.clone(), scope, expected, body, headers, request })
+    }
+}
+
+/// A body, up to its limit. Its first megabytes are not believed before they came.
+pub async fn read(body: axum::body::Body, bytes_max: usize) -> Result<Bytes, Stop> {
+    match Limited::new(body, bytes_max).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(Stop::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-large",
+            format!("the body is over its limit of {bytes_max} bytes"),
+        )),
+        Err(_) => Err(Stop::new(StatusCode::BAD_REQUEST, "body", "the body broke off")),
+    }
+}
+
+fn expected(headers: &HeaderMap) -> Result<Expected, Stop> {
+    let Some(value) = headers.get(IF_MATCH) else { return Ok(Expected::Unsaid) };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(Expected::Any);
+    }
+    let version = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    // Another's ETag is a version that is not the current one, as it was never ours.
+    match version {
+        Some(version) => Ok(Expected::Version(version.parse().unwrap_or(-1))),
+        None => {
+            let detail = "If-Match is one ETag in quotes, or *";
+            Err(Stop::new(StatusCode::BAD_REQUEST, "if-match", detail))
+        }
+    }
+}
+
+impl Writing {
+    /// Strict: an unknown field is named with its place.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Stop> {
+        self.expect_type(&["application/json"])?;
+        parse(&self.body)
+    }
+
+    pub fn expect_type(&self, types: &[&str]) -> Result<(), Stop> {
+        let sent = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let sent = sent.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        match types.iter().any(|wanted| sent.eq_ignore_ascii_case(wanted)) {
+            true => Ok(()),
+            false => Err(Stop::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "content-type",
+                format!("send the body as {}", types.join(" or ")),
+            )),
+        }
+    }
+
+    pub fn body(&self) -> Bytes {
+        self.body.clone()
+    }
+
+    /// Ends here if this very request was answered before.
+    pub async fn begin(self) -> Result<Write, Stop> {
+        let mut tx = self.shared.store.write().await?;
+        if let Some(request) = &self.request
+            && let Some(answer) = idempotency::find(&mut tx, request).await?
+        {
+            return Err(Stop::Replayed(answer));
+        }
+        let doorbell = self.shared.doorbell.clone();
+        Ok(Write {
+            tx,
+            scope: self.scope,
+            expected: self.expected,
+            request: self.request,
+            doorbell,
+        })
+    }
+}
+
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Stop> {
+    rules::compile::parse(body).map_err(|problem| Refusal::Invalid(vec![problem]).into())
+}
+
+/// A write under way; nothing of it is there until `finish`.
+pub struct Write {
+    pub tx: Tx,
+    pub scope: Scope,
+    pub expected: Expected,
+    request: Option<idempotency::Request>,
+    doorbell: Doorbell,
+}
+
+impl Write {
+    pub async fn finish(self, answer: Answer) -> Handled {
+        let kept = answer.clone();
+        self.finish_with_secret(answer, kept).await
+    }
+
+    /// As `finish`; what is kept for a repeated request is without the answer's secret, so that
+    /// it is shown once and stored nowhere.
+    pub async fn finish_with_secret(mut self, answer: Answer, kept: Answer) -> Handled {
+        if let Some(request) = &self.request {
+            idempotency::keep(&mut self.tx, request, &kept).await?;
+        }
+        self.tx.commit().await?;
+        self.doorbell.ring();
+        Ok(respond(answer))
+    }
+}
+
+pub fn answer(status: StatusCode, version: Option<i64>, body: &impl Serialize) -> Answer {
+    Answer {
+        status: status.as_u16(),
+        etag: version.map(|version| format!("\"{version}\"")),
+        location: None,
+        body: serde_json::to_vec(body).unwrap_or_default(),
+    }
+}
+
+pub fn no_content() -> Answer {
+    Answer { status: 204, etag: None, location: None, body: Vec::new() }
+}
+
+/// `{items, nextCursor?}`
+pub fn list<T>(paged: Paged<T>, show: impl Fn(&T) -> Value) -> Response {
+    let mut body = json!({ "items": paged.items.iter().map(show).collect::<Vec<_>>() });
+    if let (Some(cursor), Value::Object(fields)) = (paged.next_cursor, &mut body) {
+        fields.insert("nextCursor".to_owned(), json!(cursor));
+    }
+    respond(answer(StatusCode::OK, None, &body))
+}
+
+pub fn with_etag(mut response: Response, etag: &str) -> Response {
+    if let Ok(etag) = HeaderValue::from_str(etag) {
+        response.headers_mut().insert(ETAG, etag);
+    }
+    response
+}

@@ -1,0 +1,184 @@
+//! The way in over HTTP: every route, who may take it, and its description.
+//!
+//! No SQL here. A route without a permission in `authorize.rs` does not start.
+
+pub mod admin;
+pub mod edge;
+pub mod extract;
+pub mod pages;
+pub mod problem;
+
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::authorize::{self, Permission};
+use crate::bus::Bus;
+use crate::relay::Doorbell;
+use crate::store::Store;
+use extract::{Shared, bearer};
+use problem::Stop;
+
+/// What every request can reach.
+pub struct App {
+    pub store: Store,
+    pub bus: Arc<dyn Bus>,
+    pub doorbell: Doorbell,
+    pub metrics: PrometheusHandle,
+    pub stopping: CancellationToken,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{method} {path} has no permission in authorize::ROUTES")]
+pub struct Unguarded {
+    pub method: String,
+    pub path: String,
+}
+
+fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().merge(pages::router()).merge(admin::router()).merge(edge::router())
+}
+
+pub fn router(app: Shared) -> Result<axum::Router, Unguarded> {
+    let (router, api) = routes().split_for_parts();
+    let described = serde_json::to_value(&api).unwrap_or_default();
+    for (method, path) in operations(&described) {
+        if authorize::permission(&method, &path).is_none() {
+            return Err(Unguarded { method, path });
+        }
+    }
+    Ok(router
+        .route_layer(middleware::from_fn_with_state(app.clone(), let_in))
+        .fallback(|| async {
+            Stop::new(StatusCode::NOT_FOUND, "not-found", "there is no such path")
+        })
+        .method_not_allowed_fallback(|| async {
+            let detail = "the path is there, but not with this method";
+            Stop::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail)
+        })
+        .with_state(app))
+}
+
+/// Every (method, path) of a description.
+pub fn operations(described: &Value) -> Vec<(String, String)> {
+    let mut operations = Vec::new();
+    for (path, methods) in described["paths"].as_object().into_iter().flatten() {
+        for (method, _) in methods.as_object().into_iter().flatten() {
+            operations.push((method.to_uppercase(), path.clone()));
+        }
+    }
+    operations
+}
+
+async fn let_in(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let method = match request.method() {
+        &http::Method::HEAD => "GET",
+        method => method.as_str(),
+    };
+    let permission = path.as_deref().and_then(|path| authorize::permission(method, path));
+    let known = match permission {
+        None => Err(Stop::new(StatusCode::FORBIDDEN, "forbidden", "nobody may take this route")),
+        Some(Permission::Public) => Ok(()),
+        Some(permission) => identify(&app, &mut request, permission).await,
+    };
+    let started = std::time::Instant::now();
+    let response = match known {
+        Ok(()) => next.run(request).await,
+        Err(stop) => stop.into_response(),
+    };
+    // Of a long poll, the wait is not work.
+    let route = path.unwrap_or_default();
+    let status = response.status().as_u16().to_string();
+    metrics::counter!("tidegate_control_requests_total", "route" => route.clone(), "status" => status)
+        .increment(1);
+    if route != "/edge/v1/heads" {
+        metrics::histogram!("tidegate_control_request_seconds", "route" => route)
+            .record(started.elapsed().as_secs_f64());
+    }
+    response
+}
+
+async fn identify(app: &App, request: &mut Request, permission: Permission) -> Result<(), Stop> {
+    let mut read = app.store.read().await?;
+    let bearer = bearer(request.headers()).map(str::to_owned);
+    if permission == Permission::Edge {
+        let scope = authorize::edge(&mut read, bearer.as_deref()).await?;
+        request.extensions_mut().insert(scope);
+    } else {
+        let trace = request
+            .headers()
+            .get("traceparent")
+            .and_then(|value| value.to_str().ok())
+            .filter(|value| value.len() == 55)
+            .map(str::to_owned);
+        let scope = authorize::admin(&mut read, bearer.as_deref(), permission, trace).await?;
+        request.extensions_mut().insert(scope);
+    }
+    Ok(())
+}
+
+/// OpenAPI 3.1, generated from the routes; what is the same everywhere (places in the path,
+/// versions, idempotency, problems, keys) is added from the routes' own table.
+pub fn openapi() -> String {
+    let (_, api) = routes().split_for_parts();
+    let mut api = serde_json::to_value(&api).unwrap_or_default();
+    api["info"] = json!({ "title": "Tidegate control", "version": env!("CARGO_PKG_VERSION"),
+        "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" } });
+    api["components"]["securitySchemes"] = json!({
+        "admin": { "type": "http", "scheme": "bearer", "description": "tg_admin_…" },
+        "edge": { "type": "http", "scheme": "bearer", "description": "tg_edge_…" } });
+    api["components"]["schemas"]["Problem"] = json!({
+        "type": "object", "description": "RFC 9457",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {
+            "type": { "type": "string" }, "title": { "type": "string" },
+            "status": { "type": "integer" }, "detail": { "type": "string" },
+            "current": { "description": "of 412: the state that won" },
+            "errors": { "type": "array", "items": { "type": "object",
+                "required": ["pointer", "message"],
+                "properties": { "pointer": { "type": "string", "description": "RFC 6901" },
+                    "message": { "type": "string" } } } } } });
+    let header = |name: &str, description: &str| {
+        json!({ "name": name, "in": "header", "required": false, "description": description,
+            "schema": { "type": "string" } })
+    };
+    for (path, methods) in api["paths"].as_object_mut().into_iter().flatten() {
+        let places: Vec<Value> = path
+            .split('/')
+            .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+            .map(|name| {
+                json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } })
+            })
+            .collect();
+        for (method, operation) in methods.as_object_mut().into_iter().flatten() {
+            let mut parameters = places.clone();
+            parameters.extend(operation["parameters"].as_array().cloned().unwrap_or_default());
+            let permission = authorize::permission(&method.to_uppercase(), path);
+            let is_admin = !matches!(permission, Some(Permission::Edge | Permission::Public));
+            if is_admin && method != "get" {
+                parameters.push(header("Idempotency-Key", "the same request again is done once"));
+            }
+            if matches!(method.as_str(), "put" | "patch" | "delete") {
+                parameters.push(header("If-Match", "the ETag that the change is made on, or *"));
+            }
+            operation["parameters"] = Value::Array(parameters);
+            operation["security"] = match permission {
+                Some(Permission::Public) => json!([]),
+                Some(Permission::Edge) => json!([{ "edge": [] }]),
+                _ => json!([{ "admin": [] }]),
+            };
+            operation["responses"]["default"] = json!({ "description": "a problem",
+                "content": { "application/problem+json": {
+                    "schema": { "$ref": "#/components/schemas/Problem" } } } });
+        }
+    }
+    format!("{api:#}\n")
+}

@@ -1,0 +1,102 @@
+//! Routes that everybody may read: start page, health, metrics, the API's description, limits.
+
+use axum::extract::State;
+use axum::response::{Html, IntoResponse, Response};
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use rules::limits;
+use serde_json::json;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::extract::Shared;
+
+const START: &str = include_str!("start.html");
+/// The page has no script and one inline style sheet.
+const START_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; \
+    base-uri 'none'; form-action 'none'";
+
+pub fn router() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(start))
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(prometheus))
+        .routes(routes!(description))
+        .routes(routes!(limits_table))
+}
+
+/// What this is, for people.
+#[utoipa::path(get, path = "/", tag = "server", responses((status = 200, content_type = "text/html", body = String)))]
+async fn start() -> Response {
+    ([(CONTENT_SECURITY_POLICY, START_POLICY)], Html(START)).into_response()
+}
+
+/// The process is alive.
+#[utoipa::path(get, path = "/healthz", tag = "server", responses((status = 200, content_type = "text/plain", body = String)))]
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// The database answers and the server is not about to stop.
+#[utoipa::path(get, path = "/readyz", tag = "server", responses((status = 200, body = Value), (status = 503, body = Value)))]
+async fn readyz(State(shared): State<Shared>) -> Response {
+    let store = shared.store.read().await.is_ok();
+    let status = match (shared.stopping.is_cancelled(), store) {
+        (true, _) => "stopping",
+        (false, false) => "the store does not answer",
+        (false, true) => "ready",
+    };
+    let code = match status {
+        "ready" => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let body = json!({ "status": status }).to_string();
+    (code, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+/// Figures for Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "server", responses((status = 200, content_type = "text/plain", body = String)))]
+async fn prometheus(State(shared): State<Shared>) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render())
+        .into_response()
+}
+
+/// This description.
+#[utoipa::path(get, path = "/api/v1/openapi.json", tag = "server", responses((status = 200, body = Value)))]
+async fn description() -> Response {
+    ([(CONTENT_TYPE, "application/json")], super::openapi()).into_response()
+}
+
+/// The limits that control, edges and SDKs share.
+#[utoipa::path(get, path = "/api/v1/limits", tag = "server", responses((status = 200, body = Value)))]
+async fn limits_table() -> Response {
+    let body = json!({
+        "snapshotBytes": limits::SNAPSHOT_BYTES_MAX,
+        "headBytes": limits::HEAD_BYTES_MAX,
+        "flags": limits::FLAGS_MAX,
+        "rulesPerFlag": limits::RULES_PER_FLAG_MAX,
+        "clausesPerRule": limits::CLAUSES_PER_RULE_MAX,
+        "valuesPerClause": limits::VALUES_PER_CLAUSE_MAX,
+        "variantsPerFlag": limits::VARIANTS_PER_FLAG_MAX,
+        "prerequisites": limits::PREREQUISITES_MAX,
+        "segments": limits::SEGMENTS_MAX,
+        "segmentIds": limits::SEGMENT_IDS_MAX,
+        "nesting": limits::NESTING_MAX,
+        "chain": limits::CHAIN_MAX,
+        "stringBytes": limits::STRING_BYTES_MAX,
+        "keyBytes": limits::KEY_BYTES_MAX,
+        "valueBytes": limits::VALUE_BYTES_MAX,
+        "regexSourceBytes": limits::REGEX_SOURCE_BYTES_MAX,
+        "logicNodes": limits::LOGIC_NODES_MAX,
+        "contextBytes": limits::CONTEXT_BYTES_MAX,
+        "evaluationBodyBytes": limits::EVALUATION_BODY_BYTES_MAX,
+        "adminBodyBytes": limits::ADMIN_BODY_BYTES_MAX,
+        "importBytes": limits::IMPORT_BYTES_MAX,
+        "policies": limits::POLICIES_MAX,
+        "keys": limits::KEYS_MAX,
+        "splitTotal": limits::SPLIT_TOTAL,
+        "environments": crate::environments::ENVIRONMENTS_MAX,
+    });
+    ([(CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}

@@ -1,0 +1,200 @@
+//! What a refusal is over HTTP: the one file that chooses statuses and writes problem documents
+//! (RFC 9457).
+
+use axum::response::{IntoResponse, Response};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
+use rules::compile::Problem;
+use serde_json::{Map, Value, json};
+
+use crate::authorize::Denied;
+use crate::bus::BusError;
+use crate::idempotency::Answer;
+use crate::refusal::Refusal;
+
+/// Why a handler ends before its own answer.
+#[derive(Debug)]
+pub enum Stop {
+    Problem(Box<Document>),
+    /// The request was answered before.
+    Replayed(Answer),
+}
+
+#[derive(Debug)]
+pub struct Document {
+    status: StatusCode,
+    /// Last part of the type's URN.
+    kind: &'static str,
+    detail: String,
+    errors: Vec<Problem>,
+    etag: Option<String>,
+    /// State that the client needs to go on.
+    current: Option<Value>,
+}
+
+impl Stop {
+    pub fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Stop {
+        Stop::Problem(Box::new(Document {
+            status,
+            kind,
+            detail: detail.into(),
+            errors: Vec::new(),
+            etag: None,
+            current: None,
+        }))
+    }
+
+    fn with(self, change: impl FnOnce(&mut Document)) -> Stop {
+        match self {
+            Stop::Problem(mut document) => {
+                change(&mut document);
+                Stop::Problem(document)
+            }
+            replayed => replayed,
+        }
+    }
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Stop {
+        let detail = refusal.to_string();
+        match refusal {
+            Refusal::NotFound(_) => Stop::new(StatusCode::NOT_FOUND, "not-found", detail),
+            Refusal::Exists { .. } => Stop::new(StatusCode::CONFLICT, "exists", detail),
+            Refusal::InUse { .. } => Stop::new(StatusCode::CONFLICT, "in-use", detail),
+            Refusal::TooMany { .. } => {
+                Stop::new(StatusCode::UNPROCESSABLE_ENTITY, "too-many", detail)
+            }
+            Refusal::VersionRequired { current } => Stop::new(
+                StatusCode::PRECONDITION_REQUIRED,
+                "version-required",
+                "send If-Match with the ETag that the change is made on, or *",
+            )
+            .with(|document| document.etag = Some(format!("\"{current}\""))),
+            Refusal::Stale { version, current } => {
+                Stop::new(StatusCode::PRECONDITION_FAILED, "stale-version", detail).with(
+                    |document| {
+                        document.etag = Some(format!("\"{version}\""));
+                        document.current = Some(current);
+                    },
+                )
+            }
+            Refusal::Invalid(errors) => {
+                let detail = match errors.as_slice() {
+                    [only] => only.message.clone(),
+                    more => format!("{} things are wrong", more.len()),
+                };
+                Stop::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
+                    .with(|document| document.errors = errors)
+            }
+            Refusal::KeyReused => {
+                Stop::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", detail)
+            }
+            Refusal::Store(error) => unavailable(&error),
+            Refusal::Internal(why) => {
+                tracing::error!(why, "a request failed");
+                Stop::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "control failed")
+            }
+        }
+    }
+}
+
+/// The store's own words may hold data of others; they go to the log.
+fn unavailable(error: &(dyn std::error::Error + 'static)) -> Stop {
+    tracing::error!(error, "a request failed");
+    Stop::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the store cannot answer just now")
+}
+
+impl From<sqlx::Error> for Stop {
+    fn from(error: sqlx::Error) -> Stop {
+        unavailable(&error)
+    }
+}
+
+impl From<BusError> for Stop {
+    fn from(error: BusError) -> Stop {
+        unavailable(&error)
+    }
+}
+
+impl From<Denied> for Stop {
+    fn from(denied: Denied) -> Stop {
+        let detail = denied.to_string();
+        match denied {
+            Denied::Unnamed | Denied::Unknown => {
+                Stop::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+            }
+            Denied::Forbidden => Stop::new(StatusCode::FORBIDDEN, "forbidden", detail),
+            Denied::Failed(refusal) => refusal.into(),
+        }
+    }
+}
+
+impl IntoResponse for Stop {
+    fn into_response(self) -> Response {
+        match self {
+            Stop::Problem(document) => document.into_response(),
+            Stop::Replayed(answer) => {
+                let mut response = respond(answer);
+                response
+                    .headers_mut()
+                    .insert("idempotency-replayed", HeaderValue::from_static("true"));
+                response
+            }
+        }
+    }
+}
+
+impl Document {
+    fn into_response(self) -> Response {
+        let mut body = Map::new();
+        let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
+        set("type", json!(format!("urn:tidegate:problem:{}", self.kind)));
+        set("title", json!(self.status.canonical_reason().unwrap_or("error")));
+        set("status", json!(self.status.as_u16()));
+        set("detail", json!(self.detail));
+        if !self.errors.is_empty() {
+            let each =
+                |error: &Problem| json!({ "pointer": error.pointer, "message": error.message });
+            set("errors", self.errors.iter().map(each).collect());
+        }
+        if let Some(current) = self.current {
+            set("current", current);
+        }
+        let mut response = (self.status, Value::Object(body).to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(etag) = self.etag.and_then(|etag| HeaderValue::from_str(&etag).ok()) {
+            headers.insert(ETAG, etag);
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            // axum adds the list itself where it knows it.
+            headers.remove(ALLOW);
+        }
+        response
+    }
+}
+
+/// An answer of a write, new or kept.
+pub fn respond(answer: Answer) -> Response {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    let mut response = (status, answer.body).into_response();
+    let headers = response.headers_mut();
+    match status {
+        StatusCode::NO_CONTENT => drop(headers.remove(CONTENT_TYPE)),
+        _ => drop(headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"))),
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let mut set = |name, value: Option<String>| {
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+            headers.insert(name, value);
+        }
+    };
+    set(ETAG, answer.etag);
+    set(LOCATION, answer.location);
+    response
+}

@@ -1,0 +1,437 @@
+//! Publishes one environment: the only function that does, whoever calls it and why.
+//!
+//! One consistent read → compile → the edge's own loader → blob by digest → head by
+//! compare-and-set, never backwards → mark. No transaction is open while the bus is spoken to.
+//! What the loader or the growth gate refuses is recorded, and the head stays where it is.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ed25519_dalek::SigningKey;
+use rules::blob::{self, Digest, ListRef, Manifest};
+use rules::compile::ListKind;
+use rules::eval::Evaluator;
+use rules::head::{BlobRef, Head, SignedHead, Version};
+
+use crate::bus::{Bus, BusError, PublishedHead};
+use crate::environments::{self, Loaded};
+use crate::outbox;
+use crate::refusal::{Refusal, stored, written};
+use crate::store::{Store, now_us};
+
+/// Of one environment: what edges that are behind may still fetch.
+const REVISIONS_KEPT: i64 = 10;
+
+const PUBLICATION: &str =
+    "SELECT generation, revision, flag_count, head FROM publication WHERE environment_id = $1";
+const PUBLICATIONS: &str = "SELECT n.key, e.key, p.generation, p.revision, p.head FROM publication p \
+    JOIN environment e ON e.id = p.environment_id JOIN namespace n ON n.id = e.namespace_id \
+    ORDER BY n.key, e.key";
+const SNAPSHOT_ADD: &str = "INSERT INTO snapshot (environment_id, generation, revision, digest, \
+    bytes, flag_count, rejected, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+    ON CONFLICT (environment_id, generation, revision) DO NOTHING";
+const SNAPSHOT: &str = "SELECT digest, bytes, flag_count, rejected FROM snapshot \
+    WHERE environment_id = $1 AND generation = $2 AND revision = $3";
+const BLOB_ADD: &str = "INSERT INTO blob (digest, bytes, created_at) VALUES ($1, $2, $3) \
+    ON CONFLICT (digest) DO NOTHING";
+const BLOB: &str = "SELECT bytes FROM blob WHERE digest = $1";
+const USE_ADD: &str = "INSERT INTO blob_use (digest, environment_id, revision) VALUES ($1, $2, $3) \
+    ON CONFLICT (digest, environment_id) DO UPDATE SET revision = excluded.revision \
+    WHERE excluded.revision > blob_use.revision";
+const MARK: &str = "INSERT INTO publication (environment_id, generation, revision, flag_count, head, \
+    published_at) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (environment_id) DO UPDATE SET \
+    generation = excluded.generation, revision = excluded.revision, \
+    flag_count = excluded.flag_count, head = excluded.head, published_at = excluded.published_at \
+    WHERE publication.generation < excluded.generation OR (publication.generation = \
+    excluded.generation AND publication.revision < excluded.revision)";
+const PRUNE_SNAPSHOTS: &str = "DELETE FROM snapshot WHERE environment_id = $1 AND revision < $2";
+const PRUNE_USES: &str = "DELETE FROM blob_use WHERE environment_id = $1 AND revision < $2";
+const PRUNE_BLOBS: &str = "DELETE FROM blob WHERE created_at < $1 \
+    AND NOT EXISTS (SELECT 1 FROM blob_use u WHERE u.digest = blob.digest) \
+    AND NOT EXISTS (SELECT 1 FROM segment_list l WHERE l.digest = blob.digest)";
+/// A blob nobody uses may belong to a publication that is under way.
+const PRUNE_AGE_US: i64 = 60 * 60 * 1_000_000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error(transparent)]
+    Store(#[from] Refusal),
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error("the head cannot be signed")]
+    Sign(#[from] rules::head::HeadError),
+    /// Only in tests that were built with failpoints.
+    #[error("it died at {0}")]
+    Died(&'static str),
+}
+
+impl From<sqlx::Error> for PublishError {
+    fn from(error: sqlx::Error) -> PublishError {
+        PublishError::Store(error.into())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Published {
+    /// The head is now at this revision.
+    Moved(Version),
+    /// It was there already.
+    Already(Version),
+    /// It was recorded as rejected; the head stays.
+    Rejected { version: Version, reason: String },
+    /// The environment is gone, and so is its head.
+    Gone,
+}
+
+pub struct Publisher {
+    pub store: Store,
+    pub bus: Arc<dyn Bus>,
+    pub key: SigningKey,
+}
+
+/// What an environment's state comes to. The same state, the same bytes.
+#[derive(Debug)]
+pub struct Made {
+    pub blob: Vec<u8>,
+    pub digest: Digest,
+    pub flag_count: u32,
+    pub lists: Vec<Digest>,
+    /// Flags that are quarantined, and why.
+    pub problems: Vec<rules::compile::Problem>,
+}
+
+impl Publisher {
+    pub async fn publish(&self, environment_id: &str) -> Result<Published, PublishError> {
+        let (loaded, publication) = {
+            let mut read = self.store.read().await?;
+            let loaded = match environments::load(&mut read, environment_id).await {
+                Ok(loaded) => loaded,
+                Err(Refusal::NotFound(_)) => {
+                    drop(read);
+                    return self.gone(environment_id).await;
+                }
+                Err(refusal) => return Err(refusal.into()),
+            };
+            let publication: Option<(i64, i64, i64, String)> =
+                sqlx::query_as(PUBLICATION).bind(environment_id).fetch_optional(&mut *read).await?;
+            (loaded, publication)
+        };
+        let version = version(loaded.generation, loaded.revision);
+        if let Some((generation, revision, _, head)) = &publication
+            && self::version(*generation, *revision) >= version
+        {
+            let head = PublishedHead {
+                namespace: loaded.namespace.clone(),
+                environment: loaded.environment.clone(),
+                version: self::version(*generation, *revision),
+                signed: stored("head", head)?,
+            };
+            self.move_head(head).await?;
+            self.forget(environment_id, loaded.revision).await?;
+            return Ok(Published::Already(version));
+        }
+
+        fail_at("publisher::compile")?;
+        let previous_flags =
+            publication.as_ref().map_or(0, |(_, _, flags, _)| u32::try_from(*flags).unwrap_or(0));
+        let loaded = Arc::new(loaded);
+        let work = loaded.clone();
+        let made = tokio::task::spawn_blocking(move || make(&work))
+            .await
+            .map_err(|error| Refusal::Internal(format!("compiling failed: {error}")))?;
+        let gate = |made: &Made| match loaded.growth_allowed >= loaded.revision {
+            true => Ok(()),
+            false => blob::growth(previous_flags, made.flag_count),
+        };
+        let made = match made {
+            Err(reason) => return self.reject(&loaded, version, None, reason).await,
+            Ok(made) => match gate(&made) {
+                Err(growth) => {
+                    let reason = format!("{growth}; publish it with allowGrowth if it is meant");
+                    return self.reject(&loaded, version, Some(&made), reason).await;
+                }
+                Ok(()) => made,
+            },
+        };
+        for problem in &made.problems {
+            tracing::warn!(
+                namespace = loaded.namespace,
+                environment = loaded.environment,
+                pointer = problem.pointer,
+                message = problem.message,
+                "quarantined"
+            );
+        }
+
+        fail_at("publisher::blob")?;
+        let (digest, bytes) = self.keep(&loaded, &made).await?;
+        let snapshot = self.snapshot_bytes(digest, &made).await?;
+        self.bus.put_blob(digest, snapshot).await?;
+        for list in &made.lists {
+            if let Some(bytes) = stored_blob(&self.store, *list).await? {
+                self.bus.put_blob(*list, bytes).await?;
+            }
+        }
+
+        fail_at("publisher::head")?;
+        let head = Head {
+            namespace: loaded.namespace.clone(),
+            environment: loaded.environment.clone(),
+            version,
+            snapshot: BlobRef { digest, bytes },
+            client: None,
+            previous: None,
+            min_reader: blob::MIN_READER,
+            issued_at_ms: now_us() / 1000,
+            epoch: 0,
+        };
+        let signed = SignedHead::sign(&head, &self.key)?;
+        let text = written("head", &signed)?;
+        self.move_head(PublishedHead {
+            namespace: head.namespace,
+            environment: head.environment,
+            version,
+            signed,
+        })
+        .await?;
+
+        fail_at("publisher::mark")?;
+        self.mark(&loaded, i64::from(made.flag_count), &text).await?;
+        metrics::counter!("tidegate_control_published_total").increment(1);
+        Ok(Published::Moved(version))
+    }
+
+    /// Puts what was published on a bus that forgot it, and takes off what is no more.
+    pub async fn restore(&self) -> Result<(), PublishError> {
+        let rows: Vec<(String, String, i64, i64, String)> = {
+            let mut read = self.store.read().await?;
+            sqlx::query_as(PUBLICATIONS).fetch_all(&mut *read).await?
+        };
+        let mut known = std::collections::BTreeSet::new();
+        for (namespace, environment, generation, revision, head) in rows {
+            known.insert((namespace.clone(), environment.clone()));
+            let head = PublishedHead {
+                namespace,
+                environment,
+                version: version(generation, revision),
+                signed: stored("head", &head)?,
+            };
+            self.move_head(head).await?;
+        }
+        for head in self.bus.heads().await? {
+            if !known.contains(&(head.namespace.clone(), head.environment.clone())) {
+                self.bus.remove_head(&head.namespace, &head.environment).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn gone(&self, environment_id: &str) -> Result<Published, PublishError> {
+        self.restore().await?;
+        self.forget(environment_id, i64::MAX).await?;
+        Ok(Published::Gone)
+    }
+
+    /// To `head`, unless the bus is there or further already.
+    async fn move_head(&self, head: PublishedHead) -> Result<(), BusError> {
+        let same = |other: &PublishedHead| {
+            other.namespace == head.namespace && other.environment == head.environment
+        };
+        let current = self.bus.heads().await?.into_iter().find(|other| same(other));
+        let current = current.map(|current| current.version);
+        if current.is_some_and(|current| current >= head.version) {
+            return Ok(());
+        }
+        self.bus.put_head(head, current).await
+    }
+
+    /// The digest that this revision has from now on: the first one that was stored.
+    async fn keep(&self, loaded: &Loaded, made: &Made) -> Result<(Digest, u64), PublishError> {
+        let now = now_us();
+        let digest = made.digest.to_string();
+        let mut tx = self.store.write().await?;
+        sqlx::query(SNAPSHOT_ADD)
+            .bind(&loaded.environment_id)
+            .bind(loaded.generation)
+            .bind(loaded.revision)
+            .bind(&digest)
+            .bind(made.blob.len() as i64)
+            .bind(i64::from(made.flag_count))
+            .bind(None::<String>)
+            .bind(now)
+            .execute(&mut *tx)
+            .await?;
+        let (first, bytes, _, _): (String, i64, i64, Option<String>) = sqlx::query_as(SNAPSHOT)
+            .bind(&loaded.environment_id)
+            .bind(loaded.generation)
+            .bind(loaded.revision)
+            .fetch_one(&mut *tx)
+            .await?;
+        if first == digest {
+            sqlx::query(BLOB_ADD)
+                .bind(&digest)
+                .bind(&made.blob)
+                .bind(now)
+                .execute(&mut *tx)
+                .await?;
+        } else {
+            // Another build compiled this revision before us; its bytes are what edges may have.
+            tracing::error!(first, digest, "two digests of one revision; the first one stays");
+        }
+        let lists = made.lists.iter().map(Digest::to_string);
+        for used in std::iter::once(first.clone()).chain(lists) {
+            sqlx::query(USE_ADD)
+                .bind(used)
+                .bind(&loaded.environment_id)
+                .bind(loaded.revision)
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        let first = first
+            .parse()
+            .map_err(|_| Refusal::Internal("a stored digest is malformed".to_owned()))?;
+        Ok((first, u64::try_from(bytes).unwrap_or(0)))
+    }
+
+    async fn snapshot_bytes(&self, digest: Digest, made: &Made) -> Result<Bytes, PublishError> {
+        if digest == made.digest {
+            return Ok(Bytes::copy_from_slice(&made.blob));
+        }
+        let stored = stored_blob(&self.store, digest).await?;
+        stored.ok_or_else(|| Refusal::Internal(format!("the blob {digest} is gone")).into())
+    }
+
+    async fn reject(
+        &self,
+        loaded: &Loaded,
+        version: Version,
+        made: Option<&Made>,
+        reason: String,
+    ) -> Result<Published, PublishError> {
+        tracing::error!(
+            namespace = loaded.namespace,
+            environment = loaded.environment,
+            revision = version.revision,
+            reason,
+            "a snapshot is rejected, the last good one stays"
+        );
+        metrics::counter!("tidegate_control_rejected_total").increment(1);
+        let mut tx = self.store.write().await?;
+        sqlx::query(SNAPSHOT_ADD)
+            .bind(&loaded.environment_id)
+            .bind(loaded.generation)
+            .bind(loaded.revision)
+            .bind(made.map(|made| made.digest.to_string()).unwrap_or_default())
+            .bind(made.map_or(0, |made| made.blob.len() as i64))
+            .bind(made.map_or(0, |made| i64::from(made.flag_count)))
+            .bind(&reason)
+            .bind(now_us())
+            .execute(&mut *tx)
+            .await?;
+        outbox::forget(&mut tx, &loaded.environment_id, loaded.revision).await?;
+        tx.commit().await?;
+        Ok(Published::Rejected { version, reason })
+    }
+
+    async fn mark(&self, loaded: &Loaded, flag_count: i64, head: &str) -> Result<(), PublishError> {
+        let now = now_us();
+        let mut tx = self.store.write().await?;
+        sqlx::query(MARK)
+            .bind(&loaded.environment_id)
+            .bind(loaded.generation)
+            .bind(loaded.revision)
+            .bind(flag_count)
+            .bind(head)
+            .bind(now)
+            .execute(&mut *tx)
+            .await?;
+        outbox::forget(&mut tx, &loaded.environment_id, loaded.revision).await?;
+        let oldest = loaded.revision - REVISIONS_KEPT;
+        for statement in [PRUNE_SNAPSHOTS, PRUNE_USES] {
+            sqlx::query(statement)
+                .bind(&loaded.environment_id)
+                .bind(oldest)
+                .execute(&mut *tx)
+                .await?;
+        }
+        sqlx::query(PRUNE_BLOBS).bind(now - PRUNE_AGE_US).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn forget(&self, environment_id: &str, revision: i64) -> Result<(), PublishError> {
+        let mut tx = self.store.write().await?;
+        outbox::forget(&mut tx, environment_id, revision).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+/// Compiles and proves by the edge's own loader. Pure, and slow for thousands of flags.
+pub fn make(loaded: &Loaded) -> Result<Made, String> {
+    let (compiled, problems) =
+        rules::compile::compile_lenient(&loaded.state).map_err(|problems| {
+            let told: Vec<String> = problems
+                .iter()
+                .take(3)
+                .map(|problem| format!("{}: {}", problem.pointer, problem.message))
+                .collect();
+            told.join("; ")
+        })?;
+    let mut lists = Vec::with_capacity(compiled.lists.len());
+    for list in &compiled.lists {
+        let kind = match list.kind {
+            ListKind::Included => "included",
+            ListKind::Excluded => "excluded",
+        };
+        let found = loaded.lists.iter().find(|of| of.key == list.segment && of.kind == kind);
+        let found =
+            found.ok_or_else(|| format!("segment {:?} has no {kind} list", list.segment))?;
+        lists.push(ListRef {
+            digest: found.digest.parse().map_err(|_| "a digest is malformed".to_owned())?,
+            bytes: u64::try_from(found.bytes).unwrap_or(0),
+            ids: u32::try_from(found.id_count).unwrap_or(0),
+        });
+    }
+    let ruleset = blob::encode_ruleset(&compiled.ruleset);
+    let flag_count = u32::try_from(loaded.state.flags.len()).unwrap_or(u32::MAX);
+    let manifest = Manifest {
+        namespace: loaded.namespace.clone(),
+        environment: loaded.environment.clone(),
+        keys: loaded.keys.clone(),
+        stream_secret: loaded.stream_secret,
+        lists,
+        boundaries_ms: compiled.boundaries_ms,
+        flag_count,
+    };
+    let bytes = blob::encode_blob(&manifest, &ruleset);
+    let (_, framed) = blob::decode_blob(&bytes).map_err(|error| error.to_string())?;
+    Evaluator::load(framed).map_err(|error| error.to_string())?;
+    Ok(Made {
+        digest: Digest::of(&bytes),
+        flag_count,
+        lists: manifest.lists.iter().map(|list| list.digest).collect(),
+        problems,
+        blob: bytes,
+    })
+}
+
+pub async fn stored_blob(store: &Store, digest: Digest) -> Result<Option<Bytes>, sqlx::Error> {
+    let mut read = store.read().await?;
+    let bytes: Option<Vec<u8>> =
+        sqlx::query_scalar(BLOB).bind(digest.to_string()).fetch_optional(&mut *read).await?;
+    Ok(bytes.map(Bytes::from))
+}
+
+fn version(generation: i64, revision: i64) -> Version {
+    let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+    Version { generation: unsigned(generation), revision: unsigned(revision) }
+}
+
+/// Where tests let the process die. Nothing is left of it in a build without failpoints.
+fn fail_at(_name: &'static str) -> Result<(), PublishError> {
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!(_name, |_| Err(PublishError::Died(_name)));
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! The accept loop. Our own, because `axum::serve` gives hyper no timer, which leaves its header
+//! timeout inert, and because a shutdown has to drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+const HEADERS_MAX: usize = 64;
+/// Of a connection's read buffer, which also bounds its headers.
+const BUFFER_BYTES: usize = 32 * 1024;
+const H2_STREAMS_MAX: u32 = 100;
+const H2_PING: Duration = Duration::from_secs(20);
+/// After a failed accept (no file descriptors left) trying at once would burn a core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts until told to stop, then drains; after `drain` the rest is cut.
+pub async fn listen(
+    listener: TcpListener,
+    router: axum::Router,
+    connections_max: usize,
+    header_timeout: Duration,
+    drain: Duration,
+    stopping: CancellationToken,
+) {
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(connections_max));
+    let cut = CancellationToken::new();
+    let builder = Arc::new(builder(header_timeout));
+    loop {
+        let accepted = tokio::select! {
+            () = stopping.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            metrics::counter!("tidegate_control_connections_refused_total").increment(1);
+            continue;
+        };
+        let (watcher, cut, builder) = (graceful.watcher(), cut.clone(), builder.clone());
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            // hyper detects the protocol without a timer: the first byte gets one here.
+            let first = tokio::time::timeout(header_timeout, stream.readable()).await;
+            if !matches!(first, Ok(Ok(()))) {
+                return;
+            }
+            let _ = stream.set_nodelay(true);
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                result = watcher.watch(connection) => if let Err(error) = result {
+                    tracing::trace!(%peer, error, "a connection ended badly");
+                },
+                () = cut.cancelled() => {}
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some connections did not drain in time and are cut");
+    }
+    cut.cancel();
+    let all = u32::try_from(connections_max).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(Duration::from_secs(1), places.acquire_many(all)).await;
+}
+
+fn builder(header_timeout: Duration) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(BUFFER_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(H2_STREAMS_MAX)
+        .max_header_list_size(BUFFER_BYTES as u32)
+        .max_pending_accept_reset_streams(20)
+        .keep_alive_interval(H2_PING)
+        .keep_alive_timeout(H2_PING);
+    builder
+}
