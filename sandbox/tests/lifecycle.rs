@@ -1,0 +1,246 @@
+//! What happens to instances: guests that misbehave in every way the ABI allows, budgets, threads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rules::answer::{Audience, Status};
+use rules::blob::encode_ruleset;
+use rules::compile::{EnvironmentState, FlagState, SegmentState, compile};
+use rules::context::ContextBuf;
+use rules::eval::{Lists, NoLists};
+use sandbox::{Environment, Sandbox, SandboxConfig, SandboxError};
+use serde_json::json;
+
+/// A guest that speaks the ABI and does what the flag's key begins with: `l`oops, `t`raps,
+/// `g`rows until it may not and traps, `r`ecurses, answers from `b`eyond its memory, or is fine.
+/// It counts the calls of the instance, which the answer's body says.
+const GUEST: &str = r#"(module
+  (memory (export "memory") 1)
+  (global $calls (mut i32) (i32.const 0))
+  (func (export "tg_abi") (result i32) i32.const 1)
+  (func (export "tg_buffer") (param i32) (result i32) i32.const 1024)
+  (func (export "tg_load") (param i32) (result i64) i64.const 0)
+  (func $recurse (param i32) (result i32)
+    (i32.add (i32.const 1) (call $recurse (i32.add (local.get 0) (i32.const 1)))))
+  (func (export "tg_evaluate") (param $len i32) (param $now i64) (result i64)
+    (local $what i32)
+    (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+    (local.set $what (i32.load8_u (i32.const 1028)))
+    (if (i32.eq (local.get $what) (i32.const 108)) (then (loop $again (br $again))))
+    (if (i32.eq (local.get $what) (i32.const 116)) (then unreachable))
+    (if (i32.eq (local.get $what) (i32.const 103)) (then
+      (loop $more
+        (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))
+        unreachable)))
+    (if (i32.eq (local.get $what) (i32.const 114)) (then (drop (call $recurse (i32.const 0)))))
+    (if (i32.eq (local.get $what) (i32.const 98)) (then
+      (return (i64.const 0x7fffffff_00000010))))
+    ;; 200, and the number of calls as a digit
+    (i32.store16 (i32.const 0) (i32.const 200))
+    (i32.store8 (i32.const 2) (i32.add (i32.const 48) (global.get $calls)))
+    (i64.const 3)))"#;
+
+fn config() -> SandboxConfig {
+    SandboxConfig {
+        evaluator: Some(wat::parse_str(GUEST).expect("the guest parses")),
+        deadline: Duration::from_millis(50),
+        instance_bytes_max: 4 * 1024 * 1024,
+        workers: 1,
+        ..SandboxConfig::default()
+    }
+}
+
+fn environment(config: SandboxConfig) -> Arc<Environment> {
+    let sandbox = Sandbox::new(config).expect("the guest compiles");
+    sandbox.load(Arc::from(&b"anything"[..]), Arc::new(NoLists)).expect("the guest takes anything")
+}
+
+fn ask(environment: &Environment, key: &str) -> Result<String, SandboxError> {
+    let mut out = Vec::new();
+    environment.evaluate_one(key, Audience::Server, &ContextBuf::default(), 0, &mut out)?;
+    Ok(String::from_utf8(out).expect("text"))
+}
+
+/// After the failure the next call has a new instance, which counts from one again.
+fn fails_once(key: &str) -> SandboxError {
+    let environment = environment(config());
+    assert_eq!(ask(&environment, "fine").expect("a first call"), "1");
+    assert_eq!(ask(&environment, "fine").expect("the same instance"), "2");
+    let error = ask(&environment, key).expect_err("it misbehaves");
+    assert_eq!(environment.instances(), 0, "the instance that failed is gone");
+    assert_eq!(ask(&environment, "fine").expect("a healthy instance"), "1");
+    error
+}
+
+#[test]
+fn a_loop_without_end_is_stopped_at_its_deadline() {
+    assert!(matches!(fails_once("loop"), SandboxError::Deadline));
+}
+
+#[test]
+fn a_trapped_instance_is_never_used_again() {
+    assert!(matches!(fails_once("trap"), SandboxError::Trapped(_)));
+}
+
+#[test]
+fn memory_grows_to_the_cap_of_an_instance_and_not_beyond() {
+    assert!(matches!(fails_once("grow"), SandboxError::Trapped(_)));
+}
+
+#[test]
+fn a_recursion_without_end_overflows_the_guests_stack_only() {
+    assert!(matches!(fails_once("recurse"), SandboxError::Trapped(_)));
+}
+
+#[test]
+fn an_answer_from_beyond_the_guests_memory_is_refused() {
+    assert!(matches!(fails_once("beyond"), SandboxError::Abi));
+}
+
+#[test]
+fn memory_is_given_back_with_the_instance_and_with_the_environment() {
+    let sandbox = Sandbox::new(config()).expect("the guest compiles");
+    let load = || sandbox.load(Arc::from(&b"anything"[..]), Arc::new(NoLists)).expect("it loads");
+    let environment = load();
+    assert_eq!(sandbox.memory_bytes(), 64 * 1024);
+    ask(&environment, "grow").expect_err("it grows until it may not");
+    assert_eq!(sandbox.memory_bytes(), 0);
+    ask(&environment, "fine").expect("a new instance");
+    assert_eq!(sandbox.memory_bytes(), 64 * 1024);
+    sandbox.trim(Duration::ZERO);
+    assert_eq!(sandbox.memory_bytes(), 0);
+    assert_eq!(ask(&environment, "fine").expect("made again"), "1");
+    drop(environment);
+    assert_eq!(sandbox.memory_bytes(), 0);
+}
+
+#[test]
+fn over_the_budget_idle_instances_of_the_least_recently_used_environment_go_first() {
+    let sandbox = Sandbox::new(SandboxConfig { total_bytes_max: 128 * 1024, ..config() });
+    let sandbox = sandbox.expect("the guest compiles");
+    let load = || sandbox.load(Arc::from(&b"anything"[..]), Arc::new(NoLists)).expect("it loads");
+    let (first, second) = (load(), load());
+    ask(&first, "fine").expect("it has its instance");
+    let third = load();
+    assert_eq!((first.instances(), second.instances(), third.instances()), (1, 0, 1));
+    assert_eq!(ask(&second, "fine").expect("made again at the cost of another"), "1");
+    assert_eq!(sandbox.memory_bytes(), 128 * 1024);
+}
+
+#[test]
+fn a_budget_that_holds_nothing_is_an_error_that_says_so() {
+    let sandbox = Sandbox::new(SandboxConfig { total_bytes_max: 1024, ..config() });
+    let loaded = sandbox.expect("it compiles").load(Arc::from(&b"anything"[..]), Arc::new(NoLists));
+    assert!(matches!(loaded, Err(SandboxError::Budget { bytes_max: 1024 })), "{loaded:?}");
+}
+
+#[test]
+fn a_module_that_is_no_evaluator_is_refused_at_the_start() {
+    for text in ["(module)", "(module (import \"wasi\" \"fd_write\" (func)))"] {
+        let evaluator = Some(wat::parse_str(text).expect("it parses"));
+        let config = SandboxConfig { evaluator, ..SandboxConfig::default() };
+        let refused = match Sandbox::new(config) {
+            Err(error) => error,
+            Ok(sandbox) => sandbox
+                .load(Arc::from(&b""[..]), Arc::new(NoLists))
+                .expect_err("it exports nothing"),
+        };
+        assert!(
+            matches!(refused, SandboxError::Evaluator { .. } | SandboxError::Abi),
+            "{refused:?}"
+        );
+    }
+}
+
+fn real() -> Arc<Sandbox> {
+    match Sandbox::new(SandboxConfig { workers: 2, ..SandboxConfig::default() }) {
+        Ok(sandbox) => sandbox,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// One boolean flag that is on for members of one segment with an id list.
+fn ruleset() -> Vec<u8> {
+    let flag = FlagState {
+        definition: serde_json::from_value(json!({
+            "key": "beta", "type": "boolean", "variants": { "on": true, "off": false },
+        }))
+        .expect("a definition"),
+        config: serde_json::from_value(json!({
+            "enabled": true,
+            "rules": [{ "id": "members", "when": { "segment": "members" },
+                        "serve": { "variant": "on" } }],
+            "fallthrough": { "variant": "off" },
+        }))
+        .expect("a configuration"),
+    };
+    let segment = serde_json::from_value(json!({ "key": "members" })).expect("a segment");
+    let segments = vec![SegmentState { segment, has_included: true, has_excluded: false }];
+    let state = EnvironmentState { flags: vec![flag], segments, ..Default::default() };
+    encode_ruleset(&compile(&state).expect("it compiles").ruleset)
+}
+
+struct Ada;
+
+impl Lists for Ada {
+    fn contains(&self, list: u32, id: &str) -> bool {
+        list == 0 && id == "ada"
+    }
+}
+
+fn value_for(environment: &Environment, targeting_key: &str) -> serde_json::Value {
+    let context = json!({ "targetingKey": targeting_key }).to_string();
+    let context = ContextBuf::from_json(context.as_bytes()).expect("a context");
+    let mut out = Vec::new();
+    let status = environment.evaluate_one("beta", Audience::Server, &context, 0, &mut out);
+    assert_eq!(status.expect("it answers"), Status::Ok);
+    let answer: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
+    answer["value"].clone()
+}
+
+#[test]
+fn membership_in_id_lists_is_asked_of_the_host() {
+    let environment = real().load(ruleset().into(), Arc::new(Ada)).expect("it loads");
+    assert_eq!(value_for(&environment, "ada"), json!(true));
+    assert_eq!(value_for(&environment, "bob"), json!(false));
+}
+
+#[test]
+fn a_damaged_ruleset_is_refused_with_the_reason() {
+    let mut damaged = ruleset();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    let refused = real().load(damaged.into(), Arc::new(NoLists)).expect_err("it is damaged");
+    assert!(refused.to_string().contains("checksum"), "{refused}");
+}
+
+#[test]
+fn many_threads_share_a_few_instances_and_all_are_answered() {
+    let sandbox = real();
+    let environment = sandbox.load(ruleset().into(), Arc::new(Ada)).expect("it loads");
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let environment = &environment;
+            scope.spawn(move || {
+                for call in 0..500 {
+                    let (key, value) =
+                        if (thread + call) % 2 == 0 { ("ada", true) } else { ("bob", false) };
+                    assert_eq!(value_for(environment, key), json!(value));
+                }
+            });
+        }
+    });
+    assert!(environment.instances() <= 2, "{}", environment.instances());
+}
+
+#[test]
+fn long_keys_and_contexts_fit_through_the_door() {
+    let environment = real().load(ruleset().into(), Arc::new(Ada)).expect("it loads");
+    let long = "x".repeat(60_000);
+    assert_eq!(value_for(&environment, &long), json!(false));
+    assert_eq!(value_for(&environment, "ada"), json!(true));
+    let mut out = Vec::new();
+    let status =
+        environment.evaluate_one(&long, Audience::Server, &ContextBuf::default(), 0, &mut out);
+    assert_eq!(status.expect("it answers"), Status::NotFound);
+}

@@ -1,0 +1,60 @@
+//! Every case of the conformance corpus gives the same bytes in wasmtime as natively.
+
+#[path = "../../rules/tests/corpus/mod.rs"]
+mod corpus;
+
+use std::sync::Arc;
+
+use rules::answer::{write_all, write_one};
+use rules::context::ContextBuf;
+use rules::eval::{Evaluator, Input, Scratch};
+use sandbox::{Sandbox, SandboxConfig};
+
+/// The embedded evaluator; without it there is nothing to compare, which is a failure.
+fn sandbox() -> Arc<Sandbox> {
+    match Sandbox::new(SandboxConfig::default()) {
+        Ok(sandbox) => sandbox,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn the_corpus_gives_the_same_bytes_in_the_sandbox_as_natively() {
+    let sandbox = sandbox();
+    let mut compared = 0;
+    for file in corpus::load() {
+        let native = Evaluator::load(&file.ruleset).expect("the corpus loads");
+        let lists = Arc::new(file.lists.clone());
+        let guest = sandbox
+            .load(file.ruleset.clone().into(), lists)
+            .unwrap_or_else(|error| panic!("{}: {error}", file.name));
+        let mut scratch = Scratch::default();
+        for case in &file.cases {
+            // A context that cannot be decoded never reaches an evaluator.
+            let Ok(context) = ContextBuf::from_json(&case.context) else { continue };
+            let input = Input { context: context.view(), now_ms: case.now_ms, lists: &file.lists };
+            let (mut expected, mut got) = (Vec::new(), Vec::new());
+            let status =
+                write_one(&native, &case.flag, case.audience, &input, &mut scratch, &mut expected);
+            let answered = guest
+                .evaluate_one(&case.flag, case.audience, &context, case.now_ms, &mut got)
+                .unwrap_or_else(|error| panic!("{}: {}: {error}", file.name, case.name));
+            assert_eq!(text(&got), text(&expected), "{}: {}", file.name, case.name);
+            assert_eq!(answered, status, "{}: {}", file.name, case.name);
+
+            let (mut expected, mut got) = (Vec::new(), Vec::new());
+            write_all(&native, case.audience, &input, &mut scratch, &mut expected);
+            guest
+                .evaluate_all(case.audience, &context, case.now_ms, &mut got)
+                .unwrap_or_else(|error| panic!("{}: {}: {error}", file.name, case.name));
+            assert_eq!(text(&got), text(&expected), "all of {}: {}", file.name, case.name);
+            compared += 1;
+        }
+    }
+    println!("{compared} cases compared, one flag and all flags each");
+    assert!(compared >= 300, "only {compared} cases were compared");
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
