@@ -39,7 +39,7 @@ fn the_corpus_gives_the_same_bytes_in_the_sandbox_as_natively() {
             let answered = guest
                 .evaluate_one(&case.flag, case.audience, &context, case.now_ms, &mut got)
                 .unwrap_or_else(|error| panic!("{}: {}: {error}", file.name, case.name));
-            assert_eq!(text(&got), text(&expected), "{}: {}", file.name, case.name);
+            same(&got, &expected, &format!("{}: {}", file.name, case.name));
             assert_eq!(answered, status, "{}: {}", file.name, case.name);
 
             let (mut expected, mut got) = (Vec::new(), Vec::new());
@@ -47,7 +47,7 @@ fn the_corpus_gives_the_same_bytes_in_the_sandbox_as_natively() {
             guest
                 .evaluate_all(case.audience, &context, case.now_ms, &mut got)
                 .unwrap_or_else(|error| panic!("{}: {}: {error}", file.name, case.name));
-            assert_eq!(text(&got), text(&expected), "all of {}: {}", file.name, case.name);
+            same(&got, &expected, &format!("all of {}: {}", file.name, case.name));
             compared += 1;
         }
     }
@@ -55,6 +55,24 @@ fn the_corpus_gives_the_same_bytes_in_the_sandbox_as_natively() {
     assert!(compared >= 300, "only {compared} cases were compared");
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+/// A hundred flags are too much to read: shows the surroundings of the first difference.
+fn same(got: &[u8], expected: &[u8], place: &str) {
+    let Some(first) = got
+        .iter()
+        .zip(expected)
+        .position(|(one, other)| one != other)
+        .or((got.len() != expected.len()).then_some(got.len().min(expected.len())))
+    else {
+        return;
+    };
+    let around = |bytes: &[u8]| {
+        let (from, to) = (first.saturating_sub(120), bytes.len().min(first + 120));
+        String::from_utf8_lossy(&bytes[from..to]).into_owned()
+    };
+    panic!(
+        "{place}: at byte {first}\n  sandbox: …{}…\n   native: …{}…\n\
+         If the rules changed since `cargo xtask wasm`, run it again.",
+        around(got),
+        around(expected)
+    );
 }
