@@ -4,3 +4,5 @@
 
 pub mod http;
 pub mod ofrep_schema;
+pub mod process;
+pub mod world;

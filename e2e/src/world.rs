@@ -1,0 +1,152 @@
+//! A whole Tidegate of a test's own: control and edge on free ports, with a temporary folder, one
+//! namespace, one environment and its keys.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use edge::feed::HttpFeed;
+use rules::head::PublicKey;
+use rules::keys::ApiKey;
+use serde_json::{Value, json};
+
+use crate::http::{Admin, Ofrep, client, until};
+
+pub const NAMESPACE: &str = "demo";
+pub const ENVIRONMENT: &str = "production";
+
+pub struct World {
+    pub admin: Admin,
+    pub server_key: String,
+    pub browser_key: String,
+    pub edge_key: String,
+    pub public_key: PublicKey,
+    control: Option<control::Control>,
+    edge: Option<edge::Edge>,
+    edge_address: std::net::SocketAddr,
+    folder: tempfile::TempDir,
+}
+
+/// The workspace's root.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("e2e lies in the workspace").to_owned()
+}
+
+/// Creates the namespace, the environment and keys: `(server, browser, edge)`.
+pub async fn furnish(admin: &Admin) -> (String, String, String) {
+    admin.post("/api/v1/namespaces", &json!({ "key": admin.namespace })).await.ok();
+    let path = format!("/api/v1/namespaces/{}/environments", admin.namespace);
+    admin.post(&path, &json!({ "key": admin.environment })).await.ok();
+    let made = json!({ "namespaces": [admin.namespace], "name": "edge-1" });
+    let edge = admin.post("/api/v1/edge-keys", &made).await.ok().json();
+    let edge = edge["key"].as_str().expect("a new key is shown").to_owned();
+    (admin.key("server").await, admin.key("browser").await, edge)
+}
+
+/// The flags that the clients of `interop/` expect.
+pub async fn add_interop_flags(admin: &Admin) {
+    let flags: Value =
+        serde_json::from_str(include_str!("../interop/flags.json")).expect("interop/flags.json");
+    for flag in flags.as_array().expect("a list") {
+        admin.flag(&flag["definition"], &flag["config"]).await;
+    }
+}
+
+fn local() -> std::net::SocketAddr {
+    std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0))
+}
+
+impl World {
+    /// Control and an edge that speaks to it over HTTP, as two machines would.
+    pub async fn start() -> World {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let config = control::config::Config::new(local(), folder.path().join("control"));
+        let control = control::start(config).await.expect("control starts");
+        let token = std::fs::read_to_string(&control.admin_token_file).expect("an admin token");
+        let admin = Admin {
+            url: format!("http://{}", control.address),
+            token: token.trim().to_owned(),
+            namespace: NAMESPACE.to_owned(),
+            environment: ENVIRONMENT.to_owned(),
+            http: client(),
+        };
+        let (server_key, browser_key, edge_key) = furnish(&admin).await;
+        let public_key = control.public_key.clone();
+        let feed = HttpFeed::new(&admin.url, ApiKey::parse(&edge_key).expect("a key"))
+            .expect("control's address");
+        let mut config = edge::config::Config::new(local(), "edge-1", vec![public_key.clone()]);
+        config.data_dir = Some(folder.path().join("edge"));
+        let edge = edge::start(config, Arc::new(feed)).await.expect("the edge starts");
+        let world = World {
+            admin,
+            server_key,
+            browser_key,
+            edge_key,
+            public_key,
+            edge_address: edge.address,
+            control: Some(control),
+            edge: Some(edge),
+            folder,
+        };
+        world.keys_are_known().await;
+        world
+    }
+
+    pub async fn with_interop_flags() -> World {
+        let world = World::start().await;
+        add_interop_flags(&world.admin).await;
+        // The last one written: the others came before it.
+        world.ofrep().serves("interop-change", &json!({}), &json!("before")).await;
+        world
+    }
+
+    pub fn edge_url(&self) -> String {
+        format!("http://{}", self.edge_address)
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A client of the edge with the server key.
+    pub fn ofrep(&self) -> Ofrep {
+        Ofrep::new(&self.edge_url(), &self.server_key)
+    }
+
+    /// Waits until the edge has a snapshot with both keys, so that nothing answers 401 by chance.
+    async fn keys_are_known(&self) {
+        for key in [&self.server_key, &self.browser_key] {
+            let ofrep = Ofrep::new(&self.edge_url(), key);
+            until("the edge knowing its keys", async || match ofrep.all(&json!({})).await {
+                answer if answer.status == 200 => Ok(()),
+                answer => Err(format!("{} {}", answer.status, answer.text)),
+            })
+            .await;
+        }
+    }
+
+    /// Runs a client of another language; fails with all that it said.
+    pub async fn run_client(&self, mut command: tokio::process::Command) {
+        command
+            .env("EDGE_URL", self.edge_url())
+            .env("SERVER_KEY", &self.server_key)
+            .env("BROWSER_KEY", &self.browser_key)
+            .env("CONTROL_URL", &self.admin.url)
+            .env("ADMIN_TOKEN", &self.admin.token)
+            .env("ENVIRONMENT_PATH", self.admin.environment_path())
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(std::time::Duration::from_secs(120), command.output());
+        let output = output.await.expect("the client ends").expect("the client starts");
+        let (out, err) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
+    }
+
+    pub async fn stop(mut self) {
+        if let Some(edge) = self.edge.take() {
+            edge.shutdown().await;
+        }
+        if let Some(control) = self.control.take() {
+            control.shutdown().await;
+        }
+    }
+}

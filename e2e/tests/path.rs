@@ -1,0 +1,182 @@
+//! The whole path: a write at control becomes an answer at the edge.
+
+use e2e::http::{Ofrep, segment, send, until};
+use e2e::world::{World, workspace};
+use serde_json::{Value, json};
+
+fn demo_flags() -> Value {
+    let path = workspace().join("rules/tests/data/otel-demo.flagd.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn boolean(key: &str) -> Value {
+    json!({ "key": key, "type": "boolean", "variants": { "on": true, "off": false } })
+}
+
+fn serving(variant: &str) -> Value {
+    json!({ "enabled": true, "fallthrough": { "variant": variant } })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_opentelemetry_demo_flags_are_imported_and_answered_with_their_types() {
+    let world = World::start().await;
+    let document = demo_flags();
+    let flags = document["flags"].as_object().unwrap();
+    assert!(flags.len() >= 14, "{} flags", flags.len());
+    let path = format!("{}/import?format=flagd", world.admin.environment_path());
+
+    let dry = world.admin.post(&format!("{path}&dry_run=true"), &document).await.ok().json();
+    assert_eq!(dry["dryRun"], true, "{dry}");
+    let listed = dry["flags"].as_array().unwrap();
+    assert_eq!(listed.len(), flags.len(), "{dry}");
+    assert!(listed.iter().all(|flag| flag["result"] == "created"), "{dry}");
+    let unknown = world.ofrep().one("adFailure", &json!({})).await;
+    assert_eq!(unknown.status, 404, "a dry run changes nothing: {}", unknown.text);
+
+    let done = world.admin.post(&format!("{path}&dry_run=false"), &document).await.ok().json();
+    assert!(done["flags"].as_array().unwrap().iter().all(|f| f["result"] == "created"), "{done}");
+    let again = world.admin.post(&format!("{path}&dry_run=false"), &document).await.ok().json();
+    let unchanged = again["flags"].as_array().unwrap().iter().all(|f| f["result"] == "unchanged");
+    assert!(unchanged, "a second import changes nothing: {again}");
+
+    let ofrep = world.ofrep();
+    ofrep.serves("adFailure", &json!({}), &json!(false)).await;
+    for (key, flag) in flags {
+        let answer = ofrep.one(key, &json!({ "targetingKey": "user-1" })).await.ok();
+        let body = answer.json();
+        assert_eq!(body["key"], json!(key));
+        if key == "productCatalogFailure" {
+            // Its targeting always names a variant.
+            assert_eq!(body["reason"], "TARGETING_MATCH", "{body}");
+        } else {
+            assert_eq!(body["reason"], "STATIC", "{body}");
+            assert_eq!(body["variant"], flag["defaultVariant"], "{body}");
+        }
+        let wanted = &flag["variants"][body["variant"].as_str().unwrap()];
+        if flag["variants"].as_object().unwrap().values().any(Value::is_f64) {
+            // One variant with a fraction makes the flag a float, and then each is written as one.
+            assert_eq!(body["value"].as_f64(), wanted.as_f64(), "{body}");
+            assert!(body["value"].is_f64(), "{key} is a float: {}", answer.text);
+        } else {
+            assert_eq!(body["value"], *wanted, "{body}");
+        }
+    }
+    let bulk = ofrep.all(&json!({ "targetingKey": "user-1" })).await.ok().json();
+    assert_eq!(bulk["flags"].as_array().unwrap().len(), flags.len(), "{bulk}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_reaches_the_edge_and_an_event_client_without_a_restart() {
+    let world = World::start().await;
+    let definition = json!({ "key": "banner", "type": "string", "clients": "edge",
+        "variants": { "a": "A", "b": "B" } });
+    world.admin.flag(&definition, &serving("a")).await;
+    let browser = Ofrep::new(&world.edge_url(), &world.browser_key);
+    let context = json!({ "targetingKey": "user-1" });
+    let body = json!({ "context": context }).to_string();
+    browser.serves("banner", &context, &json!("A")).await;
+
+    let before = browser.all(&context).await.ok();
+    let etag = before.header("etag").to_owned();
+    assert!(etag.starts_with('"'), "{etag:?}");
+    let bulk = "/ofrep/v1/evaluate/flags";
+    let unchanged = browser.raw(bulk, body.clone(), &[("if-none-match", &etag)]).await;
+    assert_eq!(unchanged.status, 304, "{}", unchanged.text);
+
+    let mut events = browser.events(&context).await;
+    world.admin.configure("banner", &serving("b")).await.ok();
+    let event = events.next().await;
+    browser.schema().check_event(&event.data).unwrap();
+    let data: Value = serde_json::from_str(&event.data).unwrap();
+    assert_eq!(data["type"], "refetchEvaluation");
+    assert!(!event.id.is_empty(), "events can be resumed: {event:?}");
+
+    // The event comes only after the edge has the change: no waiting here.
+    let version = data["etag"].as_str().map(|etag| format!("?flagConfigEtag={}", segment(etag)));
+    let path = format!("{bulk}{}", version.unwrap_or_default());
+    let after = browser.raw(&path, body, &[("if-none-match", &etag)]).await;
+    assert_eq!(after.status, 200, "{}", after.text);
+    assert_eq!(after.json()["flags"][0]["value"], "B", "{}", after.text);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_stops_working_at_the_edge() {
+    let world = World::start().await;
+    world.admin.flag(&boolean("f"), &serving("on")).await;
+    let path = format!("{}/keys", world.admin.environment_path());
+    let made = world.admin.post(&path, &json!({ "kind": "server", "name": "short" })).await;
+    let made = made.ok().json();
+    let ofrep = Ofrep::new(&world.edge_url(), made["key"].as_str().unwrap());
+    until("the new key being known", async || match ofrep.one("f", &json!({})).await {
+        answer if answer.status == 200 => Ok(()),
+        answer => Err(answer.text),
+    })
+    .await;
+    let path = format!("{path}/{}", made["id"].as_str().unwrap());
+    let revoke = world.admin.request(http::Method::DELETE, &path).header("if-match", "*");
+    send(revoke).await.ok();
+    until("the key being refused", async || match ofrep.one("f", &json!({})).await {
+        answer if answer.status == 401 => Ok(()),
+        answer => Err(answer.text),
+    })
+    .await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn environments_do_not_see_each_other() {
+    let world = World::start().await;
+    world.admin.flag(&boolean("f"), &serving("on")).await;
+    let path = format!("/api/v1/namespaces/{}/environments", world.admin.namespace);
+    world.admin.post(&path, &json!({ "key": "staging" })).await.ok();
+    let mut staging = world.admin.clone();
+    staging.environment = "staging".to_owned();
+    let there = Ofrep::new(&world.edge_url(), &staging.key("server").await);
+    world.ofrep().serves("f", &json!({}), &json!(true)).await;
+    // A flag is off in an environment until it is configured there.
+    until("staging being served", async || match there.one("f", &json!({})).await {
+        answer if answer.status == 200 => Ok(()),
+        answer => Err(answer.text),
+    })
+    .await;
+    let body = there.one("f", &json!({})).await.json();
+    assert_eq!(body["reason"], "DISABLED", "{body}");
+    assert!(body.get("value").is_none(), "{body}");
+    staging.configure("f", &serving("off")).await.ok();
+    there.serves("f", &json!({}), &json!(false)).await;
+    assert_eq!(world.ofrep().one("f", &json!({})).await.json()["value"], true);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_with_id_lists_reach_the_edge_and_follow_changes() {
+    let world = World::start().await;
+    let path = format!("{}/segments", world.admin.environment_path());
+    let vips = json!({ "key": "vips", "included": ["ann", "größe-🌊"], "excluded": ["eve"],
+        "rules": [{ "attr": "plan", "op": "eq", "value": "gold" }] });
+    world.admin.post(&path, &vips).await.ok();
+    let config = json!({ "enabled": true, "fallthrough": { "variant": "off" },
+        "rules": [{ "id": "vips", "when": { "segment": "vips" }, "serve": { "variant": "on" } }] });
+    world.admin.flag(&boolean("lounge"), &config).await;
+    let ofrep = world.ofrep();
+    ofrep.serves("lounge", &json!({ "targetingKey": "ann" }), &json!(true)).await;
+    for (context, inside) in [
+        (json!({ "targetingKey": "größe-🌊" }), true),
+        (json!({ "targetingKey": "bob" }), false),
+        (json!({ "targetingKey": "bob", "plan": "gold" }), true),
+        (json!({ "targetingKey": "eve", "plan": "gold" }), false),
+        (json!({ "plan": "gold" }), true),
+        (json!({}), false),
+    ] {
+        let body = ofrep.one("lounge", &context).await.ok().json();
+        assert_eq!(body["value"], json!(inside), "{context}: {body}");
+    }
+    let put = world.admin.request(http::Method::PUT, &format!("{path}/vips/included"));
+    let put = put.header("content-type", "text/plain").header("if-match", "*");
+    send(put.body("bob\ncarol\n")).await.ok();
+    ofrep.serves("lounge", &json!({ "targetingKey": "bob" }), &json!(true)).await;
+    assert_eq!(ofrep.one("lounge", &json!({ "targetingKey": "ann" })).await.json()["value"], false);
+    world.stop().await;
+}
