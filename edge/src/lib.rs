@@ -26,6 +26,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rules::blob::Digest;
 use rules::head::Version;
 use sandbox::{Sandbox, SandboxError};
+use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -76,8 +77,9 @@ pub async fn start_in(
     feed: Arc<dyn Feed>,
 ) -> Result<Edge, StartError> {
     let address = config.listen;
-    let listener =
-        serve::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::Listen { address, source })?;
     let address = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
     let disk = match config.data_dir.clone() {
         Some(path) => Some(Disk::open(&path).map_err(|source| StartError::Disk { path, source })?),

@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -546,9 +545,4 @@ impl Write for Guarded {
         let result = Pin::new(&mut self.io).poll_shutdown(cx);
         self.written(cx, result)
     }
-}
-
-/// Binds before anything else is started, so that a taken port is the first thing one hears.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
 }

@@ -131,6 +131,12 @@ struct Unsaved {
     lists: Vec<(Digest, Bytes)>,
 }
 
+enum Round {
+    Complete,
+    /// Something could not be fetched and is worth asking for again soon.
+    Unfinished,
+}
+
 /// What a head asks this edge to serve.
 #[derive(Debug)]
 struct Target {
@@ -276,9 +282,13 @@ impl Sync {
         let mut bell = feed.changed();
         loop {
             let wait = match self.round(&mut etag).await {
-                Ok(()) => {
+                Ok(Round::Complete) => {
                     failures = 0;
                     jittered(self.anti_entropy)
+                }
+                Ok(Round::Unfinished) => {
+                    failures = failures.saturating_add(1);
+                    back_off(failures).min(jittered(self.anti_entropy))
                 }
                 Err(error) => {
                     self.metrics.feed_failures.increment(1);
@@ -300,7 +310,8 @@ impl Sync {
     }
 
     /// Asks once, follows what is there, and reports.
-    async fn round(&self, etag: &mut Option<String>) -> Result<(), FeedError> {
+    async fn round(&self, etag: &mut Option<String>) -> Result<Round, FeedError> {
+        let mut round = Round::Complete;
         let answer = within(HEADS_TIMEOUT, self.feed.heads(etag.clone())).await?;
         {
             let now_ms = crate::now_ms();
@@ -317,6 +328,9 @@ impl Sync {
                 .await;
             // What may succeed later is asked for again: a kept ETag would hide it for ever.
             *etag = results.iter().all(|done| *done).then_some(new);
+            if etag.is_none() {
+                round = Round::Unfinished;
+            }
             lock(&self.progress).settled = true;
         }
         self.save_again().await;
@@ -325,7 +339,7 @@ impl Sync {
             // No retry here: the next round reports again, and newer.
             within(RECEIPT_TIMEOUT, self.feed.receipts(receipts)).await?;
         }
-        Ok(())
+        Ok(round)
     }
 
     /// One head, through all steps. True if there is nothing left to try.

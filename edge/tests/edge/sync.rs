@@ -125,6 +125,22 @@ async fn bytes_that_are_not_those_of_the_digest_are_refused_until_the_store_is_m
 }
 
 #[tokio::test]
+async fn a_blob_that_could_not_be_fetched_is_asked_for_again_long_before_the_next_tick() {
+    let source = Source::new();
+    let snapshot = Shop::new().snapshot();
+    source.head(sign(&snapshot.head(version(1, 1))));
+    let mut config = config(None);
+    config.anti_entropy = DEADLINE * 10;
+    let world = World::start(config, source).await;
+    world.source.reports_refusal("could not be fetched").await;
+    let nothing = version(0, 0);
+    world.source.reports(|all| all.iter().all(|one| one.version == nothing)).await;
+    // No bell: nothing but the edge's own next try brings it.
+    world.source.store(&snapshot);
+    world.serves(version(1, 1)).await;
+}
+
+#[tokio::test]
 async fn a_signed_snapshot_that_does_not_load_is_refused_once_and_not_fetched_again() {
     let world = World::new().await;
     let garbage = Snapshot {
