@@ -77,6 +77,12 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error: {}", self.message)?;
+        if let [only] = self.places.as_slice()
+            && only.message == self.message
+        {
+            write!(f, "\n  at {}", only.pointer)?;
+            return self.mend.iter().try_for_each(|mend| write!(f, "\n  {mend}"));
+        }
         let width = self.places.iter().map(|place| place.pointer.chars().count()).max();
         for place in &self.places {
             let pointer = if place.pointer.is_empty() { "(whole)" } else { &place.pointer };

@@ -1,11 +1,13 @@
-//! The `tidegate` binary: servers and the commands of rule authors and
+//! The `tidegate` binary: servers (`dev`, `control`, `edge`) and the commands of rule authors and
 //! operators. Parses, runs one command, and turns a failure into one line and an exit code.
 //!
-//! Reading order: `serve.rs` (servers),
+//! Reading order: `dev.rs` (both servers in one process), `serve.rs` (either alone),
 //! `connection.rs` and `client.rs` (how a command reaches control), then one file per command.
 
 mod client;
 mod connection;
+mod demo;
+mod dev;
 mod eval;
 mod failure;
 mod files;
@@ -57,6 +59,10 @@ enum Command {
     Import(transfer::Import),
     /// Writes an environment's flags as one document.
     Export(transfer::Export),
+    /// Runs control and an edge in one process, with demo flags, for trying and developing.
+    Dev(dev::Dev),
+    /// Runs control as a process of its own.
+    Control(serve::ControlArgs),
     /// Runs an edge as a process of its own.
     Edge(serve::EdgeArgs),
     /// Prints the OpenAPI document of the admin API.
@@ -95,6 +101,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Eval(command) => eval::run(command, cli.output).await,
         Command::Import(command) => transfer::import(command, cli.output).await,
         Command::Export(command) => transfer::export(command, cli.output).await,
+        Command::Dev(command) => dev::run(command, cli.output).await,
+        Command::Control(command) => serve::control(command, cli.output).await,
         Command::Edge(command) => serve::edge(command, cli.output).await,
         Command::Openapi(command) => openapi::run(command).await,
         Command::Reference => {

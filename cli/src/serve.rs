@@ -53,6 +53,31 @@ impl Logs {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
+  tidegate control --data-dir /var/lib/tidegate
+
+On its first start it makes a signing key and an admin token; the token is in DIR/admin-token, which
+only this user can read. Edges need the public key that is printed here, and an edge key
+(POST /api/v1/edge-keys).")]
+pub struct ControlArgs {
+    /// Where the admin API and the edges' routes are served; port 0 takes a free one.
+    #[arg(long, env = "TIDEGATE_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    #[command(flatten)]
+    pub store: Store,
+    #[command(flatten)]
+    logs: Logs,
+}
+
+/// Where control keeps what it knows.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Store {
+    /// Folder of the database and of the keys; made if it is not there.
+    #[arg(long, env = "TIDEGATE_DATA_DIR", value_name = "DIR", default_value = "control-data")]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
   TIDEGATE_EDGE_KEY=tg_edge_… tidegate edge --control-url https://control.example.com \\
     --trust ed25519:… --data-dir /var/lib/tidegate-edge
 
@@ -106,6 +131,38 @@ pub struct EdgeArgs {
     drain_seconds: u64,
     #[command(flatten)]
     logs: Logs,
+}
+
+/// Starts control, and reads the admin token that it made on its first start.
+pub async fn start_control(
+    listen: SocketAddr,
+    data_dir: PathBuf,
+) -> Result<(control::Control, String), Failure> {
+    let config = control::config::Config::new(listen, data_dir);
+    let control =
+        control::start(config).await.map_err(|error| start_failure("control", listen, error))?;
+    let admin_token = secret_from_file(&control.admin_token_file)?;
+    Ok((control, admin_token))
+}
+
+pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failure> {
+    arguments.logs.start()?;
+    let (control, _) = start_control(arguments.listen, arguments.store.data_dir).await?;
+    let url = format!("http://{}", control.address);
+    let token_file = control.admin_token_file.display().to_string();
+    let public_key = control.public_key.to_string();
+    announce(
+        output,
+        &format!("control listens on {url}\nadmin token in {token_file}\nedges trust {public_key}"),
+        &json!({
+            "control_url": url,
+            "admin_token_file": token_file,
+            "public_key": public_key,
+        }),
+    );
+    asked_to_end().await?;
+    control.shutdown().await;
+    Ok(())
 }
 
 pub async fn edge(arguments: EdgeArgs, output: Output) -> Result<(), Failure> {
