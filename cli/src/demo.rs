@@ -44,7 +44,8 @@ pub async fn seed(client: &Client) -> Result<(), Failure> {
     let environments = api_path(&["namespaces", NAMESPACE, "environments"]);
     create(client, &environments, &json!({"key": ENVIRONMENT, "name": "Production"})).await?;
     let import = format!("{}?format=flagd&dry_run=false", at.path(&["import"]));
-    let imported = client.post_bytes(&import, OTEL_DEMO.as_bytes().to_vec()).await?.body;
+    let imported = client.post_bytes(&import, OTEL_DEMO.as_bytes().to_vec()).await;
+    let imported = imported.map_err(|failure| at_path(failure, &import))?.body;
     if let Some(refused) =
         imported["flags"].as_array().into_iter().flatten().find(|flag| flag["result"] == "refused")
     {
@@ -73,8 +74,13 @@ async fn create(client: &Client, path: &str, body: &Value) -> Result<(), Failure
     match client.post(path, body).await {
         Ok(_) => Ok(()),
         Err(failure) if failure.exit == Exit::Conflict => Ok(()),
-        Err(failure) => Err(failure),
+        Err(failure) => Err(at_path(failure, path)),
     }
+}
+
+fn at_path(mut failure: Failure, path: &str) -> Failure {
+    failure.message = format!("the demo flags could not be written: {path}: {}", failure.message);
+    failure
 }
 
 /// A new key of the demo environment, as its holder gets it.

@@ -60,6 +60,15 @@ pub async fn run(arguments: Dev, output: Output) -> Result<(), Failure> {
     let control_url = format!("http://{}", control.address);
     let client = Client::new(control_url.clone(), &admin_token)?;
 
+    // Before the flags are written: a port that is taken is then the first thing one hears.
+    let listen = local(arguments.edge_port);
+    let mut config = edge::config::Config::new(listen, "dev", vec![control.public_key.clone()]);
+    config.data_dir = Some(dir.join("edge"));
+    let feed = Arc::new(Joined::new(control.bus.clone()));
+    let edge = edge::start(config, feed)
+        .await
+        .map_err(|error| start_failure("the edge", listen, error))?;
+
     let first = !dir.join(SEEDED).exists();
     if first {
         if output == Output::Text {
@@ -73,14 +82,6 @@ pub async fn run(arguments: Dev, output: Output) -> Result<(), Failure> {
         Some(known) => (known.server_key, known.browser_key),
         None => (demo::key(&client, "server").await?, demo::key(&client, "browser").await?),
     };
-
-    let listen = local(arguments.edge_port);
-    let mut config = edge::config::Config::new(listen, "dev", vec![control.public_key.clone()]);
-    config.data_dir = Some(dir.join("edge"));
-    let feed = Arc::new(Joined::new(control.bus.clone()));
-    let edge = edge::start(config, feed)
-        .await
-        .map_err(|error| start_failure("the edge", listen, error))?;
 
     let file = DevFile {
         control_url,

@@ -255,7 +255,16 @@ async fn read(client: &Client, environment: &Environment, key: &str) -> Result<L
 }
 
 fn live(body: Value, etag: Option<String>) -> Result<Live, Failure> {
-    let part = |name: &str| body.get(name).cloned().unwrap_or(Value::Null);
+    let part = |name: &str| {
+        let mut part = body.get(name).cloned().unwrap_or(Value::Null);
+        if let Some(fields) = part.as_object_mut() {
+            // What the server keeps beside what an author writes.
+            for kept in ["version", "createdAt", "updatedAt"] {
+                fields.remove(kept);
+            }
+        }
+        part
+    };
     let strange = |error: serde_json::Error| {
         Failure::new(Exit::Failed, format!("the server's flag cannot be read: {error}"))
             .mend("is the server of another version than this command?")
@@ -276,7 +285,8 @@ mod tests {
     fn flag() -> Live {
         live(
             json!({
-                "definition": {"key": "x", "type": "boolean", "variants": {"on": true, "off": false}},
+                "definition": {"key": "x", "type": "boolean", "variants": {"on": true, "off": false},
+                    "version": 1, "createdAt": 5, "updatedAt": 5},
                 "config": {"enabled": false, "off": "off", "fallthrough": {"variant": "off"}},
                 "version": 4
             }),

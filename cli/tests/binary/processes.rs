@@ -52,13 +52,8 @@ fn an_edge_answers_with_control_dead_and_after_a_restart_from_disk() {
     let first = edge(folder.path(), &control_url, &public_key, &edge_key);
     let edge_url = first.text("edge_url").to_owned();
 
-    let document = folder.path().join("flags.json");
-    std::fs::write(
-        &document,
-        r#"{"flags": {"sale": {"state": "ENABLED", "variants": {"on": true, "off": false},
-            "defaultVariant": "off"}}}"#,
-    )
-    .unwrap();
+    let flag = json!({"key": "sale", "type": "boolean", "variants": {"on": true, "off": false}});
+    post(&control, &token, "/api/v1/namespaces/shop/flags", &flag);
     let ask = |command: &mut std::process::Command| {
         command
             .env("TIDEGATE_URL", &control_url)
@@ -68,8 +63,7 @@ fn an_edge_answers_with_control_dead_and_after_a_restart_from_disk() {
             .current_dir(folder.path());
         run(command)
     };
-    ask(tidegate().arg("import").arg(&document)).ok();
-    ask(tidegate().args(["flag", "set", "sale", "--variant", "on"])).ok();
+    ask(tidegate().args(["flag", "set", "sale", "--enabled", "--variant", "on"])).ok();
     let served = |edge_url: &str| {
         let (_, body) = ofrep(edge_url, &key, "sale", json!({"targetingKey": "u"}));
         body["value"] == true
