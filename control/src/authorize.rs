@@ -277,3 +277,14 @@ impl EdgeScope {
         self.all || self.namespaces.contains_key(namespace_key)
     }
 }
+
+/// Every method and path that has a permission.
+pub fn guarded() -> impl Iterator<Item = (String, String)> {
+    ROUTES.iter().map(|(method, route, _)| {
+        let path = match route.strip_prefix('~') {
+            Some(below) => format!("{NAMESPACE}{below}"),
+            None => (*route).to_owned(),
+        };
+        ((*method).to_owned(), path)
+    })
+}

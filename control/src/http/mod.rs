@@ -7,6 +7,8 @@ pub mod edge;
 pub mod extract;
 pub mod pages;
 pub mod problem;
+pub mod segments;
+pub mod transfer;
 
 use std::sync::Arc;
 
@@ -43,7 +45,12 @@ pub struct Unguarded {
 }
 
 fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::new().merge(pages::router()).merge(admin::router()).merge(edge::router())
+    OpenApiRouter::new()
+        .merge(pages::router())
+        .merge(admin::router())
+        .merge(transfer::router())
+        .merge(segments::router())
+        .merge(edge::router())
 }
 
 pub fn router(app: Shared) -> Result<axum::Router, Unguarded> {

@@ -1,0 +1,98 @@
+//! What a context would get, with the explanation: against what is there or against a draft.
+
+use rules::answer;
+use rules::compile::FlagState;
+use rules::context::ContextBuf;
+use rules::eval::{Evaluator, Input, Lists, Scratch};
+use rules::model::{FlagConfig, FlagDefinition};
+use serde_json::{Value, json};
+
+use crate::authorize::NamespaceScope;
+use crate::environments;
+use crate::refusal::Refusal;
+use crate::store::Connection;
+
+const LIST: &str = "SELECT b.bytes FROM blob b WHERE b.digest = $1";
+
+#[derive(Debug)]
+pub struct Asked {
+    pub flag: Option<String>,
+    pub context: Value,
+    pub now_ms: i64,
+    pub draft: Option<(Option<FlagDefinition>, Option<FlagConfig>)>,
+}
+
+struct Loaded(Vec<rules::blob::lists::IdList>);
+
+impl Lists for Loaded {
+    fn contains(&self, list: u32, id: &str) -> bool {
+        self.0.get(list as usize).is_some_and(|list| list.contains(id))
+    }
+}
+
+pub async fn evaluate(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    environment: &str,
+    asked: Asked,
+) -> Result<Vec<Value>, Refusal> {
+    let environment = environments::get(read, scope, environment).await?;
+    let mut loaded = environments::load(read, &environment.id).await?;
+    if let Some((definition, config)) = asked.draft {
+        let Some(key) = &asked.flag else {
+            return Err(Refusal::invalid("/flag", "a draft needs the flag that it is of"));
+        };
+        let flags = &mut loaded.state.flags;
+        match flags.iter_mut().find(|flag| flag.definition.key == *key) {
+            Some(flag) => {
+                flag.definition = definition.unwrap_or_else(|| flag.definition.clone());
+                flag.config = config.unwrap_or_else(|| flag.config.clone());
+            }
+            None => flags.push(FlagState {
+                definition: definition.ok_or(Refusal::NotFound("flag"))?,
+                config: config.unwrap_or_else(environments::absent_config),
+            }),
+        }
+    }
+    let ids = loaded.lists.clone();
+    let compiled = environments::try_compile(loaded).await?.map_err(Refusal::Invalid)?;
+    let mut lists = Vec::new();
+    for list in &compiled.lists {
+        let kind = match list.kind {
+            rules::compile::ListKind::Included => "included",
+            rules::compile::ListKind::Excluded => "excluded",
+        };
+        let stored = ids.iter().find(|one| one.key == list.segment && one.kind == kind);
+        let digest = stored.map(|stored| stored.digest.clone()).unwrap_or_default();
+        let bytes: Vec<u8> = sqlx::query_scalar(LIST).bind(digest).fetch_one(&mut *read).await?;
+        let decoded = rules::blob::lists::IdList::decode(&bytes);
+        lists.push(decoded.map_err(|error| Refusal::Internal(error.to_string()))?);
+    }
+    let work = move || {
+        let context = ContextBuf::from_json(asked.context.to_string().as_bytes())
+            .map_err(|error| Refusal::invalid("/context", error.to_string()))?;
+        let evaluator = Evaluator::new(compiled.ruleset)
+            .map_err(|error| Refusal::Internal(error.to_string()))?;
+        let lists = Loaded(lists);
+        let input = Input { context: context.view(), now_ms: asked.now_ms, lists: &lists };
+        let mut scratch = Scratch::default();
+        let chosen = match &asked.flag {
+            Some(key) => vec![evaluator.flag(key).ok_or(Refusal::NotFound("flag"))?],
+            None => evaluator.flags().collect(),
+        };
+        let mut results = Vec::with_capacity(chosen.len());
+        for flag in chosen {
+            let (outcome, trace) = evaluator.explain(flag, &input, &mut scratch);
+            let mut body = Vec::new();
+            answer::write_outcome(&evaluator, flag, &outcome, &mut body);
+            let mut result: Value = serde_json::from_slice(&body)
+                .map_err(|error| Refusal::Internal(error.to_string()))?;
+            result["trace"] = json!(trace);
+            results.push(result);
+        }
+        Ok(results)
+    };
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Refusal::Internal(format!("evaluating failed: {error}")))?
+}

@@ -1,0 +1,240 @@
+//! Documents in and out: flagd's flag document, and Tidegate's own, which is
+//! `{metadata?, flags: {key: {definition, config}}}`.
+//!
+//! All or nothing per request, but for flags that are refused one by one with the reason and the
+//! place. A dry run does the same and is not committed.
+
+use indexmap::IndexMap;
+use rules::compile::{self, FlagState, Problem};
+use rules::flagd::{self, ImportOptions, Refused};
+use rules::model::{FlagConfig, Fractional, Metadata};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::audit::Entry;
+use crate::authorize::NamespaceScope;
+use crate::change::{Change, Touches, pointer_segment};
+use crate::refusal::Refusal;
+use crate::store::{Connection, Tx};
+use crate::{configs, environments, flags};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    Flagd,
+    Tidegate,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Done {
+    /// Key and what became of it, in the document's order; the refused last.
+    pub flags: Vec<(String, Became)>,
+    /// The environment's, if anything changed.
+    pub revision: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Became {
+    Created,
+    Changed,
+    Unchanged,
+    Refused { reason: String, pointer: String },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(default)]
+    metadata: Metadata,
+    flags: IndexMap<String, Flag>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Flag {
+    definition: Value,
+    config: FlagConfig,
+}
+
+struct Read {
+    flags: Vec<FlagState>,
+    refused: Vec<Refused>,
+    metadata: Metadata,
+}
+
+fn parse(document: &[u8], format: Format, fractional: Fractional) -> Result<Read, Refusal> {
+    if format == Format::Flagd {
+        let read = flagd::import(document, ImportOptions { fractional })
+            .map_err(|error| Refusal::invalid(error.pointer, error.message))?;
+        return Ok(Read { flags: read.flags, refused: read.refused, metadata: read.metadata });
+    }
+    let document: Document =
+        compile::parse(document).map_err(|problem| Refusal::Invalid(vec![problem]))?;
+    let (mut states, mut refused) = (Vec::new(), Vec::new());
+    for (key, flag) in document.flags {
+        let mut definition = flag.definition;
+        if let Value::Object(fields) = &mut definition {
+            fields.insert("key".to_owned(), json!(key));
+        }
+        match compile::parse(definition.to_string().as_bytes()) {
+            Ok(definition) => states.push(FlagState { definition, config: flag.config }),
+            Err(Problem { pointer, message }) => refused.push(Refused {
+                pointer: format!("/flags/{}/definition{pointer}", pointer_segment(&key)),
+                flag: key,
+                reason: message,
+            }),
+        }
+    }
+    Ok(Read { flags: states, refused, metadata: document.metadata })
+}
+
+pub async fn import(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    environment: &str,
+    document: &[u8],
+    format: Format,
+    fractional: Fractional,
+) -> Result<Done, Refusal> {
+    let mut read = parse(document, format, fractional)?;
+    let environment = environments::get(tx, scope, environment).await?;
+    // The namespace's lock first, as always; every environment's, as definitions belong to all.
+    let change = Change::begin(tx, scope, Touches::All).await?;
+    let loaded = environments::load(tx, &environment.id).await?;
+    let mut refused = std::mem::take(&mut read.refused);
+    let mut wanted: Vec<FlagState> = Vec::new();
+    for mut flag in std::mem::take(&mut read.flags) {
+        let key = flag.definition.key.clone();
+        let refuse = |reason: String| Refused {
+            pointer: format!("/flags/{}", pointer_segment(&key)),
+            flag: key.clone(),
+            reason,
+        };
+        let is_same = |other: &&FlagState| other.definition.key == key;
+        if let Some(there) = loaded.state.flags.iter().find(is_same) {
+            if there.definition.kind != flag.definition.kind {
+                refused.push(refuse("a flag keeps its type: callers rely on it".to_owned()));
+                continue;
+            }
+            if format == Format::Flagd {
+                // What flagd has no word for stays as it is here.
+                flag.definition.clients = there.definition.clients;
+                flag.definition.tags = there.definition.tags.clone();
+                flag.definition.description = there.definition.description.clone();
+                flag.definition.salt = there.definition.salt.clone();
+            }
+        } else if let Some(kind) = flags::tombstone(tx, scope, &key).await?
+            && kind != flags::kind_name(&flag.definition)
+        {
+            refused.push(refuse(format!("the key was used before for a {kind} flag")));
+            continue;
+        }
+        wanted.push(flag);
+    }
+    refuse_what_does_not_compile(&loaded, &mut wanted, &mut refused).await?;
+
+    let mut done = Done { flags: Vec::new(), revision: None };
+    for flag in &wanted {
+        let key = &flag.definition.key;
+        let there = loaded.state.flags.iter().find(|other| other.definition.key == *key);
+        let became = match there {
+            None => Became::Created,
+            Some(there) if there == flag => Became::Unchanged,
+            Some(_) => Became::Changed,
+        };
+        if became != Became::Unchanged {
+            match flags::find(tx, scope, key).await? {
+                None => drop(flags::insert(tx, scope, &flag.definition, change.at).await?),
+                Some(row) if there.is_some_and(|there| there.definition != flag.definition) => {
+                    flags::replace(tx, &row.id, &flag.definition, change.at).await?;
+                }
+                Some(_) => {}
+            }
+            let row = flags::get(tx, scope, key).await?;
+            if there.is_none_or(|there| there.config != flag.config) {
+                configs::put(tx, &environment.id, &row.id, &flag.config, change.at).await?;
+            }
+        }
+        done.flags.push((key.clone(), became));
+    }
+    let changes = done.flags.iter().filter(|(_, became)| *became != Became::Unchanged).count();
+    let metadata = !read.metadata.is_empty() && read.metadata != loaded.state.metadata;
+    if metadata {
+        environments::set_metadata(tx, &environment.id, &read.metadata).await?;
+    }
+    for Refused { flag, reason, pointer } in refused {
+        done.flags.push((flag, Became::Refused { reason, pointer }));
+    }
+    if changes > 0 || metadata {
+        let entry = Entry {
+            action: "import",
+            target: environment.key.clone(),
+            environment: Some(environment.key.clone()),
+            before: None,
+            after: Some(json!({ "flagsCreatedOrChanged": changes })),
+        };
+        let raised = change.finish(tx, entry).await?;
+        let own = raised.iter().find(|raised| raised.environment_id == environment.id);
+        done.revision = own.map(|raised| raised.revision);
+    }
+    Ok(done)
+}
+
+/// Takes the flags out that would not compile beside what is there, until the rest does.
+async fn refuse_what_does_not_compile(
+    loaded: &environments::Loaded,
+    wanted: &mut Vec<FlagState>,
+    refused: &mut Vec<Refused>,
+) -> Result<(), Refusal> {
+    loop {
+        let mut trial = loaded.clone();
+        let keys: std::collections::HashSet<&str> =
+            wanted.iter().map(|flag| flag.definition.key.as_str()).collect();
+        trial.state.flags.retain(|flag| !keys.contains(flag.definition.key.as_str()));
+        trial.state.flags.extend(wanted.iter().cloned());
+        let Err(problems) = environments::try_compile(trial).await? else { return Ok(()) };
+        let mut rest = Vec::new();
+        for flag in wanted.drain(..) {
+            let at = format!("/flags/{}/", pointer_segment(&flag.definition.key));
+            match problems.iter().find(|problem| problem.pointer.starts_with(&at)) {
+                None => rest.push(flag),
+                Some(problem) => refused.push(Refused {
+                    flag: flag.definition.key,
+                    pointer: problem.pointer.clone(),
+                    reason: problem.message.clone(),
+                }),
+            }
+        }
+        let before = rest.len() + problems.len();
+        *wanted = rest;
+        // Nothing of the document is to blame: the check before the commit decides.
+        let blamed = refused.iter().any(|one| problems.iter().any(|p| p.pointer == one.pointer));
+        if !blamed || before == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// The document, and flags that the format has no words for.
+pub async fn export(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    environment: &str,
+    format: Format,
+) -> Result<Value, Refusal> {
+    let environment = environments::get(read, scope, environment).await?;
+    let state = environments::load(read, &environment.id).await?.state;
+    if format == Format::Flagd {
+        return Ok(flagd::export(&state.flags, &state.segments, &state.metadata).document);
+    }
+    let mut flags = serde_json::Map::new();
+    for flag in &state.flags {
+        let mut definition = serde_json::to_value(&flag.definition).unwrap_or_default();
+        if let Value::Object(fields) = &mut definition {
+            fields.remove("key");
+        }
+        let shown = json!({ "definition": definition, "config": flag.config });
+        flags.insert(flag.definition.key.clone(), shown);
+    }
+    Ok(json!({ "metadata": state.metadata, "flags": flags }))
+}
