@@ -1,0 +1,62 @@
+//! Writes the conformance corpus for hosts that are not Rust: `cargo run -p rules --example corpus
+//! FOLDER` makes one JSON file for each corpus file, with the compiled ruleset, the contexts and
+//! the bytes that the native evaluator answers. `sdk-wasm/tests/node/parity.mjs` reads them.
+
+#[path = "../tests/corpus/mod.rs"]
+mod corpus;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rules::answer::{Audience, write_all, write_one};
+use rules::context::ContextBuf;
+use rules::eval::{Evaluator, Input, Scratch};
+use serde_json::{Value, json};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let folder = std::env::args().nth(1).ok_or("say which folder to write to")?;
+    let folder = PathBuf::from(folder);
+    std::fs::create_dir_all(&folder)?;
+    for file in corpus::load() {
+        let evaluator = Evaluator::load(&file.ruleset)?;
+        let cases: Vec<Value> =
+            file.cases.iter().filter_map(|case| answered(&evaluator, &file, case)).collect();
+        let document = json!({
+            "file": file.name,
+            "ruleset": BASE64.encode(&file.ruleset),
+            "lists": file.lists.ids().map(sorted).collect::<Vec<_>>(),
+            "cases": cases,
+        });
+        std::fs::write(folder.join(format!("{}.json", file.name)), document.to_string())?;
+    }
+    Ok(())
+}
+
+/// The same files each time.
+fn sorted(ids: &HashSet<String>) -> Vec<&String> {
+    let mut ids: Vec<&String> = ids.iter().collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// None where the context cannot be decoded: it never reaches an evaluator.
+fn answered(evaluator: &Evaluator, file: &corpus::File, case: &corpus::Case) -> Option<Value> {
+    let context = ContextBuf::from_json(&case.context).ok()?;
+    let input = Input { context: context.view(), now_ms: case.now_ms, lists: &file.lists };
+    let (mut scratch, mut one, mut all) = (Scratch::default(), Vec::new(), Vec::new());
+    let status = write_one(evaluator, &case.flag, case.audience, &input, &mut scratch, &mut one);
+    write_all(evaluator, case.audience, &input, &mut scratch, &mut all);
+    Some(json!({
+        "name": case.name,
+        "flag": case.flag,
+        "json": BASE64.encode(&case.context),
+        "compact": BASE64.encode(context.as_bytes()),
+        "nowMs": case.now_ms.to_string(),
+        "browser": case.audience == Audience::Browser,
+        "status": status as u16,
+        "one": BASE64.encode(&one),
+        "all": BASE64.encode(&all),
+    }))
+}
