@@ -25,7 +25,7 @@ pub enum Step {
     Python,
     /// All tests of the workspace, among them those that drive Node and Python clients.
     Rust,
-    /// The test files of Node (*.test.mjs).
+    /// The conformance corpus under Node.
     Node,
 }
 
@@ -177,22 +177,20 @@ fn rust(arguments: &[OsString]) -> anyhow::Result<String> {
     Ok(format!("with {}", if nextest { "cargo nextest" } else { "cargo test" }))
 }
 
+/// The corpus' bytes from Node. The clients' own tests are started by the Rust tests, which give
+/// them servers to talk to.
 fn node() -> anyhow::Result<String> {
-    let mut files = Vec::new();
-    visit(root(), &mut |path| {
-        if path.to_string_lossy().ends_with(".test.mjs") {
-            files.push(path.to_owned());
-        }
-    })?;
-    files.sort();
-    if files.is_empty() {
-        return Ok("no *.test.mjs yet".to_owned());
-    }
-    for file in &files {
-        let folder = file.parent().context("a file has a folder")?;
-        run_program(Command::new("node").current_dir(folder).arg("--test").arg(file))?;
-    }
-    Ok(format!("{} file(s)", files.len()))
+    let corpus = root().join("target/corpus");
+    run_program(
+        Command::new(cargo())
+            .current_dir(root())
+            .args(["run", "--quiet", "--locked", "--package", "rules", "--example", "corpus"])
+            .arg(&corpus),
+    )?;
+    let program = root().join("sdk-wasm/tests/node/parity.mjs");
+    let evaluator = root().join("target/wasm/evaluator.wasm");
+    run_program(Command::new("node").arg(program).args([evaluator, corpus]))?;
+    Ok("the conformance corpus gives the native bytes".to_owned())
 }
 
 fn folders_with(name: &str) -> anyhow::Result<Vec<PathBuf>> {
