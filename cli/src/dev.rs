@@ -92,6 +92,7 @@ pub async fn run(arguments: Dev, output: Output) -> Result<(), Failure> {
         server_key,
         browser_key,
     };
+    served(&edge, &file).await?;
     let path = dir.join(DEV_FILE);
     let text = serde_json::to_vec_pretty(&file)
         .map_err(|error| Failure::new(Exit::Failed, format!("{}: {error}", path.display())))?;
@@ -106,6 +107,32 @@ pub async fn run(arguments: Dev, output: Output) -> Result<(), Failure> {
     control.shutdown().await;
     // The addresses are gone; the keys stay good.
     Ok(())
+}
+
+/// Waits until the edge knows both keys, so that the first line somebody tries works.
+async fn served(edge: &edge::Edge, file: &DevFile) -> Result<(), Failure> {
+    const SECONDS_MAX: u64 = 30;
+    let http = crate::client::http(&file.edge_url)?;
+    let url = format!("{}/ofrep/v1/evaluate/flags", file.edge_url);
+    let mut swaps = edge.swaps();
+    let wait = async {
+        for key in [&file.server_key, &file.browser_key] {
+            loop {
+                let answer = http.post(&url).bearer_auth(key).send().await;
+                if answer.is_ok_and(|answer| answer.status().is_success()) {
+                    break;
+                }
+                // The swap may have come before we began to wait for it.
+                let again = std::time::Duration::from_millis(200);
+                let _ = tokio::time::timeout(again, swaps.changed()).await;
+            }
+        }
+    };
+    let limit = std::time::Duration::from_secs(SECONDS_MAX);
+    tokio::time::timeout(limit, wait).await.map_err(|_| {
+        Failure::new(Exit::Failed, format!("the edge did not get its flags in {SECONDS_MAX} s"))
+            .mend("if dev.json holds keys of another database, remove it; new ones are made")
+    })
 }
 
 fn welcome(paint: Paint, file: &DevFile, path: &Path) -> String {
