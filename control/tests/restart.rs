@@ -1,0 +1,55 @@
+//! The publisher dies at each of its steps; what was committed is published by the next try.
+//! Run with `--features failpoints`. One test: failpoints belong to the whole process.
+#![cfg(feature = "failpoints")]
+
+use std::sync::Arc;
+
+use control::bus::{Bus, InProcessBus};
+use control::publisher::{PublishError, Published, Publisher};
+use control::store::Store;
+use control::{authorize, environments, flags, namespaces, relay};
+
+#[tokio::test]
+async fn a_committed_write_is_published_wherever_the_publisher_died() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("control.sqlite");
+    let store = Store::open(&path).await.expect("a store");
+    let mut tx = store.write().await.expect("a write");
+    let token = authorize::bootstrap(&mut tx).await.expect("a token").expect("the first");
+    let manage = authorize::Permission::Manage;
+    let scope = authorize::admin(&mut tx, Some(token.reveal()), manage, None).await.expect("in");
+    namespaces::create(&mut tx, &scope, "ours", "").await.expect("a namespace");
+    let scope = scope.namespace(&mut tx, "ours").await.expect("a scope");
+    let made = environments::create(&mut tx, &scope, "production", "").await.expect("made");
+    tx.commit().await.expect("a commit");
+
+    for (step, revision) in ["compile", "blob", "head", "mark"].into_iter().zip(2u64..) {
+        let name = format!("publisher::{step}");
+        let mut tx = store.write().await.expect("a write");
+        let definition = serde_json::from_value(serde_json::json!({
+            "key": step, "type": "boolean", "variants": { "on": true } }))
+        .expect("a definition");
+        flags::create(&mut tx, &scope, &definition).await.expect("a flag");
+        tx.commit().await.expect("a commit");
+
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+        // A new bus each time: what was in the process died with it.
+        let restart = || {
+            let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(store.clone()));
+            Publisher { store: store.clone(), bus, key: key.clone() }
+        };
+        fail::cfg(&name, "return").expect("a failpoint");
+        let died = restart().publish(&made.id).await;
+        assert!(matches!(died, Err(PublishError::Died(_))), "{step}: {died:?}");
+        fail::remove(&name);
+
+        let publisher = restart();
+        publisher.restore().await.expect("restored");
+        assert_eq!(relay::pass(&publisher).await.expect("a pass"), 1, "{step}");
+        let heads = publisher.bus.heads().await.expect("heads");
+        assert_eq!(heads[0].version.revision, revision, "{step}");
+        assert_eq!(relay::pass(&publisher).await.expect("a pass"), 0, "{step}: nothing is left");
+        let again = publisher.publish(&made.id).await.expect("published");
+        assert!(matches!(again, Published::Already(_)), "{step}: {again:?}");
+    }
+}
