@@ -217,7 +217,7 @@ impl World {
         self.post("api/v1/namespaces", &json!({"key": name})).await?;
         let at = format!("api/v1/namespaces/{name}/environments");
         self.post(&at, &json!({"key": "load"})).await?;
-        let import = format!("{at}/load/import?format=flagd&dry_run=false");
+        let import = format!("{at}/load/import?format=tidegate&dry_run=false");
         let imported = self.post(&import, flags).await?;
         let refused = imported["flags"]
             .as_array()
@@ -293,33 +293,45 @@ async fn answer(
 
 // ---- the environments ----
 
-/// Three rules over ten attributes, none of which matches before the last; as flagd writes it.
-fn three_rules(salt: usize) -> Value {
+/// Three rules over ten attributes, none of which matches before the last.
+fn three_rules(key: &str, salt: usize) -> Value {
     json!({
-        "state": "ENABLED",
-        "variants": {"express": "one-page", "classic": "three-pages", "beta": "beta-page"},
-        "defaultVariant": "classic",
-        "targeting": {"if": [
-            {"ends_with": [{"var": "email"}, "@staff.example.com"]}, "express",
-            {"and": [{"in": [{"var": "country"}, ["US", "CA", "MX"]]},
-                     {"sem_ver": [{"var": "version"}, ">=", "2.3.0"]}]}, "express",
-            {"and": [{"==": [{"var": "plan"}, "gold"]}, {">": [{"var": "age"}, 30 + salt % 5]}]},
-            "beta"
-        ]}
+        "definition": {
+            "key": key, "type": "string",
+            "variants": {"express": "one-page", "classic": "three-pages", "beta": "beta-page"}
+        },
+        "config": {
+            "enabled": true,
+            "rules": [
+                {"id": "staff", "serve": {"variant": "express"},
+                 "when": {"attr": "email", "op": "ends_with", "value": "@staff.example.com"}},
+                {"id": "america", "serve": {"variant": "express"}, "when": {"all": [
+                    {"attr": "country", "op": "in", "value": ["US", "CA", "MX"]},
+                    {"attr": "version", "op": "semver_gte", "value": "2.3.0"}]}},
+                {"id": "gold", "serve": {"variant": "beta"}, "when": {"all": [
+                    {"attr": "plan", "op": "eq", "value": "gold"},
+                    {"attr": "age", "op": "gt", "value": 30 + salt % 5}]}}
+            ],
+            "fallthrough": {"variant": "classic"}
+        }
     })
 }
 
-fn plain(on: bool) -> Value {
-    json!({"state": "ENABLED", "variants": {"on": true, "off": false},
-           "defaultVariant": if on { "on" } else { "off" }})
+fn plain(key: &str, on: bool) -> Value {
+    json!({
+        "definition": {"key": key, "type": "boolean", "variants": {"on": true, "off": false}},
+        "config": {"enabled": true, "fallthrough": {"variant": if on { "on" } else { "off" }}}
+    })
 }
 
 /// `count` flags: every fourth has three rules, the others none.
 fn flags(count: usize) -> Value {
     let flags: serde_json::Map<String, Value> = (0..count)
         .map(|nth| {
-            let flag = if nth % 4 == 0 { three_rules(nth) } else { plain(nth % 2 == 0) };
-            (format!("flag-{nth:05}"), flag)
+            let key = format!("flag-{nth:05}");
+            let flag =
+                if nth % 4 == 0 { three_rules(&key, nth) } else { plain(&key, nth % 2 == 0) };
+            (key, flag)
         })
         .collect();
     json!({"flags": flags})
