@@ -65,7 +65,11 @@ pub struct Edge {
 /// Serves what the disk has, then follows the feed. Returns as soon as requests are answered; it
 /// does not wait for control, which may be down for good.
 pub async fn start(config: Config, feed: Arc<dyn Feed>) -> Result<Edge, StartError> {
-    let sandbox = Sandbox::new(config.sandbox.clone())?;
+    let mut sandboxed = config.sandbox.clone();
+    if sandboxed.cache_dir.is_none() {
+        sandboxed.cache_dir = config.data_dir.as_ref().map(|folder| folder.join("compiled"));
+    }
+    let sandbox = Sandbox::new(sandboxed)?;
     start_in(sandbox, config, feed).await
 }
 

@@ -7,9 +7,11 @@
 //! `Sandbox` is one per process; `Environment` (in `environment.rs`) is one loaded snapshot with
 //! its instances; `instance.rs` speaks the guest's ABI (`sdk-wasm/src/abi.rs`).
 
+mod cache;
 mod environment;
 mod instance;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -33,6 +35,8 @@ const EMBEDDED: Option<&[u8]> = None;
 pub struct SandboxConfig {
     /// The evaluator as wasm; the embedded one unless given.
     pub evaluator: Option<Vec<u8>>,
+    /// Where the compiled evaluator is kept from one start to the next; see `cache.rs`.
+    pub cache_dir: Option<PathBuf>,
     /// How long one call may run.
     pub deadline: Duration,
     /// Bytes of linear memory of one instance.
@@ -47,6 +51,7 @@ impl Default for SandboxConfig {
     fn default() -> Self {
         SandboxConfig {
             evaluator: None,
+            cache_dir: None,
             deadline: Duration::from_millis(50),
             // A snapshot of 32 MiB, its loaded form and the pages between.
             instance_bytes_max: 256 * 1024 * 1024,
@@ -94,7 +99,11 @@ impl Sandbox {
         let unusable = |error: wasmtime::Error| SandboxError::Evaluator { what: chain(&error) };
         let engine = Engine::new(&engine_config()).map_err(unusable)?;
         let wasm = config.evaluator.as_deref().or(EMBEDDED).ok_or(SandboxError::NoEvaluator)?;
-        let module = Module::new(&engine, wasm).map_err(unusable)?;
+        let module = match &config.cache_dir {
+            Some(folder) => cache::module(&engine, wasm, folder),
+            None => Module::new(&engine, wasm),
+        };
+        let module = module.map_err(unusable)?;
         let mut linker = Linker::new(&engine);
         instance::add_imports(&mut linker).map_err(unusable)?;
         let evaluator = linker.instantiate_pre(&module).map_err(unusable)?;

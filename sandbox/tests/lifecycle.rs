@@ -244,3 +244,42 @@ fn long_keys_and_contexts_fit_through_the_door() {
         environment.evaluate_one(&long, Audience::Server, &ContextBuf::default(), 0, &mut out);
     assert_eq!(status.expect("it answers"), Status::NotFound);
 }
+
+#[test]
+fn compiled_code_is_read_back_only_as_this_machine_wrote_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = || SandboxConfig { cache_dir: Some(folder.path().join("compiled")), ..config() };
+    let answers = |config: SandboxConfig| ask(&environment(config), "fine").expect("it answers");
+    assert_eq!(answers(config()), "1");
+    let code = || {
+        let files = std::fs::read_dir(folder.path().join("compiled")).expect("the cache");
+        let files = files.map(|file| file.expect("a file").path());
+        let is_code = |path: &std::path::PathBuf| !path.ends_with("compiled.key");
+        let code: Vec<_> = files.filter(is_code).collect();
+        assert_eq!(code.len(), 1, "{code:?}");
+        code.into_iter().next().expect("one")
+    };
+    let good = std::fs::read(code()).expect("readable");
+
+    // A byte of the code changed: a MAC that does not hold, compiled anew, written over.
+    let mut damaged = good.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(code(), &damaged).expect("writable");
+    assert_eq!(answers(config()), "1");
+    assert_ne!(std::fs::read(code()).expect("readable"), damaged);
+
+    // Cut short, even to less than a MAC.
+    std::fs::write(code(), &good[..20]).expect("writable");
+    assert_eq!(answers(config()), "1");
+
+    // Another key: what was written under the old one is not ours.
+    std::fs::write(folder.path().join("compiled/compiled.key"), [7u8; 32]).expect("writable");
+    assert_eq!(answers(config()), "1");
+
+    // A folder that cannot be made costs the cache only.
+    let file = folder.path().join("file");
+    std::fs::write(&file, b"").expect("writable");
+    let blocked = SandboxConfig { cache_dir: Some(file.join("compiled")), ..config() };
+    assert_eq!(answers(blocked), "1");
+}
