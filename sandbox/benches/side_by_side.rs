@@ -54,6 +54,30 @@ fn one_sandboxed(bencher: Bencher<'_, '_>, key: &str) {
     });
 }
 
+/// The floor of the sandbox: a guest that answers without looking, through the same door.
+#[divan::bench(sample_size = 500)]
+fn one_sandboxed_nothing(bencher: Bencher<'_, '_>) {
+    const GUEST: &str = r#"(module
+      (memory (export "memory") 1)
+      (data (i32.const 0) "\c8\00{}")
+      (func (export "tg_abi") (result i32) i32.const 1)
+      (func (export "tg_buffer") (param i32) (result i32) i32.const 1024)
+      (func (export "tg_load") (param i32) (result i64) i64.const 0)
+      (func (export "tg_evaluate") (param i32 i64) (result i64) i64.const 4))"#;
+    let evaluator = Some(wat::parse_str(GUEST).expect("a guest"));
+    let config = SandboxConfig { evaluator, ..SandboxConfig::default() };
+    let sandbox = Sandbox::new(config).unwrap_or_else(|error| panic!("{error}"));
+    let guest = sandbox.load(Arc::from(&b""[..]), Arc::new(thousand_ids())).expect("it loads");
+    let context = ContextBuf::from_json(CONTEXT).expect("a context");
+    let mut out = Vec::with_capacity(1024);
+    bencher.bench_local(|| {
+        out.clear();
+        guest
+            .evaluate_one(black_box("plain"), Audience::Server, &context, NOW_MS, &mut out)
+            .expect("an answer")
+    });
+}
+
 #[divan::bench(sample_size = 500)]
 fn rules_native_from_json(bencher: Bencher<'_, '_>) {
     let evaluator = Evaluator::load(&ruleset(singles())).expect("it loads");
