@@ -1,16 +1,21 @@
 //! One loaded snapshot and its instances: made lazily, lent to one caller at a time, dropped when
 //! idle, thrown away when they fail. A new snapshot is a new `Environment` beside the old one.
+//!
+//! Lending is on the way of every evaluation: it asks no clock and wakes nobody unless somebody
+//! waits. A caller that finds no instance makes one, which takes as long as loading the ruleset
+//! (a quarter of a millisecond for 100 flags, 4 ms for 5,000): the first calls at once, and the
+//! one after a failure.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rules::answer::{Audience, Status};
+use rules::answer::{self, Audience, Status};
 use rules::context::ContextBuf;
-use rules::eval::Lists;
+use rules::eval::{ErrorCode, Lists};
 
 use crate::instance::{Ask, Instance};
-use crate::{Sandbox, SandboxError};
+use crate::{Sandbox, SandboxError, TICK};
 
 pub struct Environment {
     sandbox: Arc<Sandbox>,
@@ -19,7 +24,7 @@ pub struct Environment {
     lists: Arc<dyn Lists + Send + Sync>,
     pool: Mutex<Pool>,
     returned: Condvar,
-    last_use: AtomicUsize,
+    last_use: AtomicU64,
 }
 
 #[derive(Default)]
@@ -28,12 +33,47 @@ struct Pool {
     idle: Vec<Idle>,
     /// Idle ones and lent ones.
     alive: usize,
+    /// Callers that wait for one to be returned.
+    waiting: usize,
 }
 
 struct Idle {
     instance: Box<Instance>,
-    since: Instant,
+    since_tick: u64,
 }
+
+/// An instance that nobody else has. Dropped without `give_back` (an error, a panic in the host's
+/// code), the instance is thrown away and its place is free.
+struct Lease<'a> {
+    environment: &'a Environment,
+    instance: Option<Box<Instance>>,
+}
+
+impl Lease<'_> {
+    fn give_back(mut self) {
+        if let Some(instance) = self.instance.take() {
+            let since_tick = self.environment.sandbox.ticks();
+            let mut pool = self.environment.pool();
+            pool.idle.push(Idle { instance, since_tick });
+            let is_awaited = pool.waiting > 0;
+            drop(pool);
+            if is_awaited {
+                self.environment.returned.notify_one();
+            }
+        }
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if self.instance.take().is_some() {
+            self.environment.forget();
+        }
+    }
+}
+
+/// What the ABI's length field holds.
+const KEY_BYTES_MAX: usize = u16::MAX as usize;
 
 impl Environment {
     pub(crate) fn load(
@@ -47,10 +87,9 @@ impl Environment {
             lists,
             pool: Mutex::default(),
             returned: Condvar::new(),
-            last_use: AtomicUsize::new(sandbox.uses.fetch_add(1, Ordering::Relaxed)),
+            last_use: AtomicU64::new(0),
         };
-        let first = environment.lend()?;
-        environment.take_back(first);
+        environment.lend()?.give_back();
         Ok(Arc::new(environment))
     }
 
@@ -85,40 +124,59 @@ impl Environment {
         now_ms: i64,
         out: &mut Vec<u8>,
     ) -> Result<Status, SandboxError> {
-        let mut instance = self.lend()?;
+        if let Ask::One(key) = ask
+            && key.len() > KEY_BYTES_MAX
+        {
+            // No flag has such a key; what the ABI cannot carry must not cost an instance.
+            let details = "the flag does not exist";
+            return Ok(answer::write_error(key, ErrorCode::FlagNotFound, details, out));
+        }
+        let mut lease = self.lend()?;
+        let Some(instance) = lease.instance.as_mut() else { return Err(SandboxError::Busy) };
         let context = context.as_bytes();
         let answer = instance.evaluate(&self.sandbox, ask, audience, context, now_ms, out);
         match &answer {
-            Ok(_) => self.take_back(instance),
+            Ok(_) => lease.give_back(),
             Err(error) => {
                 tracing::error!(%error, "an instance failed and was thrown away");
-                self.throw_away(instance);
+                drop(lease);
+                if let SandboxError::Budget { .. } = error {
+                    self.make_room();
+                }
             }
         }
         answer
     }
 
-    fn lend(&self) -> Result<Box<Instance>, SandboxError> {
-        let now = self.sandbox.uses.fetch_add(1, Ordering::Relaxed);
-        self.last_use.store(now, Ordering::Relaxed);
+    fn lend(&self) -> Result<Lease<'_>, SandboxError> {
+        self.last_use.store(self.sandbox.next_use(), Ordering::Relaxed);
         let mut pool = self.pool();
+        if let Some(idle) = pool.idle.pop() {
+            return Ok(Lease { environment: self, instance: Some(idle.instance) });
+        }
         let until = Instant::now().checked_add(self.sandbox.config.deadline);
-        loop {
-            if let Some(idle) = pool.idle.pop() {
-                return Ok(idle.instance);
-            }
-            if pool.alive < self.sandbox.config.workers.max(1) {
-                pool.alive = pool.alive.saturating_add(1);
-                drop(pool);
-                return self.make().inspect_err(|_| self.forget());
-            }
+        while pool.alive >= self.sandbox.config.workers.max(1) {
             let left = until.and_then(|until| until.checked_duration_since(Instant::now()));
             let Some(left) = left.filter(|left| !left.is_zero()) else {
                 return Err(SandboxError::Busy);
             };
+            pool.waiting = pool.waiting.saturating_add(1);
             let (again, _) =
                 self.returned.wait_timeout(pool, left).unwrap_or_else(PoisonError::into_inner);
             pool = again;
+            pool.waiting = pool.waiting.saturating_sub(1);
+            if let Some(idle) = pool.idle.pop() {
+                return Ok(Lease { environment: self, instance: Some(idle.instance) });
+            }
+        }
+        pool.alive = pool.alive.saturating_add(1);
+        drop(pool);
+        match self.make() {
+            Ok(instance) => Ok(Lease { environment: self, instance: Some(instance) }),
+            Err(error) => {
+                self.forget();
+                Err(error)
+            }
         }
     }
 
@@ -126,8 +184,7 @@ impl Environment {
         let make = || Instance::new(&self.sandbox, &self.ruleset, Arc::clone(&self.lists));
         let made = match make() {
             Err(SandboxError::Budget { .. }) => {
-                // The loaded form and the bytes it is read from, at the worst.
-                self.sandbox.make_room(self.ruleset.len().saturating_mul(4));
+                self.make_room();
                 make()
             }
             made => made,
@@ -135,16 +192,12 @@ impl Environment {
         made.map(Box::new)
     }
 
-    fn take_back(&self, instance: Box<Instance>) {
-        self.pool().idle.push(Idle { instance, since: Instant::now() });
-        self.returned.notify_one();
+    /// For one more instance: the loaded form and the bytes it is read from, at the worst.
+    fn make_room(&self) {
+        self.sandbox.make_room(self.ruleset.len().saturating_mul(4));
     }
 
-    fn throw_away(&self, instance: Box<Instance>) {
-        drop(instance);
-        self.forget();
-    }
-
+    /// One less is alive, so somebody who waits may make one.
     fn forget(&self) {
         let mut pool = self.pool();
         pool.alive = pool.alive.saturating_sub(1);
@@ -153,13 +206,18 @@ impl Environment {
     }
 
     pub(crate) fn trim(&self, idle: Duration) {
+        let ticks = u64::try_from(idle.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX);
+        let now = self.sandbox.ticks();
+        let is_old = |kept: &Idle| now.saturating_sub(kept.since_tick) >= ticks;
         let mut pool = self.pool();
-        let before = pool.idle.len();
-        pool.idle.retain(|kept| kept.since.elapsed() < idle);
-        pool.alive = pool.alive.saturating_sub(before.saturating_sub(pool.idle.len()));
+        let old: Vec<Idle> = pool.idle.extract_if(.., |kept| is_old(kept)).collect();
+        pool.alive = pool.alive.saturating_sub(old.len());
+        drop(pool);
+        // Giving megabytes back to the system takes a while; nobody has to wait for it.
+        drop(old);
     }
 
-    pub(crate) fn last_use(&self) -> usize {
+    pub(crate) fn last_use(&self) -> u64 {
         self.last_use.load(Ordering::Relaxed)
     }
 

@@ -82,7 +82,7 @@ pub(crate) fn add_imports(linker: &mut Linker<Held>) -> wasmtime::Result<()> {
 }
 
 /// One flag, or all.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Ask<'a> {
     One(&'a str),
     All,
@@ -115,7 +115,7 @@ impl Instance {
         let held = Held { lists, memory: None, limits };
         let mut store = Store::new(sandbox.evaluator.module().engine(), held);
         store.limiter(|held| &mut held.limits);
-        // Loading 32 MiB takes longer than an evaluation, and happens beside the traffic.
+        // Loading 32 MiB takes longer than an evaluation; a ruleset that takes seconds is refused.
         let tick = TICK.as_millis();
         let deadline_ticks = config.deadline.as_millis().div_ceil(tick).saturating_add(1);
         let deadline_ticks = u64::try_from(deadline_ticks).unwrap_or(u64::MAX / 2);
@@ -177,6 +177,7 @@ impl Instance {
         let head = [op, audience, low, high];
         let len = head.len().saturating_add(key.len()).saturating_add(context.len());
         self.store.set_epoch_deadline(self.deadline_ticks);
+        self.store.data_mut().limits.over_budget = false;
         self.write(sandbox, len, |to| {
             let (to_head, rest) = to.split_at_mut(head.len());
             let (to_key, to_context) = rest.split_at_mut(key.len());

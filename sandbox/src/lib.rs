@@ -12,7 +12,7 @@ mod environment;
 mod instance;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -88,9 +88,8 @@ pub struct Sandbox {
     budget: Arc<Budget>,
     environments: Mutex<Vec<Weak<Environment>>>,
     /// Counts uses of environments, so that the least recently used is known without a clock.
-    uses: AtomicUsize,
-    /// Stops when dropped; last, since the engine must outlive it in spirit, not in fact.
-    _ticker: Ticker,
+    uses: AtomicU64,
+    ticker: Ticker,
 }
 
 impl Sandbox {
@@ -117,8 +116,8 @@ impl Sandbox {
             config,
             evaluator,
             environments: Mutex::default(),
-            uses: AtomicUsize::new(0),
-            _ticker: ticker,
+            uses: AtomicU64::new(0),
+            ticker,
         }))
     }
 
@@ -146,6 +145,18 @@ impl Sandbox {
     /// Bytes of linear memory that instances hold now.
     pub fn memory_bytes(&self) -> usize {
         self.budget.used.load(Ordering::Relaxed)
+    }
+
+    /// Not exact: two that count at once may get one number. Exactness would cost every evaluation.
+    fn next_use(&self) -> u64 {
+        let next = self.uses.load(Ordering::Relaxed).wrapping_add(1);
+        self.uses.store(next, Ordering::Relaxed);
+        next
+    }
+
+    /// Ticks since the start: a clock that costs a load.
+    fn ticks(&self) -> u64 {
+        self.ticker.ticks.load(Ordering::Relaxed)
     }
 
     /// Drops idle instances, least recently used environment first, until `bytes` are free.
@@ -214,21 +225,24 @@ fn engine_config() -> Config {
 /// Moves the engine's epoch, by which calls find out that their deadline has passed.
 struct Ticker {
     stop: Arc<AtomicBool>,
+    ticks: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Ticker {
     fn start(engine: Engine) -> std::io::Result<Ticker> {
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let ticks = Arc::new(AtomicU64::new(0));
+        let (stopped, ticked) = (Arc::clone(&stop), Arc::clone(&ticks));
         let thread =
             std::thread::Builder::new().name("sandbox-epoch".to_owned()).spawn(move || {
                 while !stopped.load(Ordering::Acquire) {
                     std::thread::park_timeout(TICK);
                     engine.increment_epoch();
+                    ticked.fetch_add(1, Ordering::Relaxed);
                 }
             })?;
-        Ok(Ticker { stop, thread: Some(thread) })
+        Ok(Ticker { stop, ticks, thread: Some(thread) })
     }
 }
 
