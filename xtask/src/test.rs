@@ -168,6 +168,9 @@ fn rust(arguments: &[OsString]) -> anyhow::Result<String> {
     } else {
         command.arg("test");
     }
+    // Faults at named steps: `edge/tests/disk_faults.rs`, `control/tests/restart.rs`. In other tests
+    // the points are there and do nothing.
+    command.args(["--features", "edge/failpoints,control/failpoints"]);
     command.args(["--locked", "--workspace", if nextest { "--no-fail-fast" } else { "--quiet" }]);
     if !nextest {
         command.arg("--no-fail-fast");
