@@ -45,6 +45,7 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("PATCH", "~", Manage),
     ("DELETE", "~", Manage),
     ("GET", "~/audit", Read),
+    ("GET", "~/audit/verify", Read),
     ("GET", "~/environments", Read),
     ("POST", "~/environments", Manage),
     ("GET", "~/environments/{environment}", Read),

@@ -53,6 +53,7 @@ const FLAGS: &str = "SELECT f.definition, c.config FROM flag f LEFT JOIN flag_co
 const SEGMENTS: &str = "SELECT id, definition FROM segment WHERE environment_id = $1 ORDER BY key";
 const LISTS: &str = "SELECT s.key, l.kind, l.digest, l.bytes, l.id_count FROM segment_list l \
     JOIN segment s ON s.id = l.segment_id WHERE s.environment_id = $1 ORDER BY s.key, l.kind";
+const KEY_IDS: &str = "SELECT id FROM api_key WHERE environment_id = $1 ORDER BY id LIMIT 20";
 const KEYS: &str =
     "SELECT id, kind, origins, hash FROM api_key WHERE environment_id = $1 ORDER BY id";
 
@@ -197,6 +198,11 @@ pub async fn delete(
         json!({ "key": before.key, "name": before.name, "revision": before.revision,
             "updatedAt": rfc3339(before.updated_at) })
     })?;
+    let keys: Vec<String> =
+        sqlx::query_scalar(KEY_IDS).bind(&before.id).fetch_all(&mut **tx).await?;
+    if !keys.is_empty() {
+        return Err(Refusal::KeysLeft { keys });
+    }
     for raised in change.raised.clone() {
         retire(tx, scope, &raised).await?;
     }

@@ -215,17 +215,28 @@ async fn refuse_what_does_not_compile(
     }
 }
 
-/// The document, and flags that the format has no words for.
+/// The document. Flags that flagd has no words for are left out if `partial`, else a refusal that
+/// lists them; how many were left out stands beside the document.
 pub async fn export(
     read: &mut Connection,
     scope: &NamespaceScope,
     environment: &str,
     format: Format,
-) -> Result<Value, Refusal> {
+    partial: bool,
+) -> Result<(Value, usize), Refusal> {
     let environment = environments::get(read, scope, environment).await?;
     let state = environments::load(read, &environment.id).await?.state;
     if format == Format::Flagd {
-        return Ok(flagd::export(&state.flags, &state.segments, &state.metadata).document);
+        let exported = flagd::export(&state.flags, &state.segments, &state.metadata);
+        let left_out = exported.refused.len();
+        if left_out > 0 && !partial {
+            let place = |one: Refused| Problem {
+                pointer: format!("/flags/{}{}", pointer_segment(&one.flag), one.pointer),
+                message: one.reason,
+            };
+            return Err(Refusal::Inexpressible(exported.refused.into_iter().map(place).collect()));
+        }
+        return Ok((exported.document, left_out));
     }
     let mut flags = serde_json::Map::new();
     for flag in &state.flags {
@@ -236,5 +247,5 @@ pub async fn export(
         let shown = json!({ "definition": definition, "config": flag.config });
         flags.insert(flag.definition.key.clone(), shown);
     }
-    Ok(json!({ "metadata": state.metadata, "flags": flags }))
+    Ok((json!({ "metadata": state.metadata, "flags": flags }), 0))
 }

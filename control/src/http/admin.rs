@@ -37,6 +37,7 @@ pub fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(list_edge_keys, create_edge_key))
         .routes(routes!(delete_edge_key))
         .routes(routes!(list_audit))
+        .routes(routes!(verify_audit))
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -388,6 +389,18 @@ async fn delete_edge_key(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     keys::edge_delete(&mut write.tx, &write.scope, &at.id).await?;
     write.finish(no_content()).await
+}
+
+/// Whether the audit log's chain of hashes holds.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/audit/verify", tag = "audit", responses((status = 200, body = Value)))]
+async fn verify_audit(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    let body = match audit::verify(&mut read, scope.id()).await? {
+        Ok(rows) => json!({ "valid": true, "rows": rows }),
+        Err(bad) => json!({ "valid": false, "rows": bad - 1, "firstBad": bad }),
+    };
+    Ok(respond(answer(StatusCode::OK, None, &body)))
 }
 
 /// Who changed what, newest first.

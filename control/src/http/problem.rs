@@ -62,6 +62,11 @@ impl From<Refusal> for Stop {
             Refusal::NotFound(_) => Stop::new(StatusCode::NOT_FOUND, "not-found", detail),
             Refusal::Exists { .. } => Stop::new(StatusCode::CONFLICT, "exists", detail),
             Refusal::InUse { .. } => Stop::new(StatusCode::CONFLICT, "in-use", detail),
+            Refusal::KeysLeft { .. } => Stop::new(StatusCode::CONFLICT, "keys-left", detail),
+            Refusal::Inexpressible(errors) => {
+                Stop::new(StatusCode::CONFLICT, "inexpressible", detail)
+                    .with(|document| document.errors = errors)
+            }
             Refusal::TooMany { .. } => {
                 Stop::new(StatusCode::UNPROCESSABLE_ENTITY, "too-many", detail)
             }

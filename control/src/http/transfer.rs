@@ -36,6 +36,8 @@ struct How {
 #[serde(deny_unknown_fields)]
 struct Which {
     format: Format,
+    #[serde(default)]
+    partial: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -93,7 +95,8 @@ async fn import(at: At, Asked(how): Asked<How>, writing: Writing) -> Handled {
 
 /// The environment's flags as a document.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/export", tag = "documents",
-    params(("format" = String, Query)), responses((status = 200, body = Value)))]
+    params(("format" = String, Query), ("partial" = Option<bool>, Query)),
+    responses((status = 200, body = Value), (status = 409)))]
 async fn export(
     State(shared): State<Shared>,
     scope: Scope,
@@ -102,8 +105,12 @@ async fn export(
 ) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
-    let document = imports::export(&mut read, &scope, &at.environment, which.format).await?;
-    Ok(respond(answer(StatusCode::OK, None, &document)))
+    let (format, partial) = (which.format, which.partial);
+    let (document, left_out) =
+        imports::export(&mut read, &scope, &at.environment, format, partial).await?;
+    let mut response = respond(answer(StatusCode::OK, None, &document));
+    response.headers_mut().insert("tidegate-refused", http::HeaderValue::from(left_out));
+    Ok(response)
 }
 
 /// Evaluate one flag or all, with the explanation, against what is there or a draft.
