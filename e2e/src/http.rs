@@ -138,16 +138,9 @@ impl Admin {
     }
 
     /// Creates a flag and what it does here.
-    #[track_caller]
-    pub fn flag<'a>(
-        &'a self,
-        definition: &'a Value,
-        config: &'a Value,
-    ) -> impl Future<Output = ()> + 'a {
-        async move {
-            self.create_flag(definition).await.ok();
-            self.configure(definition["key"].as_str().expect("a key"), config).await.ok();
-        }
+    pub async fn flag(&self, definition: &Value, config: &Value) {
+        self.create_flag(definition).await.ok();
+        self.configure(definition["key"].as_str().expect("a key"), config).await.ok();
     }
 
     pub async fn key(&self, kind: &str) -> String {

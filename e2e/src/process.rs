@@ -14,30 +14,22 @@ pub struct Process {
     pub announced: Value,
 }
 
-/// The binary, built into the folder that this test was built into.
+/// The binary in the folder that this test was built into.
 ///
-/// Cargo builds another package's binary for nobody, so the test asks for it; where it is fresh,
-/// that costs a moment.
-async fn binary() -> PathBuf {
+/// A build of the whole workspace puts it there, since `cli` has tests that run it. The test does
+/// not build it: `cargo build -p cli` has other features than the workspace, which is minutes.
+fn binary() -> PathBuf {
     // …/target/debug/deps/this-test
     let test = std::env::current_exe().expect("this test's own path");
     let profile = test.ancestors().nth(2).expect("a profile folder");
-    let target = profile.parent().expect("a target folder");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .current_dir(crate::world::workspace())
-        .env("CARGO_TARGET_DIR", target)
-        .args(["build", "--quiet", "--package", "cli", "--bin", "tidegate"])
-        .status()
-        .await
-        .expect("cargo runs");
-    assert!(built.success(), "the tidegate binary is not built: {built}");
-    profile.join("tidegate")
+    let binary = profile.join(format!("tidegate{}", std::env::consts::EXE_SUFFIX));
+    assert!(binary.is_file(), "there is no {}: run `cargo xtask test`", binary.display());
+    binary
 }
 
 impl Process {
     pub async fn start(arguments: &[&str], settings: &[(&str, &str)]) -> Process {
-        let mut command = Command::new(binary().await);
+        let mut command = Command::new(binary());
         command.args(["--output", "json"]).args(arguments).envs(settings.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().expect("tidegate starts");

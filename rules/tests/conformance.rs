@@ -62,7 +62,7 @@ fn run(file: &corpus::File, evaluator: &Evaluator, case: &corpus::Case) -> Resul
         && let Some(members) = answer.as_object_mut()
     {
         let details = members.shift_remove("errorDetails");
-        if !details.is_some_and(|text| text.as_str().is_some_and(|text| !text.is_empty())) {
+        if details.as_ref().and_then(Value::as_str).is_none_or(str::is_empty) {
             return Err(format!("an error without details: {text}"));
         }
     }

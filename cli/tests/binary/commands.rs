@@ -4,7 +4,6 @@ use crate::world::{Dev, run, tidegate, until};
 use serde_json::{Value, json};
 
 #[test]
-#[ignore = "waits for import, segments and evaluate of the admin API; see cli/src/demo.rs"]
 fn dev_is_seeded_and_answers_over_ofrep_with_both_keys() {
     let folder = tempfile::tempdir().unwrap();
     let dev = Dev::start(folder.path());
@@ -45,7 +44,6 @@ fn dev_is_seeded_and_answers_over_ofrep_with_both_keys() {
 }
 
 #[test]
-#[ignore = "waits for import, segments and evaluate of the admin API; see cli/src/demo.rs"]
 fn a_flag_that_is_set_is_served_by_the_edge_and_survives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let dev = Dev::start(folder.path());
@@ -80,7 +78,6 @@ fn a_flag_that_is_set_is_served_by_the_edge_and_survives_a_restart() {
 }
 
 #[test]
-#[ignore = "waits for import, segments and evaluate of the admin API; see cli/src/demo.rs"]
 fn commands_print_for_people_and_for_programs() {
     let folder = tempfile::tempdir().unwrap();
     let dev = Dev::start(folder.path());
@@ -130,7 +127,6 @@ fn commands_print_for_people_and_for_programs() {
 }
 
 #[test]
-#[ignore = "waits for import, segments and evaluate of the admin API; see cli/src/demo.rs"]
 fn a_document_goes_out_and_in_again() {
     let folder = tempfile::tempdir().unwrap();
     let dev = Dev::start(folder.path());
@@ -163,7 +159,6 @@ fn a_document_goes_out_and_in_again() {
 }
 
 #[test]
-#[ignore = "waits for import, segments and evaluate of the admin API; see cli/src/demo.rs"]
 fn every_failure_has_its_exit_code_and_one_line_that_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let dev = Dev::start(folder.path());
