@@ -63,6 +63,8 @@ enum Command {
     Dev(dev::Dev),
     /// Runs control as a process of its own.
     Control(serve::ControlArgs),
+    /// Brings control's database to this version's schema, without serving.
+    Migrate(serve::MigrateArgs),
     /// Runs an edge as a process of its own.
     Edge(serve::EdgeArgs),
     /// Prints the OpenAPI document of the admin API.
@@ -103,6 +105,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Export(command) => transfer::export(command, cli.output).await,
         Command::Dev(command) => dev::run(command, cli.output).await,
         Command::Control(command) => serve::control(command, cli.output).await,
+        Command::Migrate(command) => serve::migrate(command, cli.output).await,
         Command::Edge(command) => serve::edge(command, cli.output).await,
         Command::Openapi(command) => openapi::run(command).await,
         Command::Reference => {

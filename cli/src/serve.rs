@@ -68,6 +68,38 @@ pub struct ControlArgs {
     logs: Logs,
 }
 
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  tidegate migrate --data-dir /var/lib/tidegate
+
+`tidegate control` does the same at its start. A database that a newer tidegate has migrated is
+refused, and left as it is.")]
+pub struct MigrateArgs {
+    #[command(flatten)]
+    store: Store,
+}
+
+pub async fn migrate(arguments: MigrateArgs, output: Output) -> Result<(), Failure> {
+    let data_dir = arguments.store.data_dir;
+    let versions = control::migrate(&data_dir).await.map_err(|error| {
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            text.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        Failure::new(Exit::Failed, text)
+    })?;
+    let newest = versions.last().copied().unwrap_or(0);
+    match output {
+        Output::Json => print_json(&json!({ "dataDir": data_dir, "schema": newest })),
+        Output::Text => {
+            print(&format!("the database in {} has schema {newest}", data_dir.display()));
+        }
+    }
+    Ok(())
+}
+
 /// Where control keeps what it knows.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Store {

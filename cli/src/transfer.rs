@@ -17,7 +17,8 @@ pub enum ImportFormat {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum ExportFormat {
-    /// flagd's flag document; flags that it cannot express are left out and named.
+    /// flagd's flag document. Flags that it cannot express are named, and an error without
+    /// `--partial`.
     Flagd,
     /// Everything, in the native format.
     Tidegate,
@@ -60,6 +61,9 @@ pub struct Import {
 pub struct Export {
     #[arg(long, value_enum, default_value = "tidegate")]
     format: ExportFormat,
+    /// Leave out what the format cannot express, instead of refusing.
+    #[arg(long)]
+    partial: bool,
     /// Where to; standard output unless given.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -132,7 +136,8 @@ pub async fn export(command: Export, output: Output) -> Result<(), Failure> {
         ExportFormat::Flagd => "flagd",
         ExportFormat::Tidegate => "tidegate",
     };
-    let path = format!("{}?format={format}", environment.path(&["export"]));
+    let partial = command.partial;
+    let path = format!("{}?format={format}&partial={partial}", environment.path(&["export"]));
     let document = client.get(&path).await?.body;
     let text = match output {
         Output::Json => document.to_string(),

@@ -82,6 +82,8 @@ pub enum StartError {
     },
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    #[error("the database's schema cannot be read")]
+    Schema(#[source] sqlx::Error),
     #[error(transparent)]
     Signing(#[from] signing::SigningError),
     #[error("the first admin token cannot be made")]
@@ -96,6 +98,20 @@ pub enum StartError {
     Route(#[from] http::Unguarded),
 }
 
+/// The database's file in a data folder.
+const DATABASE: &str = "control.sqlite";
+
+/// Brings the database of a data folder to this build's schema without serving anything. `start`
+/// does the same; this is for who wants to see it done first. Returns the schema's versions.
+pub async fn migrate(data_dir: &std::path::Path) -> Result<Vec<i64>, StartError> {
+    make_private_folder(data_dir)
+        .map_err(|source| StartError::DataDir { path: data_dir.to_owned(), source })?;
+    let store = Store::open(&data_dir.join(DATABASE)).await?;
+    let versions = store.schema_versions().await;
+    store.close().await;
+    versions.map_err(StartError::Schema)
+}
+
 pub async fn start(config: Config) -> Result<Control, StartError> {
     // Before anything else, so that a taken port is the first thing one hears.
     let listening = |source| StartError::Listen { address: config.listen, source };
@@ -104,7 +120,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     make_private_folder(&config.data_dir)
         .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
 
-    let store = Store::open(&config.data_dir.join("control.sqlite")).await?;
+    let store = Store::open(&config.data_dir.join(DATABASE)).await?;
     let key = signing::load_or_make(&config.data_dir.join("signing-key"))?;
     let admin_token_file = config.data_dir.join("admin-token");
     let admin_token = bootstrap(&store, &admin_token_file).await?;

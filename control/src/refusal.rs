@@ -18,7 +18,7 @@ pub enum Refusal {
     Stale { version: i64, current: Value },
     #[error("what was sent is not valid")]
     Invalid(Vec<Problem>),
-    #[error("flagd cannot express {} of the flags; ?partial=true leaves them out", .0.len())]
+    #[error("flagd cannot express {} of the flags; `partial` leaves them out", .0.len())]
     Inexpressible(Vec<Problem>),
     #[error("its keys are still valid; revoke them first, so that edges stop answering: {}", keys.join(", "))]
     KeysLeft { keys: Vec<String> },

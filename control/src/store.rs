@@ -76,6 +76,12 @@ impl Store {
         Ok(Store { writer, reader })
     }
 
+    /// The versions of the schema that the database has, oldest first.
+    pub async fn schema_versions(&self) -> Result<Vec<i64>, sqlx::Error> {
+        const APPLIED: &str = "SELECT version FROM _sqlx_migrations WHERE success ORDER BY version";
+        sqlx::query_scalar(APPLIED).fetch_all(&self.reader).await
+    }
+
     pub async fn write(&self) -> Result<Tx, sqlx::Error> {
         let inner = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         Ok(Tx { inner, reader: self.reader.clone() })

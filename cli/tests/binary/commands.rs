@@ -133,7 +133,7 @@ fn a_document_goes_out_and_in_again() {
     let file = folder.path().join("out.json");
     let path = file.to_str().unwrap();
 
-    dev.tidegate(&["export", "--format", "flagd", "--file", path]).ok();
+    dev.tidegate(&["export", "--format", "flagd", "--partial", "--file", path]).ok();
     let document: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!(document["flags"]["cartFailure"]["defaultVariant"], "off", "{document}");
 
@@ -229,4 +229,34 @@ fn a_port_that_is_taken_is_named() {
             "{done:?}"
         );
     }
+}
+
+#[test]
+fn migrate_makes_the_database_once_and_finds_it_the_next_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("control");
+    let data_dir = data_dir.to_str().unwrap();
+    for _ in 0..2 {
+        let done =
+            run(tidegate().args(["migrate", "--data-dir", data_dir, "--output", "json"])).ok();
+        let said: Value = serde_json::from_str(&done.out).unwrap();
+        assert!(said["schema"].as_i64().unwrap() >= 1, "{said}");
+    }
+    std::fs::write(folder.path().join("control/control.sqlite"), "not a database").unwrap();
+    let refused = run(tidegate().args(["migrate", "--data-dir", data_dir]));
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.err.contains("control.sqlite"), "{refused:?}");
+}
+
+#[test]
+fn an_export_to_flagd_names_what_flagd_cannot_express() {
+    let folder = tempfile::tempdir().unwrap();
+    let dev = Dev::start(folder.path());
+    let refused = dev.tidegate(&["export", "--format", "flagd"]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    assert!(refused.err.contains("/flags/checkout"), "{refused:?}");
+    let partial = dev.tidegate(&["export", "--format", "flagd", "--partial"]).ok();
+    let document: Value = serde_json::from_str(&partial.out).unwrap();
+    assert!(document["flags"]["cartFailure"].is_object(), "{document}");
+    assert!(document["flags"]["checkout"].is_null(), "{document}");
 }
