@@ -156,21 +156,11 @@ pub struct Ofrep {
     pub url: String,
     pub key: String,
     pub http: reqwest::Client,
-    schema: std::sync::Arc<OfrepSchema>,
 }
 
 impl Ofrep {
     pub fn new(url: &str, key: &str) -> Ofrep {
-        Ofrep {
-            url: url.to_owned(),
-            key: key.to_owned(),
-            http: client(),
-            schema: std::sync::Arc::new(OfrepSchema::load()),
-        }
-    }
-
-    pub fn schema(&self) -> &OfrepSchema {
-        &self.schema
+        Ofrep { url: url.to_owned(), key: key.to_owned(), http: client() }
     }
 
     /// One request to an evaluation path, as it is; the answer must be OFREP.
@@ -190,7 +180,9 @@ impl Ofrep {
             request = request.header(*name, *value);
         }
         let answer = send(request).await;
-        if let Err(why) = self.schema.check(path, "POST", answer.status, answer.text.as_bytes()) {
+        if let Err(why) =
+            OfrepSchema::shared().check(path, "POST", answer.status, answer.text.as_bytes())
+        {
             panic!("POST {path}: {why}");
         }
         let kind = answer.header("content-type");
@@ -260,6 +252,8 @@ impl Events {
                     let event = parse(block);
                     self.rest = rest.to_owned();
                     if !event.data.is_empty() {
+                        let checked = OfrepSchema::shared().check_event(&event.data);
+                        checked.expect("an event of OFREP");
                         return event;
                     }
                 }

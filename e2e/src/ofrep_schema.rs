@@ -2,9 +2,14 @@
 //! published one with its three faults mended; see `data/README.md`).
 //!
 //! Beyond the document: every answer with a body is a JSON object (INTEROP 1.2: Java clients parse
-//! before they look at the status), and no success carries `value: null`.
+//! before they look at the status), and no success carries `value: null`. Answers that the document
+//! does not foresee (405, 408, 503 of a cold
+//! edge, a path that is none) look like its 500.
+//!
+//! The tests of `edge` and `cli` include this file by its path: they may not depend on `e2e`.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
@@ -55,14 +60,28 @@ impl OfrepSchema {
         }
     }
 
+    /// One for the whole process.
+    pub fn shared() -> &'static OfrepSchema {
+        static SHARED: OnceLock<OfrepSchema> = OnceLock::new();
+        SHARED.get_or_init(OfrepSchema::load)
+    }
+
     /// Why this answer is not OFREP, if it is not.
     pub fn check(&self, path: &str, method: &str, status: u16, body: &[u8]) -> Result<(), String> {
-        let template =
-            Self::template(path).ok_or_else(|| format!("{path} is no evaluation path of OFREP"))?;
-        let known = self
-            .answers
-            .get(&(template.to_owned(), method.to_lowercase(), status))
-            .ok_or_else(|| format!("{method} {template} has no answer with status {status}"))?;
+        let answer = |template: &str, method: &str, status: u16| {
+            self.answers.get(&(template.to_owned(), method.to_lowercase(), status))
+        };
+        let known = match (Self::template(path), method, status) {
+            (_, "OPTIONS", 204) if body.is_empty() => return Ok(()),
+            (Some(_), "POST", 408 | 503) | (None, _, 401 | 403 | 404 | 503) => {
+                answer(BULK, "POST", 500)
+            }
+            (Some(template), "POST", _) => answer(template, method, status),
+            (Some(_) | None, _, 405) if method != "POST" => answer(BULK, "POST", 500),
+            _ => None,
+        };
+        let known =
+            known.ok_or_else(|| format!("{method} {path} has no answer with status {status}"))?;
         if status == 304 {
             return if body.is_empty() { Ok(()) } else { Err("a 304 has no body".to_owned()) };
         }
@@ -94,89 +113,5 @@ impl OfrepSchema {
         let json: Value =
             serde_json::from_str(data).map_err(|error| format!("an event is no JSON: {error}"))?;
         self.event.validate(&json).map_err(|error| format!("{error}: {data}"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn one(status: u16, body: Value) -> Result<(), String> {
-        OfrepSchema::load().check(
-            "/ofrep/v1/evaluate/flags/a",
-            "POST",
-            status,
-            body.to_string().as_bytes(),
-        )
-    }
-
-    fn bulk(status: u16, body: Value) -> Result<(), String> {
-        OfrepSchema::load().check(BULK, "POST", status, body.to_string().as_bytes())
-    }
-
-    #[test]
-    fn ordinary_answers_are_accepted() {
-        for value in [json!(true), json!("x"), json!(3), json!(1.5), json!({"a": [1]})] {
-            let body = json!({"key": "a", "value": value, "variant": "v", "reason": "STATIC", "metadata": {"n": 1}});
-            assert_eq!(one(200, body.clone()), Ok(()));
-            assert_eq!(bulk(200, json!({"flags": [body], "metadata": {}})), Ok(()));
-        }
-        assert_eq!(
-            one(200, json!({"key": "a", "variant": "", "reason": "DEFAULT", "metadata": {}})),
-            Ok(())
-        );
-        assert_eq!(
-            one(404, json!({"key": "a", "errorCode": "FLAG_NOT_FOUND", "metadata": {}})),
-            Ok(())
-        );
-        assert_eq!(one(401, json!({"metadata": {}})), Ok(()));
-        let stream = json!({"type": "sse", "endpoint": {"requestUri": "/ofrep/v1/events?token=x"}});
-        assert_eq!(bulk(200, json!({"flags": [], "eventStreams": [stream]})), Ok(()));
-    }
-
-    #[test]
-    fn answers_that_break_the_protocol_are_refused() {
-        for (status, body) in [
-            (200, json!({"value": true, "reason": "STATIC"})),
-            (200, json!({"key": "a", "value": true})),
-            (200, json!({"key": 1, "value": true, "reason": "STATIC"})),
-            (200, json!({"key": "a", "value": null, "reason": "STATIC"})),
-            (200, json!({"key": "a", "value": 1, "reason": "STATIC", "metadata": {"a": {}}})),
-            (400, json!({"key": "a", "errorCode": "BROKEN"})),
-            (400, json!({"errorCode": "GENERAL"})),
-            (404, json!({"key": "a", "errorCode": "GENERAL"})),
-            (401, json!([])),
-            (418, json!({})),
-        ] {
-            assert!(one(status, body.clone()).is_err(), "{status} {body}");
-        }
-        for body in [
-            json!({}),
-            json!({"flags": [{"key": "a"}]}),
-            json!({"flags": [], "eventStreams": [{"type": "sse"}]}),
-            json!({"flags": [], "eventStreams": [{"type": "sse", "url": "http://a", "endpoint": {"requestUri": "/"}}]}),
-            json!({"flags": [], "eventStreams": [{"type": "sse", "endpoint": {"requestUri": "no-slash"}}]}),
-        ] {
-            assert!(bulk(200, body.clone()).is_err(), "{body}");
-        }
-    }
-
-    #[test]
-    fn a_304_has_no_body_and_exists_for_bulk_only() {
-        let schema = OfrepSchema::load();
-        assert_eq!(schema.check(BULK, "POST", 304, b""), Ok(()));
-        assert!(schema.check(BULK, "POST", 304, b"{}").is_err());
-        assert!(schema.check("/ofrep/v1/evaluate/flags/a/b", "POST", 304, b"").is_err());
-    }
-
-    #[test]
-    fn events_need_a_type() {
-        let schema = OfrepSchema::load();
-        assert_eq!(
-            schema.check_event(r#"{"type":"refetchEvaluation","etag":"x","lastModified":1}"#),
-            Ok(())
-        );
-        assert!(schema.check_event(r#"{"etag":"x"}"#).is_err());
-        assert!(schema.check_event("ping").is_err());
     }
 }

@@ -10,6 +10,7 @@ use rules::keys::ApiKey;
 use serde_json::{Value, json};
 
 use crate::http::{Admin, Ofrep, client, until};
+use crate::tap::Tap;
 
 pub const NAMESPACE: &str = "demo";
 pub const ENVIRONMENT: &str = "production";
@@ -124,10 +125,12 @@ impl World {
         }
     }
 
-    /// Runs a client of another language; fails with all that it said.
-    pub async fn run_client(&self, mut command: tokio::process::Command) {
+    /// Runs a client of another language; fails with all that it said, or if what the edge told it
+    /// (at least `answers_min` times) was not OFREP.
+    pub async fn run_client(&self, mut command: tokio::process::Command, answers_min: usize) {
+        let tap = Tap::before(&self.edge_url()).await;
         command
-            .env("EDGE_URL", self.edge_url())
+            .env("EDGE_URL", &tap.url)
             .env("SERVER_KEY", &self.server_key)
             .env("BROWSER_KEY", &self.browser_key)
             .env("CONTROL_URL", &self.admin.url)
@@ -139,6 +142,7 @@ impl World {
         let (out, err) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
+        tap.finish(answers_min);
     }
 
     pub async fn stop(mut self) {

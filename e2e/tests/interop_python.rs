@@ -13,6 +13,6 @@ async fn the_python_provider_resolves_every_type_and_error() {
     let world = World::with_interop_flags().await;
     let mut client = tokio::process::Command::new(python);
     client.current_dir(workspace().join("e2e/interop/python")).args(["-B", "interop.py"]);
-    world.run_client(client).await;
+    world.run_client(client, 10).await;
     world.stop().await;
 }

@@ -3,6 +3,7 @@
 //! What it cannot do is asserted too, so that a later release that can is noticed: its reason is
 //! always STATIC, a 400 is always an invalid context, and it knows no code default.
 
+use e2e::tap::Tap;
 use e2e::world::World;
 use open_feature::provider::FeatureProvider;
 use open_feature::{EvaluationContext, EvaluationErrorCode, EvaluationReason, Value};
@@ -24,7 +25,8 @@ fn user() -> EvaluationContext {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rust_provider_resolves_every_type_and_error() {
     let world = World::with_interop_flags().await;
-    let provider = provider(&world.edge_url(), &world.server_key).await;
+    let tap = Tap::before(&world.edge_url()).await;
+    let provider = provider(&tap.url, &world.server_key).await;
 
     let on = provider.resolve_bool_value("interop-bool", &user()).await.unwrap();
     assert!(on.value);
@@ -56,8 +58,9 @@ async fn the_rust_provider_resolves_every_type_and_error() {
     let none = provider.resolve_string_value("interop-code-default", &user()).await.unwrap_err();
     assert_eq!(none.code, EvaluationErrorCode::ParseError, "it now knows code defaults");
 
-    let stranger = self::provider(&world.edge_url(), &format!("{}x", world.server_key)).await;
+    let stranger = self::provider(&tap.url, &format!("{}x", world.server_key)).await;
     let refused = stranger.resolve_bool_value("interop-bool", &user()).await.unwrap_err();
     assert!(matches!(refused.code, EvaluationErrorCode::General(_)), "{refused:?}");
+    tap.finish(14);
     world.stop().await;
 }

@@ -87,7 +87,6 @@ async fn a_change_reaches_the_edge_and_an_event_client_without_a_restart() {
     let mut events = browser.events(&context).await;
     world.admin.configure("banner", &serving("b")).await.ok();
     let event = events.next().await;
-    browser.schema().check_event(&event.data).unwrap();
     let data: Value = serde_json::from_str(&event.data).unwrap();
     assert_eq!(data["type"], "refetchEvaluation");
     assert!(!event.id.is_empty(), "events can be resumed: {event:?}");

@@ -1,6 +1,8 @@
 //! Every step of writing a snapshot, failing as a full or dying disk does. Needs the feature
 //! `failpoints`; a binary of its own, because failpoints are the whole process's.
 
+#[path = "../../e2e/src/ofrep_schema.rs"]
+mod ofrep_schema;
 #[path = "edge/world.rs"]
 #[allow(dead_code)]
 mod world;

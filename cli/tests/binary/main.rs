@@ -2,5 +2,8 @@
 //! (control and edge apart).
 
 mod commands;
+#[expect(dead_code, reason = "these tests open no event stream")]
+#[path = "../../../e2e/src/ofrep_schema.rs"]
+mod ofrep_schema;
 mod processes;
 mod world;

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::ofrep_schema::OfrepSchema;
+
 /// Generous: a debug build compiles the evaluator's wasm when it starts.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -194,6 +196,11 @@ pub fn http(method: &str, url: &str, bearer: &str, body: &str) -> (u16, String) 
     } else {
         body.to_owned()
     };
+    if path.starts_with("ofrep/") {
+        let path = format!("/{path}");
+        let checked = OfrepSchema::shared().check(&path, method, status, body.as_bytes());
+        checked.unwrap_or_else(|why| panic!("{method} {path}: {why}"));
+    }
     (status, body)
 }
 

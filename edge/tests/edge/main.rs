@@ -3,6 +3,8 @@
 mod events;
 mod http_feed;
 mod ofrep;
+#[path = "../../../e2e/src/ofrep_schema.rs"]
+mod ofrep_schema;
 mod serving;
 mod sync;
 mod world;

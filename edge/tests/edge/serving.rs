@@ -8,7 +8,9 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::world::{DEADLINE, Events, World, config, parse, server_key, version};
+use crate::world::{DEADLINE, Events, World, config, hold, parse, server_key, version};
+
+const BANNER: &str = "/ofrep/v1/evaluate/flags/banner";
 
 /// A request of which the edge has the head and waits for the body.
 async fn half_asked(world: &World) -> TcpStream {
@@ -46,6 +48,7 @@ async fn a_shutdown_answers_a_request_that_has_begun_and_takes_no_new_one() {
     assert!(!stopped.is_finished(), "it did not wait for the request");
     stream.write_all(b"{}").await.expect("sent");
     let answer = parse(&read_to_end(&mut stream).await).expect("an answer");
+    hold("POST", BANNER, &answer);
     assert_eq!(answer.status, 200);
     tokio::time::timeout(DEADLINE, stopped).await.expect("in time").expect("stopped");
 }
@@ -73,7 +76,8 @@ async fn a_connection_that_sends_nothing_or_half_a_head_is_closed_and_an_idle_on
     );
     let mut answer = vec![0u8; 4096];
     polite.write_all(ask.as_bytes()).await.expect("sent");
-    assert!(polite.read(&mut answer).await.expect("an answer") > 0);
+    let read = polite.read(&mut answer).await.expect("an answer");
+    hold("POST", BANNER, &parse(&answer[..read]).expect("an answer"));
     for words in ["", "P", "PRI * HTTP/2.0\r\n", "POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nHo"] {
         let mut stream = TcpStream::connect(world.edge.address).await.expect("a connection");
         stream.write_all(words.as_bytes()).await.expect("sent");
@@ -85,6 +89,7 @@ async fn a_connection_that_sends_nothing_or_half_a_head_is_closed_and_an_idle_on
     polite.write_all(ask.as_bytes()).await.expect("sent");
     let read = polite.read(&mut answer).await.expect("an answer");
     assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "an idle connection was closed");
+    hold("POST", BANNER, &parse(&answer[..read]).expect("an answer"));
     polite.write_all(&ask.as_bytes()[..30]).await.expect("sent");
     assert!(read_to_end(&mut polite).await.is_empty(), "half a head, on an old connection");
 }
@@ -116,6 +121,7 @@ async fn a_body_that_does_not_come_is_given_up() {
     let world = World::with(config).await;
     let mut stream = half_asked(&world).await;
     let answer = parse(&read_to_end(&mut stream).await).expect("an answer");
+    hold("POST", BANNER, &answer);
     answer.failure(408, "GENERAL", Some("banner"));
 }
 

@@ -24,6 +24,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::ofrep_schema::OfrepSchema;
+
 /// Long enough for a loaded machine; nothing waits for it unless it fails.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 pub const STREAM_SECRET: [u8; 32] = [42; 32];
@@ -434,6 +436,10 @@ pub struct Answer {
 }
 
 impl Answer {
+    fn streams(&self) -> bool {
+        self.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream"))
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -475,9 +481,21 @@ pub async fn send(
         stream.write_all(&request(method, path, headers, body)).await.expect("sent");
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await.expect("an answer");
-        parse(&bytes).unwrap_or_else(|| panic!("{:?}", String::from_utf8_lossy(&bytes)))
+        let answer =
+            parse(&bytes).unwrap_or_else(|| panic!("{:?}", String::from_utf8_lossy(&bytes)));
+        hold(method, path, &answer);
+        answer
     };
     tokio::time::timeout(DEADLINE, asked).await.expect("an answer in time")
+}
+
+/// Whatever the edge says under `/ofrep` must be OFREP. An event stream is checked as it is read.
+#[track_caller]
+pub fn hold(method: &str, path: &str, answer: &Answer) {
+    if path.starts_with("/ofrep/") && !answer.streams() {
+        let checked = OfrepSchema::shared().check(path, method, answer.status, &answer.body);
+        checked.unwrap_or_else(|why| panic!("{method} {path}: {why}"));
+    }
 }
 
 pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
@@ -542,6 +560,10 @@ impl Events {
                 if let Some(end) = self.text.find("\n\n") {
                     let block = self.text[..end].to_owned();
                     self.text.drain(..end + 2);
+                    for data in block.lines().filter_map(|line| line.strip_prefix("data:")) {
+                        let checked = OfrepSchema::shared().check_event(data.trim());
+                        checked.expect("an event of OFREP");
+                    }
                     return Some(block);
                 }
                 if self.stream.read_buf(&mut self.raw).await.unwrap_or(0) == 0 {
