@@ -81,15 +81,17 @@ pub struct MigrateArgs {
 
 pub async fn migrate(arguments: MigrateArgs, output: Output) -> Result<(), Failure> {
     let data_dir = arguments.store.data_dir;
-    let versions = control::migrate(&data_dir).await.map_err(|error| {
-        let mut text = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(error) = cause {
-            text.push_str(&format!(": {error}"));
-            cause = error.source();
-        }
-        Failure::new(Exit::Failed, text)
-    })?;
+    let versions = control::migrate(&control::store::Database::embedded(&data_dir)).await.map_err(
+        |error| {
+            let mut text = error.to_string();
+            let mut cause = std::error::Error::source(&error);
+            while let Some(error) = cause {
+                text.push_str(&format!(": {error}"));
+                cause = error.source();
+            }
+            Failure::new(Exit::Failed, text)
+        },
+    )?;
     let newest = versions.last().copied().unwrap_or(0);
     match output {
         Output::Json => print_json(&json!({ "dataDir": data_dir, "schema": newest })),

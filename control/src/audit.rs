@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::refusal::Refusal;
 use crate::store::Connection;
+use crate::store::query::{query, query_as};
 
 const LOCK: &str = "UPDATE namespace SET audit_sequence = audit_sequence + 1 WHERE id = $1 \
     RETURNING audit_sequence, audit_hash";
@@ -53,7 +54,7 @@ pub struct Row {
 
 /// The first lock of every write.
 pub async fn lock(tx: &mut Connection, namespace_id: &str) -> Result<Head, Refusal> {
-    let (sequence, previous) = sqlx::query_as::<_, (i64, Vec<u8>)>(LOCK)
+    let (sequence, previous) = query_as::<(i64, Vec<u8>)>(LOCK)
         .bind(namespace_id)
         .fetch_optional(tx)
         .await?
@@ -83,7 +84,7 @@ pub async fn append(
         hash: Vec::new(),
     };
     row.hash = row.expected_hash();
-    sqlx::query(INSERT)
+    query(INSERT)
         .bind(&row.namespace_id)
         .bind(row.sequence)
         .bind(row.at)
@@ -97,7 +98,7 @@ pub async fn append(
         .bind(&row.hash)
         .execute(&mut *tx)
         .await?;
-    sqlx::query(MOVE).bind(&row.namespace_id).bind(&row.hash).execute(tx).await?;
+    query(MOVE).bind(&row.namespace_id).bind(&row.hash).execute(tx).await?;
     Ok(())
 }
 
@@ -132,7 +133,7 @@ pub async fn page(
     before: i64,
     limit: i64,
 ) -> Result<Vec<Row>, Refusal> {
-    Ok(sqlx::query_as(PAGE).bind(namespace_id).bind(before).bind(limit).fetch_all(read).await?)
+    Ok(query_as(PAGE).bind(namespace_id).bind(before).bind(limit).fetch_all(read).await?)
 }
 
 /// Walks the whole chain. The number of the first row that does not follow from the one before.
@@ -143,7 +144,7 @@ pub async fn verify(
     let (mut sequence, mut previous) = (0i64, vec![0u8; 32]);
     loop {
         let rows: Vec<Row> =
-            sqlx::query_as(CHAIN).bind(namespace_id).bind(sequence).fetch_all(&mut *read).await?;
+            query_as(CHAIN).bind(namespace_id).bind(sequence).fetch_all(&mut *read).await?;
         if rows.is_empty() {
             return Ok(Ok(sequence));
         }

@@ -11,6 +11,7 @@ use rules::keys::{ApiKey, KeyKind};
 use subtle::ConstantTimeEq as _;
 
 use crate::refusal::Refusal;
+use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, now_us};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +154,7 @@ pub async fn admin(
     if key.kind != KeyKind::Admin || permission == Permission::Edge {
         return Err(Denied::Forbidden);
     }
-    let (name, hash) = sqlx::query_as::<_, (String, Vec<u8>)>(ADMIN)
+    let (name, hash) = query_as::<(String, Vec<u8>)>(ADMIN)
         .bind(&key.id)
         .fetch_optional(read)
         .await?
@@ -172,14 +173,14 @@ pub async fn edge(read: &mut Connection, bearer: Option<&str>) -> Result<EdgeSco
     if key.kind != KeyKind::Edge {
         return Err(Denied::Forbidden);
     }
-    let (all, hash) = sqlx::query_as::<_, (bool, Vec<u8>)>(EDGE_KEY)
+    let (all, hash) = query_as::<(bool, Vec<u8>)>(EDGE_KEY)
         .bind(&key.id)
         .fetch_optional(&mut *read)
         .await?
         .ok_or(Denied::Unknown)?;
     same_hash(&key, &hash)?;
     let namespaces: Vec<(String, String)> =
-        sqlx::query_as(EDGE_NAMESPACES).bind(&key.id).fetch_all(read).await?;
+        query_as(EDGE_NAMESPACES).bind(&key.id).fetch_all(read).await?;
     Ok(EdgeScope { key_id: key.id, all, namespaces: namespaces.into_iter().collect() })
 }
 
@@ -196,7 +197,7 @@ fn same_hash(key: &ApiKey, stored: &[u8]) -> Result<(), Denied> {
 
 /// The first admin token, if there is none yet. It is kept as its hash only.
 pub async fn bootstrap(tx: &mut Connection) -> Result<Option<ApiKey>, Refusal> {
-    let count: i64 = sqlx::query_scalar(ADMIN_COUNT).fetch_one(&mut *tx).await?;
+    let count: i64 = query_scalar(ADMIN_COUNT).fetch_one(&mut *tx).await?;
     if count > 0 {
         return Ok(None);
     }
@@ -206,7 +207,7 @@ pub async fn bootstrap(tx: &mut Connection) -> Result<Option<ApiKey>, Refusal> {
 }
 
 async fn insert_admin(tx: &mut Connection, key: &ApiKey) -> Result<(), Refusal> {
-    sqlx::query(ADMIN_INSERT)
+    query(ADMIN_INSERT)
         .bind(&key.id)
         .bind("bootstrap")
         .bind(key.hash().to_vec())
@@ -232,7 +233,7 @@ impl Scope {
         read: &mut Connection,
         key: &str,
     ) -> Result<NamespaceScope, Refusal> {
-        let id = sqlx::query_scalar::<_, String>(NAMESPACE_ID)
+        let id = query_scalar::<String>(NAMESPACE_ID)
             .bind(key)
             .fetch_optional(read)
             .await?

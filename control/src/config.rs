@@ -5,12 +5,18 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::store::Database;
+
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where the admin API and the edges' routes are served; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Holds the database, the signing key and the bootstrap admin token. Made if it is missing.
+    /// Holds the signing key, the bootstrap admin token and, if it is SQLite, the database. Made if
+    /// it is missing.
     pub data_dir: PathBuf,
+    pub database: Database,
+    /// The key that heads are signed with; replicas of one control share it. Made if it is missing.
+    pub signing_key_file: PathBuf,
     /// Connections beyond this are closed at once.
     pub connections_max: usize,
     /// How long requests may take to end once a shutdown has begun.
@@ -23,9 +29,12 @@ pub struct Config {
 
 impl Config {
     pub fn new(listen: SocketAddr, data_dir: impl Into<PathBuf>) -> Config {
+        let data_dir = data_dir.into();
         Config {
             listen,
-            data_dir: data_dir.into(),
+            database: Database::embedded(&data_dir),
+            signing_key_file: data_dir.join("signing-key"),
+            data_dir,
             connections_max: 10_000,
             drain: Duration::from_secs(10),
             tick: Duration::from_millis(500),

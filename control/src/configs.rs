@@ -10,6 +10,7 @@ use crate::environments::{self, absent_config};
 use crate::flags::{self, FlagRow};
 use crate::page::{Page, Paged};
 use crate::refusal::{Refusal, written};
+use crate::store::query::{query, query_as};
 use crate::store::{Connection, Tx, rfc3339};
 
 const ONE: &str = "SELECT config, version, updated_at FROM flag_config \
@@ -71,7 +72,7 @@ async fn with_config(
     flag: FlagRow,
 ) -> Result<Configured, Refusal> {
     let row: Option<ConfigRow> =
-        sqlx::query_as(ONE).bind(environment_id).bind(&flag.id).fetch_optional(read).await?;
+        query_as(ONE).bind(environment_id).bind(&flag.id).fetch_optional(read).await?;
     Ok(match row {
         Some(row) => Configured {
             flag,
@@ -90,7 +91,7 @@ pub async fn page(
     page: &Page,
 ) -> Result<Paged<Configured>, Refusal> {
     let environment = environments::get(read, scope, environment).await?;
-    let rows = sqlx::query_as(PAGE)
+    let rows = query_as(PAGE)
         .bind(scope.id())
         .bind(&environment.id)
         .bind(&page.after)
@@ -138,7 +139,7 @@ pub async fn put(
     config: &FlagConfig,
     at: i64,
 ) -> Result<(), Refusal> {
-    sqlx::query(SET)
+    query(SET)
         .bind(flag_id)
         .bind(environment_id)
         .bind(written("flag configuration", config)?)

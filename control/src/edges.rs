@@ -7,6 +7,7 @@ use rules::head::{Heads, Receipts};
 use crate::authorize::EdgeScope;
 use crate::bus::{Bus, BusError};
 use crate::refusal::{Refusal, written};
+use crate::store::query::{query, query_scalar};
 use crate::store::{Connection, now_us};
 
 /// Environments that one edge may report of at once.
@@ -42,7 +43,7 @@ pub async fn blob(
     scope: &EdgeScope,
     digest: Digest,
 ) -> Result<Bytes, Refusal> {
-    let bytes: Option<Vec<u8>> = sqlx::query_scalar(BLOB)
+    let bytes: Option<Vec<u8>> = query_scalar(BLOB)
         .bind(digest.to_string())
         .bind(scope.sees_all())
         .bind(scope.key_id())
@@ -61,7 +62,7 @@ pub async fn receive(
         return Err(Refusal::invalid("/receipts", format!("the limit is {RECEIPTS_MAX}")));
     }
     let now = now_us();
-    sqlx::query(EXPIRE).bind(now - RECEIPT_AGE_US).execute(&mut *tx).await?;
+    query(EXPIRE).bind(now - RECEIPT_AGE_US).execute(&mut *tx).await?;
     for (index, receipt) in receipts.receipts.iter().enumerate() {
         if receipt.edge.is_empty() || receipt.edge.len() > 128 {
             let pointer = format!("/receipts/{index}/edge");
@@ -70,13 +71,13 @@ pub async fn receive(
         if !scope.sees(&receipt.namespace) {
             continue;
         }
-        let environment: Option<String> = sqlx::query_scalar(ENVIRONMENT)
+        let environment: Option<String> = query_scalar(ENVIRONMENT)
             .bind(&receipt.namespace)
             .bind(&receipt.environment)
             .fetch_optional(&mut *tx)
             .await?;
         let Some(environment) = environment else { continue };
-        let others: i64 = sqlx::query_scalar(EDGES)
+        let others: i64 = query_scalar(EDGES)
             .bind(scope.key_id())
             .bind(&receipt.edge)
             .fetch_one(&mut *tx)
@@ -90,7 +91,7 @@ pub async fn receive(
             rejection.reason.truncate(cut);
         }
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        sqlx::query(RECEIPT)
+        query(RECEIPT)
             .bind(&receipt.edge)
             .bind(scope.key_id())
             .bind(environment)

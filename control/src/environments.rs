@@ -12,6 +12,7 @@ use crate::change::{Change, Expected, Touches};
 use crate::outbox::Raised;
 use crate::page::{Page, Paged};
 use crate::refusal::{Refusal, check_name, check_slug, stored};
+use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, Tx, new_id, now_us, rfc3339};
 
 /// A change of a flag's definition locks and compiles every environment of its namespace.
@@ -111,7 +112,7 @@ pub fn absent_config() -> FlagConfig {
 
 /// In the order of locks.
 pub async fn ids(read: &mut Connection, scope: &NamespaceScope) -> Result<Vec<String>, Refusal> {
-    Ok(sqlx::query_scalar(IDS).bind(scope.id()).fetch_all(read).await?)
+    Ok(query_scalar(IDS).bind(scope.id()).fetch_all(read).await?)
 }
 
 pub async fn get(
@@ -119,7 +120,7 @@ pub async fn get(
     scope: &NamespaceScope,
     key: &str,
 ) -> Result<Environment, Refusal> {
-    let row = sqlx::query_as(ONE).bind(scope.id()).bind(key).fetch_optional(read).await?;
+    let row = query_as(ONE).bind(scope.id()).bind(key).fetch_optional(read).await?;
     row.ok_or(Refusal::NotFound("environment"))
 }
 
@@ -128,7 +129,7 @@ pub async fn page(
     scope: &NamespaceScope,
     page: &Page,
 ) -> Result<Paged<Environment>, Refusal> {
-    let rows = sqlx::query_as(PAGE)
+    let rows = query_as(PAGE)
         .bind(scope.id())
         .bind(&page.after)
         .bind(page.fetch())
@@ -149,18 +150,18 @@ pub async fn create(
     // The namespace's lock, so that two creations do not both pass the limit. The environment
     // itself is not there yet to be raised: it begins at its first revision.
     let mut change = Change::begin(tx, scope, Touches::Nothing).await?;
-    let count: i64 = sqlx::query_scalar(COUNT).bind(scope.id()).fetch_one(&mut **tx).await?;
+    let count: i64 = query_scalar(COUNT).bind(scope.id()).fetch_one(tx).await?;
     if count >= ENVIRONMENTS_MAX as i64 {
         return Err(Refusal::TooMany { what: "environments", max: ENVIRONMENTS_MAX });
     }
     let retired: Option<(i64, i64)> =
-        sqlx::query_as(RETIRED).bind(scope.key()).bind(key).fetch_optional(&mut **tx).await?;
+        query_as(RETIRED).bind(scope.key()).bind(key).fetch_optional(tx).await?;
     let (generation, revision) = retired.unwrap_or((1, 0));
     let id = new_id();
     let mut secret = [0u8; 32];
     getrandom::fill(&mut secret)
         .map_err(|error| Refusal::Internal(format!("no randomness: {error}")))?;
-    let done = sqlx::query(INSERT)
+    let done = query(INSERT)
         .bind(&id)
         .bind(scope.id())
         .bind(key)
@@ -169,9 +170,9 @@ pub async fn create(
         .bind(revision + 1)
         .bind(secret.to_vec())
         .bind(now_us())
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
-    if done.rows_affected() == 0 {
+    if done == 0 {
         return Err(Refusal::Exists { what: "environment", key: key.to_owned() });
     }
     change.raised.push(Raised { environment_id: id, key: key.to_owned(), revision: revision + 1 });
@@ -192,14 +193,17 @@ pub async fn delete(
     key: &str,
     expected: Expected,
 ) -> Result<(), Refusal> {
-    let before = get(tx, scope, key).await?;
-    let change = Change::begin(tx, scope, Touches::One(&before.id)).await?;
+    let seen = get(tx, scope, key).await?;
+    let change = Change::begin(tx, scope, Touches::One(&seen.id)).await?;
+    // Read again under the lock, which raised the revision by one: another may have come between.
+    let mut before = get(tx, scope, key).await?;
+    before.revision -= 1;
+    before.updated_at = seen.updated_at;
     expected.check(before.revision, || {
         json!({ "key": before.key, "name": before.name, "revision": before.revision,
             "updatedAt": rfc3339(before.updated_at) })
     })?;
-    let keys: Vec<String> =
-        sqlx::query_scalar(KEY_IDS).bind(&before.id).fetch_all(&mut **tx).await?;
+    let keys: Vec<String> = query_scalar(KEY_IDS).bind(&before.id).fetch_all(tx).await?;
     if !keys.is_empty() {
         return Err(Refusal::KeysLeft { keys });
     }
@@ -220,8 +224,8 @@ pub async fn delete(
 
 /// Deletes it and keeps its last revision.
 pub async fn retire(tx: &mut Tx, _scope: &NamespaceScope, raised: &Raised) -> Result<(), Refusal> {
-    sqlx::query(RETIRE).bind(&raised.environment_id).execute(&mut **tx).await?;
-    sqlx::query(DELETE).bind(&raised.environment_id).execute(&mut **tx).await?;
+    query(RETIRE).bind(&raised.environment_id).execute(tx).await?;
+    query(DELETE).bind(&raised.environment_id).execute(tx).await?;
     Ok(())
 }
 
@@ -236,7 +240,7 @@ pub async fn publish(
     let before = get(tx, scope, key).await?;
     let change = Change::begin(tx, scope, Touches::One(&before.id)).await?;
     if allow_growth {
-        sqlx::query(ALLOW_GROWTH).bind(&before.id).execute(&mut **tx).await?;
+        query(ALLOW_GROWTH).bind(&before.id).execute(tx).await?;
     }
     let entry = Entry {
         action: "environment.publish",
@@ -255,7 +259,7 @@ pub async fn set_metadata(
     metadata: &Metadata,
 ) -> Result<(), Refusal> {
     let text = crate::refusal::written("metadata", metadata)?;
-    sqlx::query(SET_METADATA).bind(environment_id).bind(text).execute(tx).await?;
+    query(SET_METADATA).bind(environment_id).bind(text).execute(tx).await?;
     Ok(())
 }
 
@@ -263,20 +267,16 @@ pub async fn set_metadata(
 pub async fn load(read: &mut Connection, environment_id: &str) -> Result<Loaded, Refusal> {
     type Header = (String, String, String, i64, i64, String, Vec<u8>, i64);
     let header: Option<Header> =
-        sqlx::query_as(HEADER).bind(environment_id).fetch_optional(&mut *read).await?;
+        query_as(HEADER).bind(environment_id).fetch_optional(&mut *read).await?;
     let (namespace_id, namespace, environment, generation, revision, metadata, secret, growth) =
         header.ok_or(Refusal::NotFound("environment"))?;
-    let flags: Vec<(String, Option<String>)> = sqlx::query_as(FLAGS)
-        .bind(environment_id)
-        .bind(&namespace_id)
-        .fetch_all(&mut *read)
-        .await?;
+    let flags: Vec<(String, Option<String>)> =
+        query_as(FLAGS).bind(environment_id).bind(&namespace_id).fetch_all(&mut *read).await?;
     let segments: Vec<(String, String)> =
-        sqlx::query_as(SEGMENTS).bind(environment_id).fetch_all(&mut *read).await?;
-    let lists: Vec<StoredList> =
-        sqlx::query_as(LISTS).bind(environment_id).fetch_all(&mut *read).await?;
+        query_as(SEGMENTS).bind(environment_id).fetch_all(&mut *read).await?;
+    let lists: Vec<StoredList> = query_as(LISTS).bind(environment_id).fetch_all(&mut *read).await?;
     let keys: Vec<(String, String, String, Vec<u8>)> =
-        sqlx::query_as(KEYS).bind(environment_id).fetch_all(&mut *read).await?;
+        query_as(KEYS).bind(environment_id).fetch_all(&mut *read).await?;
 
     let flags = flags
         .into_iter()

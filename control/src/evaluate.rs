@@ -11,6 +11,7 @@ use crate::authorize::NamespaceScope;
 use crate::environments;
 use crate::refusal::Refusal;
 use crate::store::Connection;
+use crate::store::query::query_scalar;
 
 const LIST: &str = "SELECT b.bytes FROM blob b WHERE b.digest = $1";
 
@@ -64,7 +65,7 @@ pub async fn evaluate(
         };
         let stored = ids.iter().find(|one| one.key == list.segment && one.kind == kind);
         let digest = stored.map(|stored| stored.digest.clone()).unwrap_or_default();
-        let bytes: Vec<u8> = sqlx::query_scalar(LIST).bind(digest).fetch_one(&mut *read).await?;
+        let bytes: Vec<u8> = query_scalar(LIST).bind(digest).fetch_one(&mut *read).await?;
         let decoded = rules::blob::lists::IdList::decode(&bytes);
         lists.push(decoded.map_err(|error| Refusal::Internal(error.to_string()))?);
     }

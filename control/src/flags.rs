@@ -8,6 +8,7 @@ use crate::authorize::NamespaceScope;
 use crate::change::{Change, Expected, Touches, pointer_segment, relative};
 use crate::page::{Page, Paged};
 use crate::refusal::{Refusal, stored, written};
+use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, Tx, new_id, rfc3339};
 
 const ONE: &str = "SELECT id, key, definition, version, created_at, updated_at FROM flag \
@@ -59,7 +60,7 @@ pub async fn find(
     scope: &NamespaceScope,
     key: &str,
 ) -> Result<Option<FlagRow>, Refusal> {
-    Ok(sqlx::query_as(ONE).bind(scope.id()).bind(key).fetch_optional(read).await?)
+    Ok(query_as(ONE).bind(scope.id()).bind(key).fetch_optional(read).await?)
 }
 
 pub async fn get(
@@ -75,7 +76,7 @@ pub async fn page(
     scope: &NamespaceScope,
     page: &Page,
 ) -> Result<Paged<FlagRow>, Refusal> {
-    let rows = sqlx::query_as(PAGE)
+    let rows = query_as(PAGE)
         .bind(scope.id())
         .bind(&page.after)
         .bind(page.fetch())
@@ -124,7 +125,7 @@ pub async fn insert(
             ),
         ));
     }
-    let done = sqlx::query(INSERT)
+    let done = query(INSERT)
         .bind(new_id())
         .bind(scope.id())
         .bind(&definition.key)
@@ -132,7 +133,7 @@ pub async fn insert(
         .bind(at)
         .execute(tx)
         .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(done == 1)
 }
 
 /// The type that a deleted flag with this key had.
@@ -141,7 +142,7 @@ pub async fn tombstone(
     scope: &NamespaceScope,
     key: &str,
 ) -> Result<Option<String>, Refusal> {
-    Ok(sqlx::query_scalar(TOMBSTONE).bind(scope.id()).bind(key).fetch_optional(read).await?)
+    Ok(query_scalar(TOMBSTONE).bind(scope.id()).bind(key).fetch_optional(read).await?)
 }
 
 pub fn kind_name(definition: &FlagDefinition) -> String {
@@ -188,7 +189,7 @@ pub async fn replace(
     at: i64,
 ) -> Result<(), Refusal> {
     let text = written("flag definition", definition)?;
-    sqlx::query(UPDATE).bind(id).bind(text).bind(at).execute(tx).await?;
+    query(UPDATE).bind(id).bind(text).bind(at).execute(tx).await?;
     Ok(())
 }
 
@@ -206,14 +207,14 @@ pub async fn delete(
     if !by.is_empty() {
         return Err(Refusal::InUse { by });
     }
-    sqlx::query(BURY)
+    query(BURY)
         .bind(scope.id())
         .bind(key)
         .bind(kind_name(&before.definition()?))
         .bind(change.at)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
-    sqlx::query(DELETE).bind(&before.id).execute(&mut **tx).await?;
+    query(DELETE).bind(&before.id).execute(tx).await?;
     let entry = Entry {
         action: "flag.delete",
         target: key.to_owned(),
@@ -232,7 +233,7 @@ async fn needed_by(
     key: &str,
 ) -> Result<Vec<String>, Refusal> {
     let configs: Vec<(String, String, String)> =
-        sqlx::query_as(CONFIGS).bind(scope.id()).bind(key).fetch_all(read).await?;
+        query_as(CONFIGS).bind(scope.id()).bind(key).fetch_all(read).await?;
     let mut by = Vec::new();
     for (flag, environment, config) in configs {
         let config: FlagConfig = stored("flag configuration", &config)?;

@@ -4,6 +4,7 @@
 use sha2::{Digest as _, Sha256};
 
 use crate::refusal::Refusal;
+use crate::store::query::{query, query_as};
 use crate::store::{Connection, now_us};
 
 pub const KEY_BYTES_MAX: usize = 255;
@@ -47,7 +48,7 @@ pub fn request_hash(method: &str, target: &str, if_match: &str, body: &[u8]) -> 
 
 pub async fn find(tx: &mut Connection, request: &Request) -> Result<Option<Answer>, Refusal> {
     type Row = (Vec<u8>, i64, Option<String>, Option<String>, Vec<u8>);
-    let row: Option<Row> = sqlx::query_as(FIND)
+    let row: Option<Row> = query_as(FIND)
         .bind(&request.actor)
         .bind(&request.key)
         .bind(now_us() - AGE_US)
@@ -62,12 +63,12 @@ pub async fn find(tx: &mut Connection, request: &Request) -> Result<Option<Answe
 
 pub async fn keep(tx: &mut Connection, request: &Request, answer: &Answer) -> Result<(), Refusal> {
     let now = now_us();
-    sqlx::query(EXPIRE).bind(now - AGE_US).execute(&mut *tx).await?;
-    sqlx::query(CROWD).bind(&request.actor).bind(KEPT_MAX).execute(&mut *tx).await?;
+    query(EXPIRE).bind(now - AGE_US).execute(&mut *tx).await?;
+    query(CROWD).bind(&request.actor).bind(KEPT_MAX).execute(&mut *tx).await?;
     if answer.body.len() > BODY_BYTES_MAX {
         return Ok(());
     }
-    sqlx::query(KEEP)
+    query(KEEP)
         .bind(&request.actor)
         .bind(&request.key)
         .bind(&request.hash)

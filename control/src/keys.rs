@@ -9,6 +9,7 @@ use crate::change::{Change, Touches};
 use crate::environments;
 use crate::page::{Page, Paged};
 use crate::refusal::{Refusal, check_name, written};
+use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, Tx, now_us};
 
 const EDGE_KEYS_MAX: i64 = 10_000;
@@ -64,7 +65,7 @@ pub async fn page(
     page: &Page,
 ) -> Result<Paged<KeyRow>, Refusal> {
     let environment = environments::get(read, scope, environment).await?;
-    let rows = sqlx::query_as(PAGE)
+    let rows = query_as(PAGE)
         .bind(&environment.id)
         .bind(&page.after)
         .bind(page.fetch())
@@ -86,7 +87,7 @@ pub async fn create(
     check_origins(kind, origins)?;
     let environment = environments::get(tx, scope, environment).await?;
     let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
-    let count: i64 = sqlx::query_scalar(COUNT).bind(&environment.id).fetch_one(&mut **tx).await?;
+    let count: i64 = query_scalar(COUNT).bind(&environment.id).fetch_one(tx).await?;
     if count >= rules::limits::KEYS_MAX as i64 {
         return Err(Refusal::TooMany { what: "keys", max: rules::limits::KEYS_MAX });
     }
@@ -98,7 +99,7 @@ pub async fn create(
         origins: written("list of origins", &origins)?,
         created_at: change.at,
     };
-    sqlx::query(INSERT)
+    query(INSERT)
         .bind(&row.id)
         .bind(&environment.id)
         .bind(&row.kind)
@@ -106,7 +107,7 @@ pub async fn create(
         .bind(&row.origins)
         .bind(key.hash().to_vec())
         .bind(row.created_at)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     let entry = Entry {
         action: "key.create",
@@ -153,9 +154,9 @@ pub async fn delete(
     let environment = environments::get(tx, scope, environment).await?;
     let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
     let row: Option<KeyRow> =
-        sqlx::query_as(ONE).bind(&environment.id).bind(id).fetch_optional(&mut **tx).await?;
+        query_as(ONE).bind(&environment.id).bind(id).fetch_optional(tx).await?;
     let row = row.ok_or(Refusal::NotFound("key"))?;
-    sqlx::query(DELETE).bind(&environment.id).bind(id).execute(&mut **tx).await?;
+    query(DELETE).bind(&environment.id).bind(id).execute(tx).await?;
     let entry = Entry {
         action: "key.delete",
         target: id.to_owned(),
@@ -179,16 +180,12 @@ pub async fn edge_page(
     _scope: &Scope,
     page: &Page,
 ) -> Result<Paged<(EdgeKeyRow, Vec<String>)>, Refusal> {
-    let rows: Vec<EdgeKeyRow> = sqlx::query_as(EDGE_PAGE)
-        .bind(&page.after)
-        .bind(page.fetch())
-        .fetch_all(&mut *read)
-        .await?;
+    let rows: Vec<EdgeKeyRow> =
+        query_as(EDGE_PAGE).bind(&page.after).bind(page.fetch()).fetch_all(&mut *read).await?;
     let paged = page.cut(rows, |row| row.id.clone());
     let mut items = Vec::with_capacity(paged.items.len());
     for row in paged.items {
-        let namespaces =
-            sqlx::query_scalar(EDGE_NAMESPACES).bind(&row.id).fetch_all(&mut *read).await?;
+        let namespaces = query_scalar(EDGE_NAMESPACES).bind(&row.id).fetch_all(&mut *read).await?;
         items.push((row, namespaces));
     }
     Ok(Paged { items, next_cursor: paged.next_cursor })
@@ -202,7 +199,7 @@ pub async fn edge_create(
     sees: &Sees,
 ) -> Result<(ApiKey, EdgeKeyRow), Refusal> {
     check_name("/name", name)?;
-    let count: i64 = sqlx::query_scalar(EDGE_COUNT).fetch_one(&mut **tx).await?;
+    let count: i64 = query_scalar(EDGE_COUNT).fetch_one(tx).await?;
     if count >= EDGE_KEYS_MAX {
         return Err(Refusal::TooMany { what: "edge keys", max: EDGE_KEYS_MAX as usize });
     }
@@ -213,13 +210,13 @@ pub async fn edge_create(
         all_namespaces: matches!(sees, Sees::All),
         created_at: now_us(),
     };
-    sqlx::query(EDGE_INSERT)
+    query(EDGE_INSERT)
         .bind(&row.id)
         .bind(&row.name)
         .bind(row.all_namespaces)
         .bind(key.hash().to_vec())
         .bind(row.created_at)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     if let Sees::Namespaces(keys) = sees {
         if keys.is_empty() {
@@ -240,7 +237,7 @@ pub async fn edge_create(
         scopes.dedup_by(|one, next| one.id() == next.id());
         for scope in scopes {
             let change = Change::begin(tx, &scope, Touches::Nothing).await?;
-            sqlx::query(EDGE_ADD).bind(&row.id).bind(scope.id()).execute(&mut **tx).await?;
+            query(EDGE_ADD).bind(&row.id).bind(scope.id()).execute(tx).await?;
             let entry = Entry {
                 action: "edge-key.create",
                 target: row.id.clone(),
@@ -256,8 +253,7 @@ pub async fn edge_create(
 }
 
 pub async fn edge_delete(tx: &mut Tx, scope: &Scope, id: &str) -> Result<(), Refusal> {
-    let namespaces: Vec<String> =
-        sqlx::query_scalar(EDGE_NAMESPACES).bind(id).fetch_all(&mut **tx).await?;
+    let namespaces: Vec<String> = query_scalar(EDGE_NAMESPACES).bind(id).fetch_all(tx).await?;
     for namespace in namespaces {
         let scope = scope.namespace(tx, &namespace).await?;
         let change = Change::begin(tx, &scope, Touches::Nothing).await?;
@@ -270,8 +266,8 @@ pub async fn edge_delete(tx: &mut Tx, scope: &Scope, id: &str) -> Result<(), Ref
         };
         change.finish(tx, entry).await?;
     }
-    let done = sqlx::query(EDGE_DELETE).bind(id).execute(&mut **tx).await?;
-    match done.rows_affected() {
+    let done = query(EDGE_DELETE).bind(id).execute(tx).await?;
+    match done {
         0 => Err(Refusal::NotFound("edge key")),
         _ => {
             tracing::info!(actor = scope.actor(), edge_key = id, "an edge key was deleted");

@@ -48,7 +48,7 @@ use crate::config::Config;
 use crate::publisher::Publisher;
 use crate::relay::Doorbell;
 use crate::secret::Secret;
-use crate::store::Store;
+use crate::store::{Database, Store};
 
 /// A running control plane.
 pub struct Control {
@@ -98,15 +98,16 @@ pub enum StartError {
     Route(#[from] http::Unguarded),
 }
 
-/// The database's file in a data folder.
-const DATABASE: &str = "control.sqlite";
-
-/// Brings the database of a data folder to this build's schema without serving anything. `start`
-/// does the same; this is for who wants to see it done first. Returns the schema's versions.
-pub async fn migrate(data_dir: &std::path::Path) -> Result<Vec<i64>, StartError> {
-    make_private_folder(data_dir)
-        .map_err(|source| StartError::DataDir { path: data_dir.to_owned(), source })?;
-    let store = Store::open(&data_dir.join(DATABASE)).await?;
+/// Brings the database to this build's schema without serving anything. `start` does the same;
+/// this is for who wants to see it done first. Returns the schema's versions.
+pub async fn migrate(database: &Database) -> Result<Vec<i64>, StartError> {
+    if let Database::Sqlite(path) = database
+        && let Some(folder) = path.parent()
+    {
+        make_private_folder(folder)
+            .map_err(|source| StartError::DataDir { path: folder.to_owned(), source })?;
+    }
+    let store = Store::open(database).await?;
     let versions = store.schema_versions().await;
     store.close().await;
     versions.map_err(StartError::Schema)
@@ -120,8 +121,8 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     make_private_folder(&config.data_dir)
         .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
 
-    let store = Store::open(&config.data_dir.join(DATABASE)).await?;
-    let key = signing::load_or_make(&config.data_dir.join("signing-key"))?;
+    let store = Store::open(&config.database).await?;
+    let key = signing::load_or_make(&config.signing_key_file)?;
     let admin_token_file = config.data_dir.join("admin-token");
     let admin_token = bootstrap(&store, &admin_token_file).await?;
 

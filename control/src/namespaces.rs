@@ -8,6 +8,7 @@ use crate::change::{Change, Expected, Touches};
 use crate::environments;
 use crate::page::{Page, Paged};
 use crate::refusal::{Refusal, check_name, check_slug};
+use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, Tx, new_id, now_us, rfc3339};
 
 /// Sized for one installation; each costs every list of them.
@@ -46,12 +47,12 @@ pub async fn page(
     _scope: &Scope,
     page: &Page,
 ) -> Result<Paged<Namespace>, Refusal> {
-    let rows = sqlx::query_as(PAGE).bind(&page.after).bind(page.fetch()).fetch_all(read).await?;
+    let rows = query_as(PAGE).bind(&page.after).bind(page.fetch()).fetch_all(read).await?;
     Ok(page.cut(rows, |row: &Namespace| row.key.clone()))
 }
 
 pub async fn get(read: &mut Connection, scope: &NamespaceScope) -> Result<Namespace, Refusal> {
-    let row = sqlx::query_as(COLUMNS).bind(scope.key()).fetch_optional(read).await?;
+    let row = query_as(COLUMNS).bind(scope.key()).fetch_optional(read).await?;
     row.ok_or(Refusal::NotFound("namespace"))
 }
 
@@ -63,19 +64,19 @@ pub async fn create(
 ) -> Result<Namespace, Refusal> {
     check_slug("/key", key)?;
     check_name("/name", name)?;
-    let count: i64 = sqlx::query_scalar(COUNT).fetch_one(&mut **tx).await?;
+    let count: i64 = query_scalar(COUNT).fetch_one(tx).await?;
     if count >= NAMESPACES_MAX {
         return Err(Refusal::TooMany { what: "namespaces", max: NAMESPACES_MAX as usize });
     }
-    let done = sqlx::query(INSERT)
+    let done = query(INSERT)
         .bind(new_id())
         .bind(key)
         .bind(name)
         .bind(vec![0u8; 32])
         .bind(now_us())
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
-    if done.rows_affected() == 0 {
+    if done == 0 {
         return Err(Refusal::Exists { what: "namespace", key: key.to_owned() });
     }
     let scope = scope.namespace(tx, key).await?;
@@ -102,7 +103,7 @@ pub async fn rename(
     let change = Change::begin(tx, scope, Touches::Nothing).await?;
     let before = get(tx, scope).await?;
     expected.check(before.version, || before.state())?;
-    sqlx::query(RENAME).bind(scope.id()).bind(name).bind(change.at).execute(&mut **tx).await?;
+    query(RENAME).bind(scope.id()).bind(name).bind(change.at).execute(tx).await?;
     let after = get(tx, scope).await?;
     let entry = Entry {
         action: "namespace.rename",
@@ -135,6 +136,6 @@ pub async fn delete(
         after: None,
     };
     change.finish_deleting(tx, entry).await?;
-    sqlx::query(DELETE).bind(scope.id()).execute(&mut **tx).await?;
+    query(DELETE).bind(scope.id()).execute(tx).await?;
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use crate::refusal::Refusal;
 use crate::store::Connection;
+use crate::store::query::{query, query_as, query_scalar};
 
 const RAISE: &str = "UPDATE environment SET revision = revision + 1, updated_at = $2 \
     WHERE id = $1 RETURNING revision, key";
@@ -31,7 +32,7 @@ pub async fn raise(
     debug_assert!(environment_ids.is_sorted(), "locks are taken in the order of ids");
     let mut raised = Vec::with_capacity(environment_ids.len());
     for id in environment_ids {
-        let (revision, key) = sqlx::query_as::<_, (i64, String)>(RAISE)
+        let (revision, key) = query_as::<(i64, String)>(RAISE)
             .bind(id)
             .bind(at)
             .fetch_optional(&mut *tx)
@@ -48,7 +49,7 @@ pub async fn add(
     trace_context: Option<&str>,
     at: i64,
 ) -> Result<(), Refusal> {
-    sqlx::query(ADD)
+    query(ADD)
         .bind(&raised.environment_id)
         .bind(raised.revision)
         .bind(trace_context)
@@ -60,7 +61,7 @@ pub async fn add(
 
 /// Environments with unpublished changes, the longest waiting first.
 pub async fn pending(read: &mut Connection) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar(PENDING).fetch_all(read).await
+    query_scalar(PENDING).fetch_all(read).await
 }
 
 pub async fn forget(
@@ -68,6 +69,6 @@ pub async fn forget(
     environment_id: &str,
     revision: i64,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(FORGET).bind(environment_id).bind(revision).execute(tx).await?;
+    query(FORGET).bind(environment_id).bind(revision).execute(tx).await?;
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::bus::{Bus, BusError, PublishedHead};
 use crate::environments::{self, Loaded};
 use crate::outbox;
 use crate::refusal::{Refusal, stored, written};
+use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Store, now_us};
 
 /// Of one environment: what edges that are behind may still fetch.
@@ -113,7 +114,7 @@ impl Publisher {
                 Err(refusal) => return Err(refusal.into()),
             };
             let publication: Option<(i64, i64, i64, String)> =
-                sqlx::query_as(PUBLICATION).bind(environment_id).fetch_optional(&mut *read).await?;
+                query_as(PUBLICATION).bind(environment_id).fetch_optional(&mut read).await?;
             (loaded, publication)
         };
         let version = version(loaded.generation, loaded.revision);
@@ -205,7 +206,7 @@ impl Publisher {
     pub async fn restore(&self) -> Result<(), PublishError> {
         let rows: Vec<(String, String, i64, i64, String)> = {
             let mut read = self.store.read().await?;
-            sqlx::query_as(PUBLICATIONS).fetch_all(&mut *read).await?
+            query_as(PUBLICATIONS).fetch_all(&mut read).await?
         };
         let mut known = std::collections::BTreeSet::new();
         for (namespace, environment, generation, revision, head) in rows {
@@ -250,7 +251,7 @@ impl Publisher {
         let now = now_us();
         let digest = made.digest.to_string();
         let mut tx = self.store.write().await?;
-        sqlx::query(SNAPSHOT_ADD)
+        query(SNAPSHOT_ADD)
             .bind(&loaded.environment_id)
             .bind(loaded.generation)
             .bind(loaded.revision)
@@ -259,32 +260,27 @@ impl Publisher {
             .bind(i64::from(made.flag_count))
             .bind(None::<String>)
             .bind(now)
-            .execute(&mut *tx)
+            .execute(&mut tx)
             .await?;
-        let (first, bytes, _, _): (String, i64, i64, Option<String>) = sqlx::query_as(SNAPSHOT)
+        let (first, bytes, _, _): (String, i64, i64, Option<String>) = query_as(SNAPSHOT)
             .bind(&loaded.environment_id)
             .bind(loaded.generation)
             .bind(loaded.revision)
-            .fetch_one(&mut *tx)
+            .fetch_one(&mut tx)
             .await?;
         if first == digest {
-            sqlx::query(BLOB_ADD)
-                .bind(&digest)
-                .bind(&made.blob)
-                .bind(now)
-                .execute(&mut *tx)
-                .await?;
+            query(BLOB_ADD).bind(&digest).bind(&made.blob).bind(now).execute(&mut tx).await?;
         } else {
             // Another build compiled this revision before us; its bytes are what edges may have.
             tracing::error!(first, digest, "two digests of one revision; the first one stays");
         }
         let lists = made.lists.iter().map(Digest::to_string);
         for used in std::iter::once(first.clone()).chain(lists) {
-            sqlx::query(USE_ADD)
+            query(USE_ADD)
                 .bind(used)
                 .bind(&loaded.environment_id)
                 .bind(loaded.revision)
-                .execute(&mut *tx)
+                .execute(&mut tx)
                 .await?;
         }
         tx.commit().await?;
@@ -318,7 +314,7 @@ impl Publisher {
         );
         metrics::counter!("tidegate_control_rejected_total").increment(1);
         let mut tx = self.store.write().await?;
-        sqlx::query(SNAPSHOT_ADD)
+        query(SNAPSHOT_ADD)
             .bind(&loaded.environment_id)
             .bind(loaded.generation)
             .bind(loaded.revision)
@@ -327,7 +323,7 @@ impl Publisher {
             .bind(made.map_or(0, |made| i64::from(made.flag_count)))
             .bind(&reason)
             .bind(now_us())
-            .execute(&mut *tx)
+            .execute(&mut tx)
             .await?;
         outbox::forget(&mut tx, &loaded.environment_id, loaded.revision).await?;
         tx.commit().await?;
@@ -337,25 +333,21 @@ impl Publisher {
     async fn mark(&self, loaded: &Loaded, flag_count: i64, head: &str) -> Result<(), PublishError> {
         let now = now_us();
         let mut tx = self.store.write().await?;
-        sqlx::query(MARK)
+        query(MARK)
             .bind(&loaded.environment_id)
             .bind(loaded.generation)
             .bind(loaded.revision)
             .bind(flag_count)
             .bind(head)
             .bind(now)
-            .execute(&mut *tx)
+            .execute(&mut tx)
             .await?;
         outbox::forget(&mut tx, &loaded.environment_id, loaded.revision).await?;
         let oldest = loaded.revision - REVISIONS_KEPT;
         for statement in [PRUNE_SNAPSHOTS, PRUNE_USES] {
-            sqlx::query(statement)
-                .bind(&loaded.environment_id)
-                .bind(oldest)
-                .execute(&mut *tx)
-                .await?;
+            query(statement).bind(&loaded.environment_id).bind(oldest).execute(&mut tx).await?;
         }
-        sqlx::query(PRUNE_BLOBS).bind(now - PRUNE_AGE_US).execute(&mut *tx).await?;
+        query(PRUNE_BLOBS).bind(now - PRUNE_AGE_US).execute(&mut tx).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -420,7 +412,7 @@ pub fn make(loaded: &Loaded) -> Result<Made, String> {
 pub async fn stored_blob(store: &Store, digest: Digest) -> Result<Option<Bytes>, sqlx::Error> {
     let mut read = store.read().await?;
     let bytes: Option<Vec<u8>> =
-        sqlx::query_scalar(BLOB).bind(digest.to_string()).fetch_optional(&mut *read).await?;
+        query_scalar(BLOB).bind(digest.to_string()).fetch_optional(&mut read).await?;
     Ok(bytes.map(Bytes::from))
 }
 

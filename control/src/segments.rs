@@ -12,6 +12,7 @@ use crate::change::{Change, Expected, Touches, pointer_segment, relative};
 use crate::environments;
 use crate::page::{Page, Paged};
 use crate::refusal::{Refusal, written};
+use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, Tx, new_id, rfc3339};
 
 /// Ids that travel inside of a segment's own JSON; longer lists go up by themselves.
@@ -69,13 +70,12 @@ impl SegmentRow {
 /// With its ids, as far as they travel inline, and their counts.
 pub async fn shown(read: &mut Connection, row: &SegmentRow) -> Result<Value, Refusal> {
     let mut state = row.state();
-    let counts: Vec<(String, i64)> =
-        sqlx::query_as(COUNTS).bind(&row.id).fetch_all(&mut *read).await?;
+    let counts: Vec<(String, i64)> = query_as(COUNTS).bind(&row.id).fetch_all(&mut *read).await?;
     for (kind, count) in counts {
         state[format!("{kind}Count")] = json!(count);
         if count <= INLINE_IDS_MAX as i64 {
             let ids: String =
-                sqlx::query_scalar(IDS).bind(&row.id).bind(&kind).fetch_one(&mut *read).await?;
+                query_scalar(IDS).bind(&row.id).bind(&kind).fetch_one(&mut *read).await?;
             state[kind] = json!(ids.lines().collect::<Vec<_>>());
         }
     }
@@ -87,7 +87,7 @@ async fn find(
     environment_id: &str,
     key: &str,
 ) -> Result<SegmentRow, Refusal> {
-    let row = sqlx::query_as(ONE).bind(environment_id).bind(key).fetch_optional(read).await?;
+    let row = query_as(ONE).bind(environment_id).bind(key).fetch_optional(read).await?;
     row.ok_or(Refusal::NotFound("segment"))
 }
 
@@ -108,7 +108,7 @@ pub async fn page(
     page: &Page,
 ) -> Result<Paged<SegmentRow>, Refusal> {
     let environment = environments::get(read, scope, environment).await?;
-    let rows = sqlx::query_as(PAGE)
+    let rows = query_as(PAGE)
         .bind(&environment.id)
         .bind(&page.after)
         .bind(page.fetch())
@@ -132,23 +132,23 @@ pub async fn put(
     let mut before = None;
     match expected {
         None => {
-            let done = sqlx::query(INSERT)
+            let done = query(INSERT)
                 .bind(new_id())
                 .bind(&environment.id)
                 .bind(&segment.key)
                 .bind(text)
                 .bind(change.at)
-                .execute(&mut **tx)
+                .execute(tx)
                 .await?;
-            if done.rows_affected() == 0 {
+            if done == 0 {
                 return Err(Refusal::Exists { what: "segment", key: segment.key.clone() });
             }
         }
         Some(expected) => {
             let row = find(tx, &environment.id, &segment.key).await?;
             expected.check(row.version, || row.state())?;
-            let update = sqlx::query(UPDATE).bind(&row.id).bind(text).bind(change.at);
-            update.execute(&mut **tx).await?;
+            let update = query(UPDATE).bind(&row.id).bind(text).bind(change.at);
+            update.execute(tx).await?;
             before = Some(row.state());
         }
     }
@@ -185,8 +185,8 @@ pub async fn put_list(
     let before = find(tx, &environment.id, key).await?;
     expected.check(before.version, || before.state())?;
     set_list(tx, &before.id, kind, ids, change.at).await?;
-    let update = sqlx::query(UPDATE).bind(&before.id).bind(&before.definition).bind(change.at);
-    update.execute(&mut **tx).await?;
+    let update = query(UPDATE).bind(&before.id).bind(&before.definition).bind(change.at);
+    update.execute(tx).await?;
     let after = find(tx, &environment.id, key).await?;
     let entry = Entry {
         action: "segment.ids",
@@ -207,7 +207,7 @@ async fn set_list(
     at: i64,
 ) -> Result<(), Refusal> {
     if ids.is_empty() {
-        sqlx::query(LIST_DELETE).bind(segment_id).bind(kind).execute(tx).await?;
+        query(LIST_DELETE).bind(segment_id).bind(kind).execute(tx).await?;
         return Ok(());
     }
     if ids.len() > SEGMENT_IDS_MAX {
@@ -226,9 +226,9 @@ async fn set_list(
     let (bytes, count) = (list.encode(), list.len());
     let digest = Digest::of(&bytes).to_string();
     let length = bytes.len() as i64;
-    let blob = sqlx::query(BLOB_ADD).bind(&digest).bind(bytes).bind(at);
+    let blob = query(BLOB_ADD).bind(&digest).bind(bytes).bind(at);
     blob.execute(&mut *tx).await?;
-    sqlx::query(LIST_SET)
+    query(LIST_SET)
         .bind(segment_id)
         .bind(kind)
         .bind(digest)
@@ -252,7 +252,7 @@ pub async fn delete(
     let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
     let before = find(tx, &environment.id, key).await?;
     expected.check(before.version, || before.state())?;
-    sqlx::query(DELETE).bind(&before.id).execute(&mut **tx).await?;
+    query(DELETE).bind(&before.id).execute(tx).await?;
     let entry = Entry {
         action: "segment.delete",
         target: key.to_owned(),

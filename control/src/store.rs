@@ -1,55 +1,146 @@
-//! The database: pools, transactions, migrations.
+//! The database: pools, transactions, migrations; SQLite embedded, PostgreSQL in production.
 //!
-//! SQLite: WAL, synchronous FULL, one writer connection whose transactions begin IMMEDIATE, so
-//! that a writer never fails halfway for want of the lock; a pool of readers, each of whose
-//! transactions sees one consistent state. SQL is shared text with `$1` placeholders.
+//! Both run the same statements (`query.rs`) in the same domain functions. What differs is here:
+//!
+//! - SQLite: WAL, synchronous FULL, one writer connection whose transactions begin IMMEDIATE, so
+//!   that a writer never fails halfway for want of the lock; a pool of readers.
+//! - PostgreSQL: writers at READ COMMITTED, whose first statement takes the namespace's row lock
+//!   and with it their turn; readers at REPEATABLE READ, so that each of their transactions sees
+//!   one consistent state. Waiting has bounds on the server's side: lock, statement, idleness.
 
-use std::path::Path;
+pub mod query;
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
 use std::time::Duration;
 
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
+use sqlx::{Postgres, Sqlite, Transaction};
 
-pub type Connection = sqlx::SqliteConnection;
+use crate::secret::Secret;
 
 const READERS_MAX: u32 = 4;
 /// A writer that waits longer than this behind others gives up; the client may try again.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Of one process. A replica that needs more than this waits in line; PostgreSQL's own default is
+/// 100 for all of them.
+const POSTGRES_WRITERS_MAX: u32 = 8;
+const POSTGRES_READERS_MAX: u32 = 12;
+/// What a request waits for a connection before it is told to come again (a 503).
+const POSTGRES_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longer than any statement of ours takes on the biggest environment, shorter than patience.
+const POSTGRES_SETTINGS: [(&str, &str); 4] = [
+    ("statement_timeout", "20s"),
+    ("lock_timeout", "5s"),
+    ("idle_in_transaction_session_timeout", "60s"),
+    ("application_name", "tidegate-control"),
+];
+
+/// Which database, and where.
+#[derive(Debug, Clone)]
+pub enum Database {
+    /// A file, made if it is missing.
+    Sqlite(PathBuf),
+    /// `postgres://user:password@host:port/database?sslmode=…`; the database must be there.
+    Postgres(Secret<String>),
+}
+
+impl Database {
+    /// The embedded default: a file in the data folder.
+    pub fn embedded(data_dir: &Path) -> Database {
+        Database::Sqlite(data_dir.join("control.sqlite"))
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("the database {path} cannot be opened")]
+    #[error("the database {place} cannot be opened")]
     Open {
-        path: String,
+        place: String,
         #[source]
         source: sqlx::Error,
     },
-    #[error("the database {path} cannot be migrated")]
+    #[error("the database {place} cannot be migrated")]
     Migrate {
-        path: String,
+        place: String,
         #[source]
         source: sqlx::migrate::MigrateError,
     },
+    /// Without its source, which could repeat the password.
+    #[error("the database URL is malformed: write postgres://user:password@host:port/database")]
+    Url,
+}
+
+impl OpenError {
+    /// Whether the same may work later: the server is not there yet, or is busy starting.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            OpenError::Open { source, .. } => is_passing(source),
+            OpenError::Migrate { source: sqlx::migrate::MigrateError::Execute(source), .. } => {
+                is_passing(source)
+            }
+            OpenError::Migrate { .. } | OpenError::Url => false,
+        }
+    }
+}
+
+/// Whether a statement that failed so may work when it is tried again.
+pub fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            // Connection exceptions, serialization and deadlock, too many connections, shutting
+            // down or starting, a lock that was not had in time; of SQLite: busy.
+            ["08", "40", "53", "57P"].iter().any(|class| code.starts_with(class))
+                || matches!(&*code, "55P03" | "57014" | "5" | "517")
+        }),
+        _ => false,
+    }
 }
 
 #[derive(Debug, Clone)]
 pub struct Store {
-    writer: SqlitePool,
-    reader: SqlitePool,
+    pools: Pools,
+}
+
+#[derive(Debug, Clone)]
+enum Pools {
+    Sqlite { writer: SqlitePool, reader: SqlitePool },
+    Postgres { writer: PgPool, reader: PgPool },
+}
+
+/// A transaction on either database.
+pub enum Connection {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Transaction<'static, Postgres>),
 }
 
 /// A write. Nothing of it is there until `commit`.
 pub struct Tx {
-    inner: sqlx::Transaction<'static, sqlx::Sqlite>,
-    reader: SqlitePool,
+    inner: Connection,
+    store: Store,
 }
 
+/// One consistent state, for as long as it is held.
+pub struct Read(Connection);
+
 impl Store {
-    /// Opens the database file, made if missing, and brings it to this build's schema.
-    pub async fn open(path: &Path) -> Result<Store, OpenError> {
-        let shown = || path.display().to_string();
-        let opened = |source| OpenError::Open { path: shown(), source };
+    /// Opens the database and brings it to this build's schema. A failure may pass
+    /// (`OpenError::is_passing`): whoever starts decides whether to wait.
+    pub async fn open(database: &Database) -> Result<Store, OpenError> {
+        match database {
+            Database::Sqlite(path) => Store::open_sqlite(path).await,
+            Database::Postgres(url) => Store::open_postgres(url).await,
+        }
+    }
+
+    async fn open_sqlite(path: &Path) -> Result<Store, OpenError> {
+        let place = || path.display().to_string();
+        let opened = |source| OpenError::Open { place: place(), source };
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -66,46 +157,109 @@ impl Store {
         sqlx::migrate!("../migrations/sqlite")
             .run(&writer)
             .await
-            .map_err(|source| OpenError::Migrate { path: shown(), source })?;
+            .map_err(|source| OpenError::Migrate { place: place(), source })?;
         let reader = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_with(options.pragma("query_only", "1"))
             .await
             .map_err(opened)?;
-        Ok(Store { writer, reader })
+        Ok(Store { pools: Pools::Sqlite { writer, reader } })
+    }
+
+    async fn open_postgres(url: &Secret<String>) -> Result<Store, OpenError> {
+        let options = PgConnectOptions::from_str(url.reveal()).map_err(|_| OpenError::Url)?;
+        let options = options.options(POSTGRES_SETTINGS);
+        let database = options.get_database().unwrap_or("").to_owned();
+        let place = || format!("{database:?} at {}:{}", options.get_host(), options.get_port());
+        let opened = |source| OpenError::Open { place: place(), source };
+        let pool = |connections: u32| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(POSTGRES_ACQUIRE_TIMEOUT)
+                // A server that was replaced behind its address is noticed within the hour.
+                .max_lifetime(Duration::from_secs(60 * 60))
+        };
+        let writer =
+            pool(POSTGRES_WRITERS_MAX).connect_with(options.clone()).await.map_err(opened)?;
+        // Replicas that start at once migrate one after the other: sqlx takes an advisory lock.
+        sqlx::migrate!("../migrations/postgres")
+            .run(&writer)
+            .await
+            .map_err(|source| OpenError::Migrate { place: place(), source })?;
+        let reader =
+            pool(POSTGRES_READERS_MAX).connect_with(options.clone()).await.map_err(opened)?;
+        Ok(Store { pools: Pools::Postgres { writer, reader } })
     }
 
     /// The versions of the schema that the database has, oldest first.
     pub async fn schema_versions(&self) -> Result<Vec<i64>, sqlx::Error> {
         const APPLIED: &str = "SELECT version FROM _sqlx_migrations WHERE success ORDER BY version";
-        sqlx::query_scalar(APPLIED).fetch_all(&self.reader).await
+        query::query_scalar(APPLIED).fetch_all(&mut *self.read().await?).await
     }
 
     pub async fn write(&self) -> Result<Tx, sqlx::Error> {
-        let inner = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Tx { inner, reader: self.reader.clone() })
+        let inner = match &self.pools {
+            Pools::Sqlite { writer, .. } => {
+                Connection::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?)
+            }
+            Pools::Postgres { writer, .. } => Connection::Postgres(writer.begin().await?),
+        };
+        Ok(Tx { inner, store: self.clone() })
     }
 
     /// One consistent state, for as long as the transaction is held.
-    pub async fn read(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, sqlx::Error> {
-        self.reader.begin().await
+    pub async fn read(&self) -> Result<Read, sqlx::Error> {
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+        Ok(Read(match &self.pools {
+            Pools::Sqlite { reader, .. } => Connection::Sqlite(reader.begin().await?),
+            Pools::Postgres { reader, .. } => Connection::Postgres(reader.begin_with(BEGIN).await?),
+        }))
+    }
+
+    /// The pool for what listens and notifies; none where one process is all there is.
+    pub fn postgres(&self) -> Option<&PgPool> {
+        match &self.pools {
+            Pools::Sqlite { .. } => None,
+            Pools::Postgres { writer, .. } => Some(writer),
+        }
     }
 
     pub async fn close(&self) {
-        self.reader.close().await;
-        self.writer.close().await;
+        match &self.pools {
+            Pools::Sqlite { writer, reader } => {
+                reader.close().await;
+                writer.close().await;
+            }
+            Pools::Postgres { writer, reader } => {
+                reader.close().await;
+                writer.close().await;
+            }
+        }
     }
 }
 
 impl Tx {
     /// The state as it is for everybody else, without what this transaction has done so far.
-    pub async fn committed(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, sqlx::Error> {
-        self.reader.begin().await
+    pub async fn committed(&self) -> Result<Read, sqlx::Error> {
+        self.store.read().await
+    }
+
+    /// Takes its turn among transactions that name the same thing, until the end. SQLite's writers
+    /// take turns anyway.
+    pub async fn take_turn(&mut self, name: &str) -> Result<(), sqlx::Error> {
+        const TURN: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0)) IS NULL";
+        if let Connection::Postgres(_) = self.inner {
+            query::query_scalar::<bool>(TURN).bind(name).fetch_one(&mut self.inner).await?;
+        }
+        Ok(())
     }
 
     pub async fn commit(self) -> Result<(), sqlx::Error> {
-        self.inner.commit().await
+        match self.inner {
+            Connection::Sqlite(tx) => tx.commit().await,
+            Connection::Postgres(tx) => tx.commit().await,
+        }
     }
 }
 
@@ -120,6 +274,20 @@ impl std::ops::Deref for Tx {
 impl std::ops::DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut Connection {
         &mut self.inner
+    }
+}
+
+impl std::ops::Deref for Read {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Read {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.0
     }
 }
 

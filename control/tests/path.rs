@@ -3,8 +3,14 @@
 use std::time::Duration;
 
 use control::config::Config;
+use control::secret::Secret;
+use control::store::Database;
 use rules::head::{Heads, PublicKey};
 use serde_json::{Value, json};
+
+#[path = "../../e2e/src/postgres.rs"]
+#[allow(dead_code, reason = "the server is started by xtask")]
+mod postgres;
 
 struct World {
     control: control::Control,
@@ -20,7 +26,17 @@ impl World {
     }
 
     async fn on(dir: tempfile::TempDir) -> World {
-        let config = Config::new("127.0.0.1:0".parse().expect("an address"), dir.path());
+        let mut config = Config::new("127.0.0.1:0".parse().expect("an address"), dir.path());
+        // The same folder is the same database, or a restart would find another.
+        let url = dir.path().join("postgres-url");
+        if !url.exists()
+            && let Some(made) = postgres::database_for_test()
+        {
+            std::fs::write(&url, made).expect("written");
+        }
+        if let Ok(url) = std::fs::read_to_string(&url) {
+            config.database = Database::Postgres(Secret::new(url));
+        }
         let control = control::start(config).await.expect("control starts");
         let token = std::fs::read_to_string(&control.admin_token_file).expect("a token");
         let url = format!("http://{}", control.address);
@@ -232,10 +248,11 @@ async fn revisions_of_concurrent_writers_have_no_gap_and_the_audit_chain_holds()
     assert_eq!(next["items"].as_array().map(Vec::len), Some(7), "nothing doubled, nothing lost");
 
     let mut read = world.control.store.read().await.expect("a read");
-    let id: String = sqlx::query_scalar("SELECT id FROM namespace WHERE key = 'ours'")
-        .fetch_one(&mut *read)
-        .await
-        .expect("an id");
+    let id: String =
+        control::store::query::query_scalar("SELECT id FROM namespace WHERE key = 'ours'")
+            .fetch_one(&mut read)
+            .await
+            .expect("an id");
     let verified = control::audit::verify(&mut read, &id).await.expect("a walk");
     assert_eq!(verified, Ok(15), "namespace, environment, 13 flags");
     drop(read);

@@ -6,14 +6,22 @@ use std::sync::Arc;
 
 use control::bus::{Bus, InProcessBus};
 use control::publisher::{PublishError, Published, Publisher};
-use control::store::Store;
+use control::secret::Secret;
+use control::store::{Database, Store};
 use control::{authorize, environments, flags, namespaces, relay};
+
+#[path = "../../e2e/src/postgres.rs"]
+#[allow(dead_code, reason = "the server is started by xtask")]
+mod postgres;
 
 #[tokio::test]
 async fn a_committed_write_is_published_wherever_the_publisher_died() {
     let dir = tempfile::tempdir().expect("a folder");
-    let path = dir.path().join("control.sqlite");
-    let store = Store::open(&path).await.expect("a store");
+    let database = match postgres::database_for_test() {
+        Some(url) => Database::Postgres(Secret::new(url)),
+        None => Database::embedded(dir.path()),
+    };
+    let store = Store::open(&database).await.expect("a store");
     let mut tx = store.write().await.expect("a write");
     let token = authorize::bootstrap(&mut tx).await.expect("a token").expect("the first");
     let manage = authorize::Permission::Manage;

@@ -5,6 +5,7 @@
 
 pub mod http;
 pub mod ofrep_schema;
+pub mod postgres;
 pub mod process;
 pub mod tap;
 pub mod world;

@@ -6,6 +6,9 @@
 //! (the evaluator as wasm).
 
 mod check;
+#[path = "../../e2e/src/postgres.rs"]
+#[allow(dead_code, reason = "tests of the whole system use the rest")]
+mod postgres;
 mod steps;
 mod test;
 mod tree;

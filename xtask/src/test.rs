@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
+use crate::postgres::{PostgresServer, TEST_POSTGRES};
 use crate::steps::{Report, ask, run as run_program};
 use crate::{cargo, root, wasm};
 
@@ -23,8 +24,12 @@ pub enum Step {
     Npm,
     /// A virtual environment with every requirements.txt.
     Python,
+    /// PostgreSQL's programs, from Debian's packages where that may be done.
+    Servers,
     /// All tests of the workspace, among them those that drive Node and Python clients.
     Rust,
+    /// The tests of control and of the whole system once more, on PostgreSQL.
+    Postgres,
     /// The conformance corpus under Node.
     Node,
 }
@@ -47,12 +52,20 @@ pub fn run(only: Option<Step>, arguments: &[OsString]) -> anyhow::Result<()> {
     if wanted(Step::Python) {
         ready &= report.step("python", "packages of the Python client, to .venv", install_python);
     }
+    if wanted(Step::Servers) {
+        ready &= report.step("servers", "the servers that tests start", install_servers);
+    }
     if !ready {
         eprintln!("    the tests are not run: something that they need is missing");
         return report.finish();
     }
     if wanted(Step::Rust) {
         report.step("rust", "every test of the workspace", || rust(arguments));
+    }
+    if wanted(Step::Postgres) {
+        report.step("postgres", "the tests that have a database, on PostgreSQL", || {
+            postgres_tests(arguments)
+        });
     }
     if wanted(Step::Node) {
         report.step("node", "the evaluator under Node", node);
@@ -62,10 +75,12 @@ pub fn run(only: Option<Step>, arguments: &[OsString]) -> anyhow::Result<()> {
 
 fn needs(step: Step) -> &'static [Step] {
     match step {
-        Step::Toolchain | Step::Npm | Step::Python => &[],
+        Step::Toolchain | Step::Npm | Step::Python | Step::Servers => &[],
         Step::Wasm => &[Step::Toolchain],
         Step::Node => &[Step::Toolchain, Step::Wasm, Step::Npm],
-        Step::Rust => &[Step::Toolchain, Step::Wasm, Step::Npm, Step::Python],
+        Step::Rust | Step::Postgres => {
+            &[Step::Toolchain, Step::Wasm, Step::Npm, Step::Python, Step::Servers]
+        }
     }
 }
 
@@ -81,6 +96,21 @@ pub fn wasm_target() -> anyhow::Result<String> {
         format!("Rust's standard library for {TARGET} is missing; install it as your Rust came")
     })?;
     Ok(format!("{TARGET} was added to the Rust toolchain"))
+}
+
+/// The servers that tests start on free ports, by Debian's names.
+fn install_servers() -> anyhow::Result<String> {
+    if crate::postgres::programs().is_some() {
+        return Ok("PostgreSQL is installed".to_owned());
+    }
+    let how = "PostgreSQL 15 or newer is needed (Debian: apt-get install postgresql)";
+    run_program(Command::new("apt-get").args(["update", "-qq"])).context(how)?;
+    let mut install = Command::new("apt-get");
+    install.env("DEBIAN_FRONTEND", "noninteractive");
+    // Without its policy the package starts a server that nobody asked for.
+    install.args(["install", "-y", "-qq", "--no-install-recommends", "postgresql"]);
+    run_program(&mut install).context(how)?;
+    Ok("PostgreSQL was installed with apt-get".to_owned())
 }
 
 fn install_npm() -> anyhow::Result<String> {
@@ -157,6 +187,25 @@ fn install_python() -> anyhow::Result<String> {
 }
 
 fn rust(arguments: &[OsString]) -> anyhow::Result<String> {
+    cargo_test(&["--workspace"], &[], arguments)
+}
+
+/// SQLite hides type errors that PostgreSQL shows, so nothing is believed that ran on one of them.
+fn postgres_tests(arguments: &[OsString]) -> anyhow::Result<String> {
+    let folder = std::env::temp_dir().join(format!("tidegate-postgres-{}", std::process::id()));
+    let server = PostgresServer::start(&folder).context("PostgreSQL for the tests")?;
+    let url = server.url("postgres");
+    // The whole workspace is named, or its dependencies would be built with other features.
+    let tests = ["--workspace", "--test", "path", "--test", "restart", "--test", "bad_input"];
+    cargo_test(&tests, &[(TEST_POSTGRES, &url)], arguments)
+        .map(|how| format!("{how}; the server is stopped"))
+}
+
+fn cargo_test(
+    what: &[&str],
+    settings: &[(&str, &str)],
+    arguments: &[OsString],
+) -> anyhow::Result<String> {
     let nextest = Command::new(cargo())
         .args(["nextest", "--version"])
         .output()
@@ -171,7 +220,8 @@ fn rust(arguments: &[OsString]) -> anyhow::Result<String> {
     // Faults at named steps: `edge/tests/disk_faults.rs`, `control/tests/restart.rs`. In other tests
     // the points are there and do nothing.
     command.args(["--features", "edge/failpoints,control/failpoints"]);
-    command.args(["--locked", "--workspace", if nextest { "--no-fail-fast" } else { "--quiet" }]);
+    command.args(["--locked", if nextest { "--no-fail-fast" } else { "--quiet" }]).args(what);
+    command.envs(settings.iter().copied());
     if !nextest {
         command.arg("--no-fail-fast");
     }

@@ -232,10 +232,12 @@ impl Writing {
     /// Ends here if this very request was answered before.
     pub async fn begin(self) -> Result<Write, Stop> {
         let mut tx = self.shared.store.write().await?;
-        if let Some(request) = &self.request
-            && let Some(answer) = idempotency::find(&mut tx, request).await?
-        {
-            return Err(Stop::Replayed(answer));
+        if let Some(request) = &self.request {
+            // Before any other lock; the same request at the same time waits for its answer.
+            tx.take_turn(&format!("idempotency {} {}", request.actor, request.key)).await?;
+            if let Some(answer) = idempotency::find(&mut tx, request).await? {
+                return Err(Stop::Replayed(answer));
+            }
         }
         let doorbell = self.shared.doorbell.clone();
         Ok(Write {

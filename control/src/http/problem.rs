@@ -2,7 +2,9 @@
 //! (RFC 9457).
 
 use axum::response::{IntoResponse, Response};
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, StatusCode};
 use rules::compile::Problem;
 use serde_json::{Map, Value, json};
@@ -11,6 +13,7 @@ use crate::authorize::Denied;
 use crate::bus::BusError;
 use crate::idempotency::Answer;
 use crate::refusal::Refusal;
+use crate::store::is_passing;
 
 /// Why a handler ends before its own answer.
 #[derive(Debug)]
@@ -95,7 +98,7 @@ impl From<Refusal> for Stop {
             Refusal::KeyReused => {
                 Stop::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", detail)
             }
-            Refusal::Store(error) => unavailable(&error),
+            Refusal::Store(error) => Stop::from(error),
             Refusal::Internal(why) => {
                 tracing::error!(why, "a request failed");
                 Stop::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "control failed")
@@ -112,7 +115,11 @@ fn unavailable(error: &(dyn std::error::Error + 'static)) -> Stop {
 
 impl From<sqlx::Error> for Stop {
     fn from(error: sqlx::Error) -> Stop {
-        unavailable(&error)
+        if is_passing(&error) {
+            return unavailable(&error);
+        }
+        tracing::error!(error = &error as &dyn std::error::Error, "a request failed");
+        Stop::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "control failed")
     }
 }
 
@@ -175,6 +182,9 @@ impl Document {
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             // axum adds the list itself where it knows it.
