@@ -22,7 +22,7 @@ use crate::connection::{DEV_FILE, DevFile, read_dev_file};
 use crate::demo;
 use crate::failure::{Exit, Failure};
 use crate::paint::{Output, Paint, print, print_json};
-use crate::serve::{Logs, asked_to_end, start_control, start_failure};
+use crate::serve::{Logs, asked_to_end, start_embedded, start_failure};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -56,7 +56,7 @@ pub async fn run(arguments: Dev, output: Output) -> Result<(), Failure> {
     let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
 
     let listen = local(arguments.control_port);
-    let (control, admin_token) = start_control(listen, dir.join("control")).await?;
+    let (control, admin_token) = start_embedded(listen, dir.join("control")).await?;
     let control_url = format!("http://{}", control.address);
     let client = Client::new(control_url.clone(), &admin_token)?;
 

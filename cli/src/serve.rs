@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use control::secret::Secret;
+use control::store::Database;
 use rules::head::PublicKey;
 use rules::keys::{ApiKey, KeyKind};
 use serde_json::{Value, json};
@@ -64,6 +66,10 @@ pub struct ControlArgs {
     listen: SocketAddr,
     #[command(flatten)]
     pub store: Store,
+    /// File of the key that snapshots are signed with, made if it is not there; replicas share a
+    /// copy [default: DIR/signing-key].
+    #[arg(long, env = "TIDEGATE_SIGNING_KEY_FILE", value_name = "FILE")]
+    signing_key_file: Option<PathBuf>,
     #[command(flatten)]
     logs: Logs,
 }
@@ -80,23 +86,21 @@ pub struct MigrateArgs {
 }
 
 pub async fn migrate(arguments: MigrateArgs, output: Output) -> Result<(), Failure> {
-    let data_dir = arguments.store.data_dir;
-    let versions = control::migrate(&control::store::Database::embedded(&data_dir)).await.map_err(
-        |error| {
-            let mut text = error.to_string();
-            let mut cause = std::error::Error::source(&error);
-            while let Some(error) = cause {
-                text.push_str(&format!(": {error}"));
-                cause = error.source();
-            }
-            Failure::new(Exit::Failed, text)
-        },
-    )?;
+    let database = arguments.store.database()?;
+    let versions = control::migrate(&database).await.map_err(|error| {
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            text.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        Failure::new(Exit::Failed, text)
+    })?;
     let newest = versions.last().copied().unwrap_or(0);
     match output {
-        Output::Json => print_json(&json!({ "dataDir": data_dir, "schema": newest })),
+        Output::Json => print_json(&json!({ "database": database.place(), "schema": newest })),
         Output::Text => {
-            print(&format!("the database in {} has schema {newest}", data_dir.display()));
+            print(&format!("the database {} has schema {newest}", database.place()));
         }
     }
     Ok(())
@@ -105,9 +109,32 @@ pub async fn migrate(arguments: MigrateArgs, output: Output) -> Result<(), Failu
 /// Where control keeps what it knows.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Store {
+    /// PostgreSQL instead of the embedded database: postgres://user:password@host/database. Prefer
+    /// the variable or the file: other users can read command lines.
+    #[arg(long, env = "TIDEGATE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// File that holds the database URL.
+    #[arg(
+        long,
+        env = "TIDEGATE_DATABASE_URL_FILE",
+        value_name = "FILE",
+        conflicts_with = "database_url"
+    )]
+    database_url_file: Option<PathBuf>,
     /// Folder of the database and of the keys; made if it is not there.
     #[arg(long, env = "TIDEGATE_DATA_DIR", value_name = "DIR", default_value = "control-data")]
     pub data_dir: PathBuf,
+}
+
+impl Store {
+    fn database(&self) -> Result<Database, Failure> {
+        let url = match (&self.database_url, &self.database_url_file) {
+            (Some(url), _) => url.trim().to_owned(),
+            (None, Some(path)) => secret_from_file(path)?,
+            (None, None) => return Ok(Database::embedded(&self.data_dir)),
+        };
+        Ok(Database::Postgres(Secret::new(url)))
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -167,8 +194,9 @@ pub struct EdgeArgs {
     logs: Logs,
 }
 
-/// Starts control, and reads the admin token that it made on its first start.
-pub async fn start_control(
+/// Starts control with its embedded defaults, and reads the admin token that it made on its first
+/// start.
+pub async fn start_embedded(
     listen: SocketAddr,
     data_dir: PathBuf,
 ) -> Result<(control::Control, String), Failure> {
@@ -181,13 +209,27 @@ pub async fn start_control(
 
 pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failure> {
     arguments.logs.start()?;
-    let (control, _) = start_control(arguments.listen, arguments.store.data_dir).await?;
+    let database = arguments.store.database()?;
+    let mut config = control::config::Config::new(arguments.listen, arguments.store.data_dir);
+    config.database = database;
+    if let Some(file) = arguments.signing_key_file {
+        config.signing_key_file = file;
+    }
+    let control = control::start(config)
+        .await
+        .map_err(|error| start_failure("control", arguments.listen, error))?;
     let url = format!("http://{}", control.address);
-    let token_file = control.admin_token_file.display().to_string();
+    // The replica that came first made the token and has its file.
+    let token_file = &control.admin_token_file;
+    let token_file = token_file.exists().then(|| token_file.display().to_string());
+    let token = match &token_file {
+        Some(file) => format!("admin token in {file}"),
+        None => "the admin token is where the database was first used".to_owned(),
+    };
     let public_key = control.public_key.to_string();
     announce(
         output,
-        &format!("control listens on {url}\nadmin token in {token_file}\nedges trust {public_key}"),
+        &format!("control listens on {url}\n{token}\nedges trust {public_key}"),
         &json!({
             "control_url": url,
             "admin_token_file": token_file,

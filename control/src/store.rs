@@ -54,6 +54,17 @@ impl Database {
     pub fn embedded(data_dir: &Path) -> Database {
         Database::Sqlite(data_dir.join("control.sqlite"))
     }
+
+    /// What people may see of it: no user, no password.
+    pub fn place(&self) -> String {
+        match self {
+            Database::Sqlite(path) => path.display().to_string(),
+            Database::Postgres(url) => match PgConnectOptions::from_str(url.reveal()) {
+                Ok(options) => place(&options),
+                Err(_) => "PostgreSQL".to_owned(),
+            },
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +84,11 @@ pub enum OpenError {
     /// Without its source, which could repeat the password.
     #[error("the database URL is malformed: write postgres://user:password@host:port/database")]
     Url,
+}
+
+fn place(options: &PgConnectOptions) -> String {
+    let database = options.get_database().unwrap_or("postgres");
+    format!("{database} on {}:{}", options.get_host(), options.get_port())
 }
 
 impl OpenError {
@@ -170,8 +186,7 @@ impl Store {
     async fn open_postgres(url: &Secret<String>) -> Result<Store, OpenError> {
         let options = PgConnectOptions::from_str(url.reveal()).map_err(|_| OpenError::Url)?;
         let options = options.options(POSTGRES_SETTINGS);
-        let database = options.get_database().unwrap_or("").to_owned();
-        let place = || format!("{database:?} at {}:{}", options.get_host(), options.get_port());
+        let place = || place(&options);
         let opened = |source| OpenError::Open { place: place(), source };
         let pool = |connections: u32| {
             PgPoolOptions::new()
