@@ -39,7 +39,9 @@ pub struct Logs {
 impl Logs {
     /// Sets up logging for the process.
     pub fn start(&self) -> Result<(), Failure> {
-        let filter = tracing_subscriber::EnvFilter::try_new(&self.log)
+        // PostgreSQL's notices say what sqlx does on purpose.
+        let filter = format!("sqlx::postgres::notice=warn,{}", self.log);
+        let filter = tracing_subscriber::EnvFilter::try_new(filter)
             .map_err(|error| Failure::usage(format!("--log {:?}: {error}", self.log)))?;
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)
@@ -70,6 +72,9 @@ pub struct ControlArgs {
     /// copy [default: DIR/signing-key].
     #[arg(long, env = "TIDEGATE_SIGNING_KEY_FILE", value_name = "FILE")]
     signing_key_file: Option<PathBuf>,
+    /// Seconds that another control waits for the one that publishes, once that one is silent.
+    #[arg(long, env = "TIDEGATE_LEASE_SECONDS", value_name = "S", default_value_t = 5)]
+    lease_seconds: u64,
     #[command(flatten)]
     logs: Logs,
 }
@@ -212,6 +217,7 @@ pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failu
     let database = arguments.store.database()?;
     let mut config = control::config::Config::new(arguments.listen, arguments.store.data_dir);
     config.database = database;
+    config.lease = Duration::from_secs(arguments.lease_seconds.max(1));
     if let Some(file) = arguments.signing_key_file {
         config.signing_key_file = file;
     }

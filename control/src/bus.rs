@@ -42,6 +42,8 @@ pub trait Bus: Send + Sync + 'static {
     fn put_head(&self, head: PublishedHead, expected: Option<Version>) -> BusFuture<'_, ()>;
     fn remove_head(&self, namespace: &str, environment: &str) -> BusFuture<'_, ()>;
     fn heads(&self) -> BusFuture<'_, Vec<PublishedHead>>;
+    /// Whether every control sees the same one, so that one of them is enough to fill it.
+    fn is_shared(&self) -> bool;
     /// Counts up whenever heads may have changed.
     fn changed(&self) -> watch::Receiver<u64>;
 }
@@ -110,6 +112,10 @@ impl Bus for InProcessBus {
             let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
             Ok(heads.values().cloned().collect())
         })
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 
     fn changed(&self) -> watch::Receiver<u64> {

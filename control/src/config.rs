@@ -23,6 +23,8 @@ pub struct Config {
     pub drain: Duration,
     /// The relay looks for forgotten work this often (± 50 %).
     pub tick: Duration,
+    /// How long another control waits for the one that publishes, once that one is silent.
+    pub lease: Duration,
     /// Time for all of a request's headers to come, also of a connection's first one.
     pub header_timeout: Duration,
 }
@@ -38,6 +40,7 @@ impl Config {
             connections_max: 10_000,
             drain: Duration::from_secs(10),
             tick: Duration::from_millis(500),
+            lease: Duration::from_secs(5),
             header_timeout: Duration::from_secs(5),
         }
     }

@@ -21,6 +21,7 @@ pub mod http;
 pub mod idempotency;
 pub mod imports;
 pub mod keys;
+pub mod lead;
 pub mod namespaces;
 pub mod outbox;
 pub mod page;
@@ -32,6 +33,7 @@ pub mod segments;
 mod serve;
 pub mod signing;
 pub mod store;
+mod wake;
 
 use std::io;
 use std::net::SocketAddr;
@@ -45,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, InProcessBus};
 use crate::config::Config;
+use crate::lead::Lead;
 use crate::publisher::Publisher;
 use crate::relay::Doorbell;
 use crate::secret::Secret;
@@ -64,6 +67,8 @@ pub struct Control {
     stopping: CancellationToken,
     serving: JoinHandle<()>,
     relaying: JoinHandle<()>,
+    leading: JoinHandle<()>,
+    waking: JoinHandle<()>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +133,10 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
 
     let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(store.clone()));
     let public_key = PublicKey::of(&key);
-    let publisher = Arc::new(Publisher { store: store.clone(), bus: bus.clone(), key });
+    let holder = instance(&config.data_dir)?;
+    let lead = Arc::new(Lead::new(store.clone(), holder, config.lease));
+    let publisher =
+        Arc::new(Publisher { store: store.clone(), bus: bus.clone(), key, lead: lead.clone() });
     if let Err(error) = publisher.restore().await {
         // The next publication of each environment mends it.
         tracing::error!(error = &error as &dyn std::error::Error, "heads were not restored");
@@ -140,6 +148,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         store: store.clone(),
         bus: bus.clone(),
         doorbell: doorbell.clone(),
+        lead: lead.clone(),
         metrics: recorder(),
         stopping: stopping.clone(),
     });
@@ -168,7 +177,10 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         config.drain,
         stopping.clone(),
     ));
+    let waking = tokio::spawn(wake::run(store.clone(), doorbell.clone(), stopping.clone()));
     let relaying = tokio::spawn(relay::run(publisher, doorbell, config.tick, stopping.clone()));
+    let (campaign, until) = (lead.clone(), stopping.clone());
+    let leading = tokio::spawn(async move { campaign.run(until).await });
     Ok(Control {
         address,
         bus,
@@ -179,6 +191,8 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         stopping,
         serving,
         relaying,
+        leading,
+        waking,
     })
 }
 
@@ -186,7 +200,7 @@ impl Control {
     /// Lets requests end, then stops. What is committed and not yet published waits in the outbox.
     pub async fn shutdown(self) {
         self.stopping.cancel();
-        for task in [self.serving, self.relaying] {
+        for task in [self.serving, self.relaying, self.waking, self.leading] {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a part of control panicked");
             }
@@ -215,6 +229,20 @@ async fn bootstrap(
         .map_err(|source| StartError::TokenFile { path: file.to_owned(), source })?;
     tx.commit().await.map_err(failed)?;
     Ok(Some(Secret::new(key.reveal().to_owned())))
+}
+
+/// How this control calls itself, also after a restart: made once, kept in its folder.
+fn instance(data_dir: &std::path::Path) -> Result<String, StartError> {
+    let path = data_dir.join("instance");
+    if let Ok(name) = std::fs::read_to_string(&path)
+        && !name.trim().is_empty()
+    {
+        return Ok(name.trim().to_owned());
+    }
+    let name = store::new_id();
+    signing::write_private(&path, name.as_bytes())
+        .map_err(|source| StartError::DataDir { path, source })?;
+    Ok(name)
 }
 
 fn make_private_folder(path: &std::path::Path) -> io::Result<()> {

@@ -15,6 +15,7 @@ use rules::head::{BlobRef, Head, SignedHead, Version};
 
 use crate::bus::{Bus, BusError, PublishedHead};
 use crate::environments::{self, Loaded};
+use crate::lead::{self, Epoch, FenceError, Lead};
 use crate::outbox;
 use crate::refusal::{Refusal, stored, written};
 use crate::store::query::{query, query_as, query_scalar};
@@ -59,11 +60,23 @@ pub enum PublishError {
     Store(#[from] Refusal),
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// This control does not lead, or not any more.
+    #[error("another control publishes")]
+    NotLeading,
     #[error("the head cannot be signed")]
     Sign(#[from] rules::head::HeadError),
     /// Only in tests that were built with failpoints.
     #[error("it died at {0}")]
     Died(&'static str),
+}
+
+impl From<FenceError> for PublishError {
+    fn from(error: FenceError) -> PublishError {
+        match error {
+            FenceError::Over(_) => PublishError::NotLeading,
+            FenceError::Store(error) => error.into(),
+        }
+    }
 }
 
 impl From<sqlx::Error> for PublishError {
@@ -88,6 +101,7 @@ pub struct Publisher {
     pub store: Store,
     pub bus: Arc<dyn Bus>,
     pub key: SigningKey,
+    pub lead: Arc<Lead>,
 }
 
 /// What an environment's state comes to. The same state, the same bytes.
@@ -102,14 +116,28 @@ pub struct Made {
 }
 
 impl Publisher {
+    /// Only while this control leads; the database refuses what it writes when it no longer does.
     pub async fn publish(&self, environment_id: &str) -> Result<Published, PublishError> {
+        let epoch = self.lead.epoch().ok_or(PublishError::NotLeading)?;
+        let published = self.publish_as(epoch, environment_id).await;
+        if let Err(PublishError::NotLeading) = published {
+            self.lead.is_over(epoch);
+        }
+        published
+    }
+
+    async fn publish_as(
+        &self,
+        epoch: Epoch,
+        environment_id: &str,
+    ) -> Result<Published, PublishError> {
         let (loaded, publication) = {
             let mut read = self.store.read().await?;
             let loaded = match environments::load(&mut read, environment_id).await {
                 Ok(loaded) => loaded,
                 Err(Refusal::NotFound(_)) => {
                     drop(read);
-                    return self.gone(environment_id).await;
+                    return self.gone(epoch, environment_id).await;
                 }
                 Err(refusal) => return Err(refusal.into()),
             };
@@ -128,7 +156,7 @@ impl Publisher {
                 signed: stored("head", head)?,
             };
             self.move_head(head).await?;
-            self.forget(environment_id, loaded.revision).await?;
+            self.forget(epoch, environment_id, loaded.revision).await?;
             return Ok(Published::Already(version));
         }
 
@@ -145,11 +173,11 @@ impl Publisher {
             false => blob::growth(previous_flags, made.flag_count),
         };
         let made = match made {
-            Err(reason) => return self.reject(&loaded, version, None, reason).await,
+            Err(reason) => return self.reject(epoch, &loaded, version, None, reason).await,
             Ok(made) => match gate(&made) {
                 Err(growth) => {
                     let reason = format!("{growth}; publish it with allowGrowth if it is meant");
-                    return self.reject(&loaded, version, Some(&made), reason).await;
+                    return self.reject(epoch, &loaded, version, Some(&made), reason).await;
                 }
                 Ok(()) => made,
             },
@@ -165,7 +193,7 @@ impl Publisher {
         }
 
         fail_at("publisher::blob")?;
-        let (digest, bytes) = self.keep(&loaded, &made).await?;
+        let (digest, bytes) = self.keep(epoch, &loaded, &made).await?;
         let snapshot = self.snapshot_bytes(digest, &made).await?;
         self.bus.put_blob(digest, snapshot).await?;
         for list in &made.lists {
@@ -184,7 +212,7 @@ impl Publisher {
             previous: None,
             min_reader: blob::MIN_READER,
             issued_at_ms: now_us() / 1000,
-            epoch: 0,
+            epoch: u64::try_from(epoch.0).unwrap_or(0),
         };
         let signed = SignedHead::sign(&head, &self.key)?;
         let text = written("head", &signed)?;
@@ -197,7 +225,7 @@ impl Publisher {
         .await?;
 
         fail_at("publisher::mark")?;
-        self.mark(&loaded, i64::from(made.flag_count), &text).await?;
+        self.mark(epoch, &loaded, i64::from(made.flag_count), &text).await?;
         metrics::counter!("tidegate_control_published_total").increment(1);
         Ok(Published::Moved(version))
     }
@@ -227,9 +255,17 @@ impl Publisher {
         Ok(())
     }
 
-    async fn gone(&self, environment_id: &str) -> Result<Published, PublishError> {
+    /// What a control does that does not lead: its own bus shows what another one published.
+    pub async fn follow(&self) -> Result<(), PublishError> {
+        match self.bus.is_shared() {
+            true => Ok(()),
+            false => self.restore().await,
+        }
+    }
+
+    async fn gone(&self, epoch: Epoch, environment_id: &str) -> Result<Published, PublishError> {
         self.restore().await?;
-        self.forget(environment_id, i64::MAX).await?;
+        self.forget(epoch, environment_id, i64::MAX).await?;
         Ok(Published::Gone)
     }
 
@@ -247,10 +283,16 @@ impl Publisher {
     }
 
     /// The digest that this revision has from now on: the first one that was stored.
-    async fn keep(&self, loaded: &Loaded, made: &Made) -> Result<(Digest, u64), PublishError> {
+    async fn keep(
+        &self,
+        epoch: Epoch,
+        loaded: &Loaded,
+        made: &Made,
+    ) -> Result<(Digest, u64), PublishError> {
         let now = now_us();
         let digest = made.digest.to_string();
         let mut tx = self.store.write().await?;
+        lead::fence(&mut tx, epoch).await?;
         query(SNAPSHOT_ADD)
             .bind(&loaded.environment_id)
             .bind(loaded.generation)
@@ -300,6 +342,7 @@ impl Publisher {
 
     async fn reject(
         &self,
+        epoch: Epoch,
         loaded: &Loaded,
         version: Version,
         made: Option<&Made>,
@@ -314,6 +357,7 @@ impl Publisher {
         );
         metrics::counter!("tidegate_control_rejected_total").increment(1);
         let mut tx = self.store.write().await?;
+        lead::fence(&mut tx, epoch).await?;
         query(SNAPSHOT_ADD)
             .bind(&loaded.environment_id)
             .bind(loaded.generation)
@@ -330,9 +374,16 @@ impl Publisher {
         Ok(Published::Rejected { version, reason })
     }
 
-    async fn mark(&self, loaded: &Loaded, flag_count: i64, head: &str) -> Result<(), PublishError> {
+    async fn mark(
+        &self,
+        epoch: Epoch,
+        loaded: &Loaded,
+        flag_count: i64,
+        head: &str,
+    ) -> Result<(), PublishError> {
         let now = now_us();
         let mut tx = self.store.write().await?;
+        lead::fence(&mut tx, epoch).await?;
         query(MARK)
             .bind(&loaded.environment_id)
             .bind(loaded.generation)
@@ -352,8 +403,14 @@ impl Publisher {
         Ok(())
     }
 
-    async fn forget(&self, environment_id: &str, revision: i64) -> Result<(), PublishError> {
+    async fn forget(
+        &self,
+        epoch: Epoch,
+        environment_id: &str,
+        revision: i64,
+    ) -> Result<(), PublishError> {
         let mut tx = self.store.write().await?;
+        lead::fence(&mut tx, epoch).await?;
         outbox::forget(&mut tx, environment_id, revision).await?;
         tx.commit().await?;
         Ok(())

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
@@ -126,7 +126,7 @@ pub struct Store {
 #[derive(Debug, Clone)]
 enum Pools {
     Sqlite { writer: SqlitePool, reader: SqlitePool },
-    Postgres { writer: PgPool, reader: PgPool },
+    Postgres { writer: PgPool, reader: PgPool, options: Box<PgConnectOptions> },
 }
 
 /// A transaction on either database.
@@ -204,7 +204,8 @@ impl Store {
             .map_err(|source| OpenError::Migrate { place: place(), source })?;
         let reader =
             pool(POSTGRES_READERS_MAX).connect_with(options.clone()).await.map_err(opened)?;
-        Ok(Store { pools: Pools::Postgres { writer, reader } })
+        let options = Box::new(options);
+        Ok(Store { pools: Pools::Postgres { writer, reader, options } })
     }
 
     /// The versions of the schema that the database has, oldest first.
@@ -232,12 +233,20 @@ impl Store {
         }))
     }
 
-    /// The pool for what listens and notifies; none where one process is all there is.
-    pub fn postgres(&self) -> Option<&PgPool> {
-        match &self.pools {
-            Pools::Sqlite { .. } => None,
-            Pools::Postgres { writer, .. } => Some(writer),
-        }
+    /// Whether other processes may write to it.
+    pub fn has_others(&self) -> bool {
+        matches!(self.pools, Pools::Postgres { .. })
+    }
+
+    /// A connection of its own for notifications: a pooled one would go on listening for whoever
+    /// has it next. None where one process is all there is.
+    pub async fn listener(&self) -> Option<Result<PgListener, sqlx::Error>> {
+        let Pools::Postgres { options, .. } = &self.pools else { return None };
+        let own = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(POSTGRES_ACQUIRE_TIMEOUT)
+            .connect_lazy_with((**options).clone());
+        Some(PgListener::connect_with(&own).await)
     }
 
     pub async fn close(&self) {
@@ -246,10 +255,22 @@ impl Store {
                 reader.close().await;
                 writer.close().await;
             }
-            Pools::Postgres { writer, reader } => {
+            Pools::Postgres { writer, reader, .. } => {
                 reader.close().await;
                 writer.close().await;
             }
+        }
+    }
+}
+
+impl Connection {
+    /// The clock that leases go by: of PostgreSQL its own, since replicas' clocks differ.
+    pub async fn clock_us(&mut self) -> Result<i64, sqlx::Error> {
+        const CLOCK: &str =
+            "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
+        match self {
+            Connection::Sqlite(_) => Ok(now_us()),
+            Connection::Postgres(_) => query::query_scalar(CLOCK).fetch_one(self).await,
         }
     }
 }

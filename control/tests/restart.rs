@@ -3,8 +3,10 @@
 #![cfg(feature = "failpoints")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use control::bus::{Bus, InProcessBus};
+use control::lead::Lead;
 use control::publisher::{PublishError, Published, Publisher};
 use control::secret::Secret;
 use control::store::{Database, Store};
@@ -42,16 +44,19 @@ async fn a_committed_write_is_published_wherever_the_publisher_died() {
 
         let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
         // A new bus each time: what was in the process died with it.
-        let restart = || {
+        let restart = async || {
             let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(store.clone()));
-            Publisher { store: store.clone(), bus, key: key.clone() }
+            let lead = Lead::new(store.clone(), "one".to_owned(), Duration::from_secs(60));
+            let lead = Arc::new(lead);
+            lead.take().await.expect("a lease").expect("its own lease again");
+            Publisher { store: store.clone(), bus, key: key.clone(), lead }
         };
         fail::cfg(&name, "return").expect("a failpoint");
-        let died = restart().publish(&made.id).await;
+        let died = restart().await.publish(&made.id).await;
         assert!(matches!(died, Err(PublishError::Died(_))), "{step}: {died:?}");
         fail::remove(&name);
 
-        let publisher = restart();
+        let publisher = restart().await;
         publisher.restore().await.expect("restored");
         assert_eq!(relay::pass(&publisher).await.expect("a pass"), 1, "{step}");
         let heads = publisher.bus.heads().await.expect("heads");

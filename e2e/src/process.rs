@@ -47,6 +47,14 @@ impl Process {
         text.unwrap_or_else(|| panic!("no {member} in {}", self.announced)).to_owned()
     }
 
+    /// Sends a signal by its name, to this process alone.
+    #[track_caller]
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().expect("it runs").to_string();
+        let sent = std::process::Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.expect("kill runs").success(), "SIG{name} to {pid}");
+    }
+
     /// SIGKILL, to this process alone.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("it was running");

@@ -196,7 +196,17 @@ fn postgres_tests(arguments: &[OsString]) -> anyhow::Result<String> {
     let server = PostgresServer::start(&folder).context("PostgreSQL for the tests")?;
     let url = server.url("postgres");
     // The whole workspace is named, or its dependencies would be built with other features.
-    let tests = ["--workspace", "--test", "path", "--test", "restart", "--test", "bad_input"];
+    let tests = [
+        "--workspace",
+        "--test",
+        "path",
+        "--test",
+        "restart",
+        "--test",
+        "bad_input",
+        "--test",
+        "lead",
+    ];
     cargo_test(&tests, &[(TEST_POSTGRES, &url)], arguments)
         .map(|how| format!("{how}; the server is stopped"))
 }

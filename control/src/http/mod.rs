@@ -23,6 +23,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::authorize::{self, Permission};
 use crate::bus::Bus;
+use crate::lead::Lead;
 use crate::relay::Doorbell;
 use crate::store::Store;
 use extract::{Shared, bearer};
@@ -33,6 +34,7 @@ pub struct App {
     pub store: Store,
     pub bus: Arc<dyn Bus>,
     pub doorbell: Doorbell,
+    pub lead: Arc<Lead>,
     pub metrics: PrometheusHandle,
     pub stopping: CancellationToken,
 }

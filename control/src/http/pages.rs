@@ -51,7 +51,8 @@ async fn readyz(State(shared): State<Shared>) -> Response {
         "ready" => StatusCode::OK,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let body = json!({ "status": status }).to_string();
+    let epoch = shared.lead.epoch().map(|epoch| epoch.0);
+    let body = json!({ "status": status, "leading": epoch.is_some(), "epoch": epoch }).to_string();
     (code, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body).into_response()
 }
 

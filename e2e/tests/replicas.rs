@@ -1,0 +1,197 @@
+//! Two controls on one PostgreSQL, as processes: one publishes, either takes writes, and the edge
+//! never goes back, whatever becomes of the one that publishes.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use e2e::http::{Admin, Ofrep, client, until};
+use e2e::postgres::PostgresServer;
+use e2e::process::Process;
+use e2e::world::{ENVIRONMENT, NAMESPACE, furnish};
+use serde_json::{Value, json};
+
+const LEASE_SECONDS: u64 = 1;
+
+struct Fleet {
+    one: Process,
+    other: Process,
+    /// Writes go to `other`, which follows.
+    admin: Admin,
+    edge: Process,
+    ofrep: Ofrep,
+    _postgres: PostgresServer,
+    folder: tempfile::TempDir,
+}
+
+async fn control(folder: &Path, name: &str, database: &str, lease_seconds: u64) -> Process {
+    let data = folder.join(name);
+    let key = folder.join("signing-key");
+    let lease = lease_seconds.to_string();
+    let arguments = [
+        "control",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        data.to_str().unwrap(),
+        "--signing-key-file",
+        key.to_str().unwrap(),
+        "--lease-seconds",
+        &lease,
+    ];
+    Process::start(&arguments, &[("TIDEGATE_DATABASE_URL", database)]).await
+}
+
+async fn leads(control: &Process) -> bool {
+    let url = format!("{}/readyz", control.text("control_url"));
+    let Ok(answer) = client().get(url).send().await else { return false };
+    let body: Value = answer.json().await.unwrap_or_default();
+    body["leading"] == true
+}
+
+impl Fleet {
+    async fn start(lease_seconds: u64) -> Fleet {
+        let folder = tempfile::tempdir().unwrap();
+        let postgres = PostgresServer::start(&folder.path().join("postgres")).unwrap();
+        let database = postgres.url("postgres");
+        let one = control(folder.path(), "one", &database, lease_seconds).await;
+        until("the first control leading", async || {
+            if leads(&one).await { Ok(()) } else { Err("it follows".to_owned()) }
+        })
+        .await;
+        let other = control(folder.path(), "other", &database, lease_seconds).await;
+        let token = std::fs::read_to_string(one.text("admin_token_file")).unwrap();
+        let admin = Admin {
+            url: other.text("control_url"),
+            token: token.trim().to_owned(),
+            namespace: NAMESPACE.to_owned(),
+            environment: ENVIRONMENT.to_owned(),
+            http: client(),
+        };
+        let (server_key, _, edge_key) = furnish(&admin).await;
+        let data = folder.path().join("edge");
+        let arguments = [
+            "edge",
+            "--listen",
+            "127.0.0.1:0",
+            "--control-url",
+            &admin.url,
+            "--trust",
+            &one.text("public_key"),
+            "--data-dir",
+            data.to_str().unwrap(),
+        ];
+        let edge = Process::start(&arguments, &[("TIDEGATE_EDGE_KEY", &edge_key)]).await;
+        let ofrep = Ofrep::new(&edge.text("edge_url"), &server_key);
+        let fleet = Fleet { one, other, admin, edge, ofrep, _postgres: postgres, folder };
+        fleet
+            .admin
+            .flag(&flag(0), &json!({ "enabled": true, "fallthrough": { "variant": "n" } }))
+            .await;
+        fleet.ofrep.serves("n", &json!({}), &json!(0)).await;
+        fleet
+    }
+
+    async fn set(&self, n: u64) {
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/flags/n");
+        self.admin.put(&path, &flag(n)).await.ok();
+    }
+
+    async fn revision(&self) -> i64 {
+        let answer = self.admin.get(&self.admin.environment_path()).await.ok();
+        answer.json()["revision"].as_i64().expect("a revision")
+    }
+}
+
+const WRITES_MAX: u64 = 5_000;
+
+/// Serves the number of the write that made it.
+fn flag(n: u64) -> Value {
+    json!({ "key": "n", "type": "integer", "variants": { "n": n } })
+}
+
+/// Asks the edge all the time and keeps what it said.
+struct Watcher {
+    stop: Arc<AtomicBool>,
+    seen: tokio::task::JoinHandle<Vec<i64>>,
+}
+
+impl Watcher {
+    fn of(ofrep: &Ofrep) -> Watcher {
+        let (stop, ofrep) = (Arc::new(AtomicBool::new(false)), ofrep.clone());
+        let stopped = stop.clone();
+        let seen = tokio::spawn(async move {
+            let mut seen = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let answer = ofrep.one("n", &json!({})).await;
+                assert_eq!(answer.status, 200, "{}", answer.text);
+                seen.push(answer.json()["value"].as_i64().expect("a value"));
+            }
+            seen
+        });
+        Watcher { stop, seen }
+    }
+
+    async fn finish(self) -> Vec<i64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.seen.await.expect("every answer was one")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_paused_for_twice_its_lease_loses_nothing_and_no_edge_goes_back() {
+    let fleet = Fleet::start(LEASE_SECONDS).await;
+    let before = fleet.revision().await;
+    let watcher = Watcher::of(&fleet.ofrep);
+    let mut n = 0;
+    for _ in 0..20 {
+        n += 1;
+        fleet.set(n).await;
+    }
+    assert!(leads(&fleet.one).await, "the first control should lead still");
+    fleet.one.signal("STOP");
+    // Writes go on for twice the lease; they are what measures the time here.
+    let paused = std::time::Instant::now();
+    while paused.elapsed().as_secs() < 2 * LEASE_SECONDS && n < WRITES_MAX {
+        n += 1;
+        fleet.set(n).await;
+    }
+    until("the other control leading", async || {
+        if leads(&fleet.other).await { Ok(()) } else { Err("it follows".to_owned()) }
+    })
+    .await;
+    fleet.one.signal("CONT");
+    for _ in 0..20 {
+        n += 1;
+        fleet.set(n).await;
+    }
+    fleet.ofrep.serves("n", &json!({}), &json!(n)).await;
+    until("the first control knowing that it follows", async || {
+        if leads(&fleet.one).await { Err("it leads".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    let seen = watcher.finish().await;
+    assert!(seen.is_sorted(), "the edge went back: {seen:?}");
+    assert_eq!(fleet.revision().await - before, i64::try_from(n).unwrap(), "writes were lost");
+    fleet.edge.kill().await;
+    drop(fleet.folder);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_leader_is_replaced_once_its_lease_is_over() {
+    let fleet = Fleet::start(LEASE_SECONDS).await;
+    fleet.one.signal("KILL");
+    fleet.set(7).await;
+    fleet.ofrep.serves("n", &json!({}), &json!(7)).await;
+    assert!(leads(&fleet.other).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_leaves_hands_over_at_once() {
+    // So long that a test would end before it does.
+    let fleet = Fleet::start(3_600).await;
+    fleet.one.signal("TERM");
+    fleet.set(7).await;
+    fleet.ofrep.serves("n", &json!({}), &json!(7)).await;
+    assert!(leads(&fleet.other).await);
+}
