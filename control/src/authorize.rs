@@ -72,6 +72,8 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("POST", "~/environments/{environment}/import", Write),
     ("GET", "~/environments/{environment}/export", Read),
     ("POST", "~/environments/{environment}/evaluate", Read),
+    ("GET", "~/environments/{environment}/edges", Read),
+    ("GET", "/api/v1/edges", Read),
     ("GET", "/api/v1/edge-keys", Manage),
     ("POST", "/api/v1/edge-keys", Manage),
     ("DELETE", "/api/v1/edge-keys/{id}", Manage),

@@ -9,7 +9,7 @@ use crate::authorize::NamespaceScope;
 use crate::environments;
 use crate::outbox::{self, Raised};
 use crate::refusal::Refusal;
-use crate::store::{Tx, now_us};
+use crate::store::{Touched, Tx, now_us};
 
 /// The version that a change says it is made on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +88,11 @@ impl Change {
             check(tx, &raised.environment_id).await?;
         }
         let raised = self.raised.clone();
+        tx.touched.extend(raised.iter().map(|raised| Touched {
+            environment_id: raised.environment_id.clone(),
+            generation: raised.generation,
+            revision: raised.revision,
+        }));
         self.finish_deleting(tx, entry).await?;
         Ok(raised)
     }

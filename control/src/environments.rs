@@ -175,7 +175,12 @@ pub async fn create(
     if done == 0 {
         return Err(Refusal::Exists { what: "environment", key: key.to_owned() });
     }
-    change.raised.push(Raised { environment_id: id, key: key.to_owned(), revision: revision + 1 });
+    change.raised.push(Raised {
+        environment_id: id,
+        key: key.to_owned(),
+        generation,
+        revision: revision + 1,
+    });
     let entry = Entry {
         action: "environment.create",
         target: key.to_owned(),

@@ -17,6 +17,7 @@ pub mod edges;
 pub mod environments;
 pub mod evaluate;
 pub mod flags;
+pub mod fleet;
 pub mod http;
 pub mod idempotency;
 pub mod imports;

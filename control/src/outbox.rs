@@ -8,7 +8,7 @@ use crate::store::Connection;
 use crate::store::query::{query, query_as, query_scalar};
 
 const RAISE: &str = "UPDATE environment SET revision = revision + 1, updated_at = $2 \
-    WHERE id = $1 RETURNING revision, key";
+    WHERE id = $1 RETURNING generation, revision, key";
 const ADD: &str = "INSERT INTO outbox (environment_id, revision, trace_context, created_at) \
     VALUES ($1, $2, $3, $4)";
 const PENDING: &str = "SELECT environment_id FROM outbox GROUP BY environment_id \
@@ -20,6 +20,7 @@ const FORGET: &str = "DELETE FROM outbox WHERE environment_id = $1 AND revision 
 pub struct Raised {
     pub environment_id: String,
     pub key: String,
+    pub generation: i64,
     pub revision: i64,
 }
 
@@ -32,13 +33,13 @@ pub async fn raise(
     debug_assert!(environment_ids.is_sorted(), "locks are taken in the order of ids");
     let mut raised = Vec::with_capacity(environment_ids.len());
     for id in environment_ids {
-        let (revision, key) = query_as::<(i64, String)>(RAISE)
+        let (generation, revision, key) = query_as::<(i64, i64, String)>(RAISE)
             .bind(id)
             .bind(at)
             .fetch_optional(&mut *tx)
             .await?
             .ok_or(Refusal::NotFound("environment"))?;
-        raised.push(Raised { environment_id: id.clone(), key, revision });
+        raised.push(Raised { environment_id: id.clone(), key, generation, revision });
     }
     Ok(raised)
 }

@@ -139,6 +139,16 @@ pub enum Connection {
 pub struct Tx {
     inner: Connection,
     store: Store,
+    /// What it raised so far.
+    pub touched: Vec<Touched>,
+}
+
+/// An environment as a transaction has raised it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Touched {
+    pub environment_id: String,
+    pub generation: i64,
+    pub revision: i64,
 }
 
 /// One consistent state, for as long as it is held.
@@ -221,7 +231,7 @@ impl Store {
             }
             Pools::Postgres { writer, .. } => Connection::Postgres(writer.begin().await?),
         };
-        Ok(Tx { inner, store: self.clone() })
+        Ok(Tx { inner, store: self.clone(), touched: Vec::new() })
     }
 
     /// One consistent state, for as long as the transaction is held.

@@ -148,10 +148,14 @@ impl World {
         tap.finish(answers_min);
     }
 
-    pub async fn stop(mut self) {
+    pub async fn stop_edge(&mut self) {
         if let Some(edge) = self.edge.take() {
             edge.shutdown().await;
         }
+    }
+
+    pub async fn stop(mut self) {
+        self.stop_edge().await;
         if let Some(control) = self.control.take() {
             control.shutdown().await;
         }

@@ -19,7 +19,7 @@ use crate::namespaces::Namespace;
 use crate::page::Page;
 use crate::refusal::Refusal;
 use crate::store::rfc3339;
-use crate::{audit, configs, environments, flags, keys, namespaces};
+use crate::{audit, configs, environments, flags, fleet, keys, namespaces};
 
 pub fn router() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
@@ -202,7 +202,14 @@ async fn get_environment(State(shared): State<Shared>, scope: Scope, at: At) -> 
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
     let row = environments::get(&mut read, &scope, &at.environment).await?;
-    Ok(respond(answer(StatusCode::OK, Some(row.revision), &show_environment(&row))))
+    let live = fleet::live(&mut read, &row.id, row.generation, row.revision).await?;
+    let mut shown = show_environment(&row);
+    if let Value::Object(fields) = &mut shown {
+        let live = json!({ "everywhere": live.everywhere(), "edges": live.edges,
+            "serving": live.serving, "rejected": live.rejected });
+        fields.insert("live".to_owned(), live);
+    }
+    Ok(respond(answer(StatusCode::OK, Some(row.revision), &shown)))
 }
 
 /// Delete an environment with its configurations, segments and keys.

@@ -2,13 +2,14 @@
 //! its version and its idempotency key.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use rules::limits::{ADMIN_BODY_BYTES_MAX, IMPORT_BYTES_MAX};
 use serde::de::DeserializeOwned;
@@ -17,12 +18,12 @@ use serde_json::{Value, json};
 
 use crate::authorize::{EdgeScope, NamespaceScope, Scope};
 use crate::change::Expected;
+use crate::fleet;
 use crate::http::App;
 use crate::http::problem::{Stop, respond};
 use crate::idempotency::{self, Answer};
 use crate::page::{Page, Paged};
 use crate::refusal::Refusal;
-use crate::relay::Doorbell;
 use crate::store::{Connection, Tx};
 
 pub type Shared = Arc<App>;
@@ -106,8 +107,54 @@ impl FromRequestParts<Shared> for Page {
     }
 }
 
+/// `?wait=live&timeout=30`, of any write.
+#[derive(Debug, Default, Deserialize)]
+struct Waiting {
+    #[serde(default)]
+    wait: Option<WaitFor>,
+    #[serde(default)]
+    timeout: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WaitFor {
+    Live,
+}
+
+impl Waiting {
+    fn of(parts: &Parts) -> Result<Option<Duration>, Stop> {
+        let Waiting { wait, timeout } = read_query(&parts.uri)?;
+        let max = fleet::WAIT_MAX.as_secs();
+        match timeout {
+            Some(seconds) if !(1..=max).contains(&seconds) => {
+                let message = format!("a timeout is 1 to {max} seconds");
+                Err(Refusal::invalid("/timeout", message).into())
+            }
+            _ => {
+                Ok(wait
+                    .map(|WaitFor::Live| timeout.map_or(fleet::WAIT_DEFAULT, Duration::from_secs)))
+            }
+        }
+    }
+}
+
+/// A route's own parameters, strictly; those that every write has are left out.
 pub fn query<T: DeserializeOwned>(parts: &Parts) -> Result<T, Stop> {
-    Query::try_from_uri(&parts.uri)
+    if parts.method == Method::GET {
+        return read_query(&parts.uri);
+    }
+    let shared = |pair: &&str| !pair.starts_with("wait=") && !pair.starts_with("timeout=");
+    let pairs = parts.uri.query().unwrap_or_default().split('&').filter(shared);
+    let own = format!("/?{}", pairs.collect::<Vec<_>>().join("&"));
+    match own.parse() {
+        Ok(uri) => read_query(&uri),
+        Err(_) => read_query(&parts.uri),
+    }
+}
+
+fn read_query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Stop> {
+    Query::try_from_uri(uri)
         .map(|Query(query)| query)
         .map_err(|rejection| Stop::new(StatusCode::BAD_REQUEST, "query", rejection.body_text()))
 }
@@ -131,6 +178,7 @@ pub struct Writing {
     body: Bytes,
     headers: HeaderMap,
     request: Option<idempotency::Request>,
+    wait: Option<Duration>,
 }
 
 impl FromRequest<Shared> for Writing {
@@ -140,6 +188,7 @@ impl FromRequest<Shared> for Writing {
         let (parts, body) = request.into_parts();
         let scope = parts.extensions.get::<Scope>().cloned().ok_or_else(unscoped)?;
         let expected = expected(&parts.headers)?;
+        let wait = Waiting::of(&parts)?;
         let path = parts.uri.path();
         let long =
             path.ends_with("/import") || path.ends_with("/included") || path.ends_with("/excluded");
@@ -171,7 +220,7 @@ impl FromRequest<Shared> for Writing {
             }
         };
         let headers = parts.headers;
-        Ok(Writing { shared: shared.clone(), scope, expected, body, headers, request })
+        Ok(Writing { shared: shared.clone(), scope, expected, body, headers, request, wait })
     }
 }
 
@@ -239,13 +288,13 @@ impl Writing {
                 return Err(Stop::Replayed(answer));
             }
         }
-        let doorbell = self.shared.doorbell.clone();
         Ok(Write {
             tx,
             scope: self.scope,
             expected: self.expected,
             request: self.request,
-            doorbell,
+            shared: self.shared,
+            wait: self.wait,
         })
     }
 }
@@ -260,7 +309,8 @@ pub struct Write {
     pub scope: Scope,
     pub expected: Expected,
     request: Option<idempotency::Request>,
-    doorbell: Doorbell,
+    shared: Shared,
+    wait: Option<Duration>,
 }
 
 impl Write {
@@ -275,9 +325,30 @@ impl Write {
         if let Some(request) = &self.request {
             idempotency::keep(&mut self.tx, request, &kept).await?;
         }
+        let touched = std::mem::take(&mut self.tx.touched);
         self.tx.commit().await?;
-        self.doorbell.ring();
-        Ok(respond(answer))
+        self.shared.doorbell.ring();
+        let mut response = respond(answer);
+        if let Some(wait) = self.wait {
+            // It is committed whatever becomes of the waiting, so that fails nothing.
+            let live = tokio::select! {
+                live = fleet::wait(&self.shared.store, &touched, wait) => live.ok(),
+                () = self.shared.stopping.cancelled() => None,
+            };
+            let word = match live {
+                Some(live) => format!(
+                    "live=?{}, serving={}, edges={}",
+                    u8::from(live.everywhere()),
+                    live.serving,
+                    live.edges
+                ),
+                None => "live=?0".to_owned(),
+            };
+            if let Ok(word) = HeaderValue::from_str(&word) {
+                response.headers_mut().insert("tidegate-live", word);
+            }
+        }
+        Ok(response)
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod edge;
 pub mod extract;
+pub mod fleet;
 pub mod pages;
 pub mod problem;
 pub mod segments;
@@ -52,6 +53,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(admin::router())
         .merge(transfer::router())
         .merge(segments::router())
+        .merge(fleet::router())
         .merge(edge::router())
 }
 
@@ -134,6 +136,22 @@ async fn identify(app: &App, request: &mut Request, permission: Permission) -> R
     Ok(())
 }
 
+/// What a write may be asked beside its own parameters.
+fn waiting() -> [Value; 2] {
+    [
+        json!({ "name": "wait", "in": "query", "required": false,
+            "schema": { "type": "string", "enum": ["live"] },
+            "description": "answer once every edge that was heard of lately serves the change, or \
+                when the time is over; the answer's Tidegate-Live header says which: \
+                live=?1, serving=3, edges=3" }),
+        json!({ "name": "timeout", "in": "query", "required": false,
+            "schema": { "type": "integer", "minimum": 1,
+                "maximum": crate::fleet::WAIT_MAX.as_secs(),
+                "default": crate::fleet::WAIT_DEFAULT.as_secs() },
+            "description": "seconds that wait=live waits at most" }),
+    ]
+}
+
 /// OpenAPI 3.1, generated from the routes; what is the same everywhere (places in the path,
 /// versions, idempotency, problems, keys) is added from the routes' own table.
 pub fn openapi() -> String {
@@ -174,6 +192,7 @@ pub fn openapi() -> String {
             let is_admin = !matches!(permission, Some(Permission::Edge | Permission::Public));
             if is_admin && method != "get" {
                 parameters.push(header("Idempotency-Key", "the same request again is done once"));
+                parameters.extend(waiting());
             }
             if matches!(method.as_str(), "put" | "patch" | "delete") {
                 parameters.push(header("If-Match", "the ETag that the change is made on, or *"));

@@ -1,0 +1,202 @@
+//! What edges report, for people and pipelines: which edge serves what, and whether a change is
+//! live.
+//!
+//! Only edges that were heard of lately count: one that is gone must not hold up a pipeline, and is
+//! shown with the time when it was last heard of. Receipts come in through `edges.rs`.
+
+use std::time::Duration;
+
+use rules::head::Rejection;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::authorize::{NamespaceScope, Scope};
+use crate::environments;
+use crate::page::{Page, Paged};
+use crate::refusal::{Refusal, stored};
+use crate::store::query::{query_as, query_scalar};
+use crate::store::{Connection, Store, Touched, now_us, rfc3339};
+
+/// Edges report with every round of anti-entropy, at most 45 s apart by default; after two lost
+/// ones they count as gone.
+const HEARD_US: i64 = 100 * 1_000_000;
+/// How long a write may wait for the fleet.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+pub const WAIT_DEFAULT: Duration = Duration::from_secs(10);
+/// Receipts come to any control, so their coming is not signalled here.
+const WAIT_POLL: Duration = Duration::from_millis(50);
+
+const EDGES: &str = "SELECT edge, edge_key_id, MAX(received_at) FROM receipt \
+    WHERE edge > $1 OR (edge = $1 AND edge_key_id > $2) GROUP BY edge, edge_key_id \
+    ORDER BY edge, edge_key_id LIMIT $3";
+const OF_EDGE: &str = "SELECT r.edge, r.edge_key_id, n.key AS namespace, e.key AS environment, \
+    r.generation, r.revision, r.digest, r.reader, r.rejected, r.received_at, \
+    p.generation AS published_generation, p.revision AS published_revision \
+    FROM receipt r JOIN environment e ON e.id = r.environment_id \
+    JOIN namespace n ON n.id = e.namespace_id LEFT JOIN publication p ON p.environment_id = e.id \
+    WHERE r.edge = $1 AND r.edge_key_id = $2 ORDER BY n.key, e.key";
+const OF_ENVIRONMENT: &str = "SELECT r.edge, r.edge_key_id, n.key AS namespace, \
+    e.key AS environment, r.generation, r.revision, r.digest, r.reader, r.rejected, r.received_at, \
+    p.generation AS published_generation, p.revision AS published_revision \
+    FROM receipt r JOIN environment e ON e.id = r.environment_id \
+    JOIN namespace n ON n.id = e.namespace_id LEFT JOIN publication p ON p.environment_id = e.id \
+    WHERE r.environment_id = $1 AND (r.edge > $2 OR (r.edge = $2 AND r.edge_key_id > $3)) \
+    ORDER BY r.edge, r.edge_key_id LIMIT $4";
+const COUNT: &str = "SELECT COUNT(*), COUNT(CASE WHEN generation > $2 OR (generation = $2 AND \
+    revision >= $3) THEN 1 END), COUNT(CASE WHEN rejected IS NOT NULL THEN 1 END) FROM receipt \
+    WHERE environment_id = $1 AND received_at >= $4";
+const PUBLISHED: &str = "SELECT COUNT(*) FROM publication WHERE environment_id = $1 \
+    AND (generation > $2 OR (generation = $2 AND revision >= $3))";
+
+/// One edge's report of one environment.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Report {
+    pub edge: String,
+    pub edge_key_id: String,
+    pub namespace: String,
+    pub environment: String,
+    pub generation: i64,
+    pub revision: i64,
+    pub digest: String,
+    pub reader: i64,
+    pub rejected: Option<String>,
+    pub received_at: i64,
+    pub published_generation: Option<i64>,
+    pub published_revision: Option<i64>,
+}
+
+impl Report {
+    /// As the API shows it. `status` is one word for people: live, behind, rejected or silent.
+    pub fn state(&self, now_us: i64) -> Result<Value, Refusal> {
+        let rejected = self.rejected.as_deref().map(|text| stored::<Rejection>("rejection", text));
+        let rejected = rejected.transpose()?;
+        let published = (self.published_generation, self.published_revision);
+        let behind = published > (Some(self.generation), Some(self.revision));
+        let status = match () {
+            () if self.received_at < now_us - HEARD_US => "silent",
+            () if rejected.is_some() => "rejected",
+            () if behind => "behind",
+            () => "live",
+        };
+        Ok(json!({ "edge": self.edge, "edgeKey": self.edge_key_id, "namespace": self.namespace,
+            "environment": self.environment, "status": status, "generation": self.generation,
+            "revision": self.revision, "digest": self.digest, "reader": self.reader,
+            "publishedRevision": self.published_revision, "rejected": rejected,
+            "lastSeen": rfc3339(self.received_at),
+            "ageSeconds": (now_us - self.received_at).max(0) / 1_000_000 }))
+    }
+}
+
+/// How far a revision has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    /// Edges that were heard of lately.
+    pub edges: i64,
+    /// Of them, those that serve the revision or a newer one.
+    pub serving: i64,
+    /// Of them, those that refused a snapshot.
+    pub rejected: i64,
+    /// Its head is out.
+    pub published: bool,
+}
+
+impl Live {
+    pub fn everywhere(self) -> bool {
+        self.published && self.serving == self.edges
+    }
+}
+
+/// Every edge that ever reported and is not forgotten yet, with what it serves.
+pub async fn edges(
+    read: &mut Connection,
+    _scope: &Scope,
+    page: &Page,
+) -> Result<Paged<(String, Vec<Report>)>, Refusal> {
+    let (edge, key) = after(page)?;
+    let rows: Vec<(String, String, i64)> =
+        query_as(EDGES).bind(edge).bind(key).bind(page.fetch()).fetch_all(read).await?;
+    let paged = page.cut(rows, |(edge, key, _)| format!("{edge}\n{key}"));
+    let mut items = Vec::with_capacity(paged.items.len());
+    for (edge, key, _) in paged.items {
+        let reports = query_as(OF_EDGE).bind(&edge).bind(&key).fetch_all(read).await?;
+        items.push((edge, reports));
+    }
+    Ok(Paged { items, next_cursor: paged.next_cursor })
+}
+
+/// The edges that report of one environment.
+pub async fn of_environment(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    environment: &str,
+    page: &Page,
+) -> Result<Paged<Report>, Refusal> {
+    let environment = environments::get(read, scope, environment).await?;
+    let (edge, key) = after(page)?;
+    let rows = query_as(OF_ENVIRONMENT)
+        .bind(&environment.id)
+        .bind(edge)
+        .bind(key)
+        .bind(page.fetch())
+        .fetch_all(read)
+        .await?;
+    Ok(page.cut(rows, |row: &Report| format!("{}\n{}", row.edge, row.edge_key_id)))
+}
+
+fn after(page: &Page) -> Result<(String, String), Refusal> {
+    match page.after.split_once('\n') {
+        Some((edge, key)) => Ok((edge.to_owned(), key.to_owned())),
+        None if page.after.is_empty() => Ok((String::new(), String::new())),
+        None => Err(Refusal::invalid("/cursor", "not a cursor of this list")),
+    }
+}
+
+/// How far `revision` of an environment has come.
+pub async fn live(
+    read: &mut Connection,
+    environment_id: &str,
+    generation: i64,
+    revision: i64,
+) -> Result<Live, sqlx::Error> {
+    let (edges, serving, rejected): (i64, i64, i64) = query_as(COUNT)
+        .bind(environment_id)
+        .bind(generation)
+        .bind(revision)
+        .bind(now_us() - HEARD_US)
+        .fetch_one(read)
+        .await?;
+    let published: i64 = query_scalar(PUBLISHED)
+        .bind(environment_id)
+        .bind(generation)
+        .bind(revision)
+        .fetch_one(read)
+        .await?;
+    Ok(Live { edges, serving, rejected, published: published > 0 })
+}
+
+/// Until every edge serves what was touched, or the time is over; then as far as they came: of several
+/// environments the one that came least far.
+pub async fn wait(store: &Store, touched: &[Touched], wait: Duration) -> Result<Live, sqlx::Error> {
+    let deadline = Instant::now() + wait.min(WAIT_MAX);
+    loop {
+        let mut least: Option<Live> = None;
+        {
+            let mut read = store.read().await?;
+            for touched in touched {
+                let Touched { environment_id, generation, revision } = touched;
+                let now = live(&mut read, environment_id, *generation, *revision).await?;
+                let missing = |of: Live| (of.published, of.serving - of.edges);
+                if least.is_none_or(|least| missing(now) < missing(least)) {
+                    least = Some(now);
+                }
+            }
+        }
+        // A write that changed nothing that edges serve is live already.
+        let nothing = Live { edges: 0, serving: 0, rejected: 0, published: true };
+        let least = least.unwrap_or(nothing);
+        if least.everywhere() || Instant::now() >= deadline {
+            return Ok(least);
+        }
+        tokio::time::sleep(WAIT_POLL.min(deadline - Instant::now())).await;
+    }
+}
