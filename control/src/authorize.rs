@@ -74,6 +74,7 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("POST", "~/environments/{environment}/evaluate", Read),
     ("GET", "~/environments/{environment}/edges", Read),
     ("GET", "/api/v1/edges", Read),
+    ("GET", "/api/v1/drift", Read),
     ("GET", "/api/v1/edge-keys", Manage),
     ("POST", "/api/v1/edge-keys", Manage),
     ("DELETE", "/api/v1/edge-keys/{id}", Manage),

@@ -23,6 +23,8 @@ pub struct Config {
     pub drain: Duration,
     /// The relay looks for forgotten work this often (± 50 %).
     pub tick: Duration,
+    /// What is desired, published and reported is compared this often (± 50 %).
+    pub reconcile: Duration,
     /// How long another control waits for the one that publishes, once that one is silent.
     pub lease: Duration,
     /// Time for all of a request's headers to come, also of a connection's first one.
@@ -40,6 +42,7 @@ impl Config {
             connections_max: 10_000,
             drain: Duration::from_secs(10),
             tick: Duration::from_millis(500),
+            reconcile: Duration::from_secs(5),
             lease: Duration::from_secs(5),
             header_timeout: Duration::from_secs(5),
         }

@@ -27,6 +27,7 @@ pub mod namespaces;
 pub mod outbox;
 pub mod page;
 pub mod publisher;
+pub mod reconciler;
 pub mod refusal;
 pub mod relay;
 pub mod secret;
@@ -70,6 +71,7 @@ pub struct Control {
     relaying: JoinHandle<()>,
     leading: JoinHandle<()>,
     waking: JoinHandle<()>,
+    reconciling: JoinHandle<()>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +181,8 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         stopping.clone(),
     ));
     let waking = tokio::spawn(wake::run(store.clone(), doorbell.clone(), stopping.clone()));
+    let reconciling =
+        tokio::spawn(reconciler::run(publisher.clone(), config.reconcile, stopping.clone()));
     let relaying = tokio::spawn(relay::run(publisher, doorbell, config.tick, stopping.clone()));
     let (campaign, until) = (lead.clone(), stopping.clone());
     let leading = tokio::spawn(async move { campaign.run(until).await });
@@ -194,6 +198,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         relaying,
         leading,
         waking,
+        reconciling,
     })
 }
 
@@ -201,7 +206,7 @@ impl Control {
     /// Lets requests end, then stops. What is committed and not yet published waits in the outbox.
     pub async fn shutdown(self) {
         self.stopping.cancel();
-        for task in [self.serving, self.relaying, self.waking, self.leading] {
+        for task in [self.serving, self.relaying, self.reconciling, self.waking, self.leading] {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a part of control panicked");
             }

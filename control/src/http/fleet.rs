@@ -6,16 +6,20 @@ use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, answer};
+use super::extract::{At, Handled, Shared, answer, list};
 use super::problem::respond;
 use crate::authorize::Scope;
 use crate::fleet::{self, Report};
 use crate::page::{Page, Paged};
+use crate::reconciler;
 use crate::refusal::Refusal;
 use crate::store::now_us;
 
 pub fn router() -> OpenApiRouter<Shared> {
-    OpenApiRouter::new().routes(routes!(list_edges)).routes(routes!(list_environment_edges))
+    OpenApiRouter::new()
+        .routes(routes!(list_edges))
+        .routes(routes!(list_environment_edges))
+        .routes(routes!(list_drift))
 }
 
 /// Edges and what each serves. An environment's `status` is live, behind (an older revision than
@@ -47,6 +51,13 @@ async fn list_environment_edges(
     let Paged { items, next_cursor } =
         fleet::of_environment(&mut read, &scope, &at.environment, &page).await?;
     Ok(listed(show(&items, now_us())?, next_cursor))
+}
+
+/// What was found to differ between database, bus and edges, newest first, and when it was mended.
+#[utoipa::path(get, path = "/api/v1/drift", tag = "edges", responses((status = 200, body = Value)))]
+async fn list_drift(State(shared): State<Shared>, scope: Scope, page: Page) -> Handled {
+    let mut read = shared.store.read().await?;
+    Ok(list(reconciler::page(&mut read, &scope, &page).await?, reconciler::Drift::state))
 }
 
 fn show(reports: &[Report], now_us: i64) -> Result<Vec<Value>, Refusal> {

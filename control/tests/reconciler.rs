@@ -1,0 +1,184 @@
+//! What differs between database, bus and edges is found, mended and recorded; on either database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use control::authorize::{NamespaceScope, Scope};
+use control::bus::{Bus, InProcessBus};
+use control::lead::Lead;
+use control::page::Page;
+use control::publisher::{PublishError, Publisher};
+use control::reconciler::{self, Drift};
+use control::secret::Secret;
+use control::store::query::query;
+use control::store::{Database, Store, now_us};
+use control::{authorize, edges, environments, flags, keys, namespaces, relay};
+use rules::head::{Receipt, Receipts, Version};
+
+#[path = "../../e2e/src/postgres.rs"]
+#[allow(dead_code, reason = "the server is started by xtask")]
+mod postgres;
+
+struct World {
+    publisher: Publisher,
+    admin: Scope,
+    scope: NamespaceScope,
+    edge_key: rules::keys::ApiKey,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    /// One environment, published.
+    async fn new() -> World {
+        let dir = tempfile::tempdir().expect("a folder");
+        let database = match postgres::database_for_test() {
+            Some(url) => Database::Postgres(Secret::new(url)),
+            None => Database::embedded(dir.path()),
+        };
+        let store = Store::open(&database).await.expect("a store");
+        let mut tx = store.write().await.expect("a write");
+        let token = authorize::bootstrap(&mut tx).await.expect("a token").expect("the first");
+        let manage = authorize::Permission::Manage;
+        let admin =
+            authorize::admin(&mut tx, Some(token.reveal()), manage, None).await.expect("in");
+        namespaces::create(&mut tx, &admin, "ours", "").await.expect("a namespace");
+        let scope = admin.namespace(&mut tx, "ours").await.expect("a scope");
+        environments::create(&mut tx, &scope, "production", "").await.expect("made");
+        let (edge_key, _) =
+            keys::edge_create(&mut tx, &admin, "", &keys::Sees::All).await.expect("a key");
+        tx.commit().await.expect("a commit");
+        let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(store.clone()));
+        let lead = Lead::new(store.clone(), "one".to_owned(), Duration::from_secs(600));
+        let lead = Arc::new(lead);
+        lead.take().await.expect("asked").expect("the first");
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+        let publisher = Publisher { store, bus, key, lead };
+        relay::pass(&publisher).await.expect("published");
+        World { publisher, admin, scope, edge_key, _dir: dir }
+    }
+
+    async fn write(&self, flag: &str) {
+        let mut tx = self.publisher.store.write().await.expect("a write");
+        let definition =
+            serde_json::json!({ "key": flag, "type": "boolean", "variants": { "on": true } });
+        let definition = serde_json::from_value(definition).expect("a definition");
+        flags::create(&mut tx, &self.scope, &definition).await.expect("a flag");
+        tx.commit().await.expect("a commit");
+    }
+
+    async fn sql(&self, statement: &'static str) {
+        let mut tx = self.publisher.store.write().await.expect("a write");
+        query(statement).execute(&mut tx).await.expect("done");
+        tx.commit().await.expect("a commit");
+    }
+
+    async fn pass(&self) -> usize {
+        reconciler::pass(&self.publisher).await.expect("a pass")
+    }
+
+    async fn drift(&self) -> Vec<Drift> {
+        let mut read = self.publisher.store.read().await.expect("a read");
+        let page = Page::new(Some(100), None).expect("a page");
+        reconciler::page(&mut read, &self.admin, &page).await.expect("drift").items
+    }
+
+    async fn head(&self) -> Option<Version> {
+        let heads = self.publisher.bus.heads().await.expect("heads");
+        heads.first().map(|head| head.version)
+    }
+
+    async fn report(&self, revision: u64, digest: rules::blob::Digest) {
+        let mut tx = self.publisher.store.write().await.expect("a write");
+        let scope = authorize::edge(&mut tx, Some(self.edge_key.reveal())).await.expect("an edge");
+        let receipt = Receipt {
+            edge: "edge-1".to_owned(),
+            namespace: "ours".to_owned(),
+            environment: "production".to_owned(),
+            version: Version { generation: 1, revision },
+            digest,
+            reader: 1,
+            rejected: None,
+        };
+        let receipts = Receipts { receipts: vec![receipt] };
+        edges::receive(&mut tx, &scope, &receipts).await.expect("received");
+        tx.commit().await.expect("a commit");
+    }
+}
+
+#[tokio::test]
+async fn where_nothing_differs_nothing_is_found() {
+    let world = World::new().await;
+    world.write("a").await;
+    assert_eq!(world.pass().await, 0, "the outbox says so: that is the relay's work, not drift");
+    relay::pass(&world.publisher).await.expect("published");
+    assert_eq!(world.pass().await, 0);
+    assert!(world.drift().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_committed_write_whose_outbox_row_is_lost_is_published_all_the_same() {
+    let world = World::new().await;
+    world.write("a").await;
+    world.sql("DELETE FROM outbox").await;
+    assert_eq!(relay::pass(&world.publisher).await.expect("a pass"), 0, "the relay knows nothing");
+    assert_eq!(world.pass().await, 1);
+    assert_eq!(world.head().await.map(|head| head.revision), Some(2));
+    assert_eq!(world.pass().await, 0);
+    let drift = world.drift().await;
+    assert_eq!(drift.len(), 1);
+    assert_eq!(
+        (drift[0].kind.as_str(), drift[0].environment.as_deref()),
+        ("unpublished", Some("production"))
+    );
+    assert!(drift[0].mended_at.is_some_and(|at| at >= drift[0].found_at), "{drift:?}");
+}
+
+#[tokio::test]
+async fn a_bus_that_forgot_a_head_gets_it_again() {
+    let world = World::new().await;
+    world.publisher.bus.remove_head("ours", "production").await.expect("forgotten");
+    assert_eq!(world.pass().await, 1);
+    assert_eq!(world.head().await.map(|head| head.revision), Some(1));
+    assert_eq!(world.pass().await, 0);
+    assert_eq!(world.drift().await[0].kind, "bus-missing");
+}
+
+#[tokio::test]
+async fn an_edge_that_stays_behind_or_serves_other_bytes_is_drift_until_it_catches_up() {
+    let world = World::new().await;
+    world.write("a").await;
+    relay::pass(&world.publisher).await.expect("published");
+    world.report(1, rules::blob::Digest([0; 32])).await;
+    assert_eq!(world.pass().await, 1, "the bytes of 1.1 are others");
+    assert_eq!(world.drift().await[0].kind, "edge-diverged");
+    // It was published two minutes ago, and the edge speaks.
+    let ago = now_us() - 120 * 1_000_000;
+    let mut tx = world.publisher.store.write().await.expect("a write");
+    query("UPDATE publication SET published_at = $1")
+        .bind(ago)
+        .execute(&mut tx)
+        .await
+        .expect("done");
+    tx.commit().await.expect("a commit");
+    assert_eq!(world.pass().await, 1);
+    assert_eq!(world.drift().await[0].kind, "edge-behind");
+    assert!(world.drift().await.iter().all(|drift| drift.mended_at.is_none()));
+
+    let head = world.publisher.bus.heads().await.expect("heads").remove(0);
+    let key = rules::head::PublicKey::of(&world.publisher.key);
+    let digest = head.signed.verify(&[key]).expect("signed").snapshot.digest;
+    world.report(2, digest).await;
+    assert_eq!(world.pass().await, 0);
+    assert!(world.drift().await.iter().all(|drift| drift.mended_at.is_some()));
+}
+
+#[tokio::test]
+async fn a_control_that_does_not_lead_mends_nothing() {
+    let world = World::new().await;
+    world.write("a").await;
+    world.sql("DELETE FROM outbox").await;
+    world.publisher.lead.resign().await.expect("resigned");
+    let passed = reconciler::pass(&world.publisher).await;
+    assert!(matches!(passed, Err(PublishError::NotLeading)), "{passed:?}");
+    assert!(world.drift().await.is_empty());
+}
