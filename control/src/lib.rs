@@ -41,6 +41,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::{Request, Response};
 use rules::head::PublicKey;
@@ -121,6 +122,12 @@ pub async fn migrate(database: &Database) -> Result<Vec<i64>, StartError> {
     versions.map_err(StartError::Schema)
 }
 
+/// Between attempts to open a database that is not there yet (± 50 %).
+const OPEN_PAUSE_FIRST: Duration = Duration::from_millis(100);
+const OPEN_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Answers that say "not yet" are short.
+const WAITING_DRAIN: Duration = Duration::from_millis(200);
+
 pub async fn start(config: Config) -> Result<Control, StartError> {
     // Before anything else, so that a taken port is the first thing one hears.
     let listening = |source| StartError::Listen { address: config.listen, source };
@@ -129,7 +136,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     make_private_folder(&config.data_dir)
         .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
 
-    let store = Store::open(&config.database).await?;
+    let (listener, store) = open_store(listener, &config).await?;
     let key = signing::load_or_make(&config.signing_key_file)?;
     let admin_token_file = config.data_dir.join("admin-token");
     let admin_token = bootstrap(&store, &admin_token_file).await?;
@@ -165,9 +172,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
             })
             .on_request(())
             .on_response(
-                |response: &Response<axum::body::Body>,
-                 latency: std::time::Duration,
-                 _: &tracing::Span| {
+                |response: &Response<axum::body::Body>, latency: Duration, _: &tracing::Span| {
                     tracing::debug!(status = response.status().as_u16(), ?latency, "answered");
                 },
             ),
@@ -200,6 +205,50 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         waking,
         reconciling,
     })
+}
+
+/// Opens the database, and waits for one that is not there yet: processes start in any order.
+/// Whoever asks meanwhile is told what is waited for.
+async fn open_store(
+    listener: tokio::net::TcpListener,
+    config: &Config,
+) -> Result<(tokio::net::TcpListener, Store), StartError> {
+    let first = match Store::open(&config.database).await {
+        Ok(store) => return Ok((listener, store)),
+        Err(error) if error.is_passing() => error,
+        Err(error) => return Err(error.into()),
+    };
+    let place = config.database.place();
+    tracing::warn!(error = &first as &dyn std::error::Error, "waiting for the database");
+    let listening = |source| StartError::Listen { address: config.listen, source };
+    let own = listener.into_std().map_err(listening)?;
+    let lent = own.try_clone().and_then(tokio::net::TcpListener::from_std).map_err(listening)?;
+    let over = CancellationToken::new();
+    let waiting = tokio::spawn(serve::listen(
+        lent,
+        http::pages::waiting(format!("waiting for the database {place}")),
+        config.connections_max,
+        config.header_timeout,
+        WAITING_DRAIN,
+        over.clone(),
+    ));
+    let mut pause = OPEN_PAUSE_FIRST;
+    let opened: Result<Store, store::OpenError> = loop {
+        tokio::time::sleep(relay::jittered(pause)).await;
+        match Store::open(&config.database).await {
+            Ok(store) => break Ok(store),
+            Err(error) if error.is_passing() => {
+                tracing::info!(error = &error as &dyn std::error::Error, "still waiting");
+            }
+            Err(error) => break Err(error),
+        }
+        pause = (pause * 2).min(OPEN_PAUSE_MAX);
+    };
+    over.cancel();
+    if let Err(error) = waiting.await {
+        tracing::error!(%error, "a part of control panicked");
+    }
+    Ok((tokio::net::TcpListener::from_std(own).map_err(listening)?, opened?))
 }
 
 impl Control {

@@ -195,3 +195,59 @@ async fn a_leader_that_leaves_hands_over_at_once() {
     fleet.ofrep.serves("n", &json!({}), &json!(7)).await;
     assert!(leads(&fleet.other).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_that_starts_before_its_database_says_so_and_goes_on_when_it_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut postgres = PostgresServer::start(&folder.path().join("postgres")).unwrap();
+    postgres.kill();
+    let database = postgres.url("postgres");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    let data = folder.path().join("control");
+    let listen = format!("127.0.0.1:{port}");
+    let arguments =
+        ["control", "--listen", &listen, "--data-dir", data.to_str().unwrap(), "--log", "info"];
+    let settings = [("TIDEGATE_DATABASE_URL", database.as_str())];
+    let starting = Process::start(&arguments, &settings);
+    let meanwhile = async {
+        until("control saying what it waits for", async || {
+            let Ok(answer) = client().get(format!("{url}/readyz")).send().await else {
+                return Err("nobody listens".to_owned());
+            };
+            let (status, text) = (answer.status(), answer.text().await.unwrap());
+            assert!(!text.contains("for-tests-only"), "a secret: {text}");
+            let says = text.contains("waiting for the database postgres on 127.0.0.1");
+            if status == 503 && says { Ok(()) } else { Err(format!("{status} {text}")) }
+        })
+        .await;
+        assert_eq!(client().get(format!("{url}/healthz")).send().await.unwrap().status(), 200);
+        let asked = client().get(format!("{url}/api/v1/namespaces")).send().await.unwrap();
+        assert_eq!(
+            (asked.status().as_u16(), asked.headers()["retry-after"].as_bytes()),
+            (503, &b"1"[..])
+        );
+        postgres.restart().unwrap();
+    };
+    let (control, ()) = tokio::join!(starting, meanwhile);
+    until("control being ready", async || {
+        let answer = client().get(format!("{url}/readyz")).send().await;
+        let status = answer.map(|answer| answer.status().as_u16()).unwrap_or(0);
+        if status == 200 { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+    // And again, in the middle of its life.
+    postgres.kill();
+    until("control not being ready", async || {
+        let answer = client().get(format!("{url}/readyz")).send().await.unwrap();
+        if answer.status() == 503 { Ok(()) } else { Err("ready".to_owned()) }
+    })
+    .await;
+    postgres.restart().unwrap();
+    until("control being ready again", async || {
+        let answer = client().get(format!("{url}/readyz")).send().await.unwrap();
+        if answer.status() == 200 { Ok(()) } else { Err(answer.text().await.unwrap()) }
+    })
+    .await;
+    control.kill().await;
+}

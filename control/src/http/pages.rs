@@ -10,6 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::Shared;
+use super::problem::Stop;
 
 const START: &str = include_str!("start.html");
 /// The page has no script and one inline style sheet.
@@ -24,6 +25,19 @@ pub fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(prometheus))
         .routes(routes!(description))
         .routes(routes!(limits_table))
+}
+
+/// All that there is before control has its database: alive, and what it waits for.
+pub fn waiting(what: String) -> axum::Router {
+    let ready = json!({ "status": what, "leading": false }).to_string();
+    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
+    axum::Router::new()
+        .route("/healthz", axum::routing::get(healthz))
+        .route(
+            "/readyz",
+            axum::routing::get(async move || (StatusCode::SERVICE_UNAVAILABLE, headers, ready)),
+        )
+        .fallback(async move || Stop::new(StatusCode::SERVICE_UNAVAILABLE, "starting", what))
 }
 
 /// What this is, for people.
