@@ -56,6 +56,7 @@ impl Logs {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Example:
   tidegate control --data-dir /var/lib/tidegate
 
@@ -68,6 +69,8 @@ pub struct ControlArgs {
     listen: SocketAddr,
     #[command(flatten)]
     pub store: Store,
+    #[command(subcommand)]
+    task: Option<ControlTask>,
     /// File of the key that snapshots are signed with, made if it is not there; replicas share a
     /// copy [default: DIR/signing-key].
     #[arg(long, env = "TIDEGATE_SIGNING_KEY_FILE", value_name = "FILE")]
@@ -77,6 +80,48 @@ pub struct ControlArgs {
     lease_seconds: u64,
     #[command(flatten)]
     logs: Logs,
+}
+
+/// What operators do to control's state.
+#[derive(Debug, clap::Subcommand)]
+enum ControlTask {
+    /// After a restore of the database: makes what is published from now on newer than whatever
+    /// edges serve.
+    RaiseGeneration(RaiseGeneration),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  tidegate control raise-generation --database-url-file /etc/tidegate/database-url
+
+Edges never go back, so after a restore they refuse what control publishes until its revisions have
+caught up. A higher generation is newer at once. Control may run meanwhile.")]
+struct RaiseGeneration {
+    #[command(flatten)]
+    store: Store,
+    /// The new generation [default: one more than the highest that the database or an edge knows].
+    #[arg(long, value_name = "N")]
+    to: Option<i64>,
+}
+
+async fn raise_generation(arguments: RaiseGeneration, output: Output) -> Result<(), Failure> {
+    let database = arguments.store.database()?;
+    let store = control::store::Store::open(&database)
+        .await
+        .map_err(|error| Failure::new(Exit::Failed, format!("{:#}", anyhow::Error::from(error))))?;
+    let raised = control::generation::raise(&store, arguments.to).await;
+    store.close().await;
+    let (generation, environments) =
+        raised.map_err(|refusal| Failure::new(Exit::Failed, refusal.to_string()))?;
+    match output {
+        Output::Json => {
+            print_json(&json!({ "generation": generation, "environments": environments }));
+        }
+        Output::Text => print(&format!(
+            "{environments} environment(s) have generation {generation} now; control publishes them"
+        )),
+    }
+    Ok(())
 }
 
 #[derive(Debug, clap::Args)]
@@ -214,6 +259,9 @@ pub async fn start_embedded(
 
 pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failure> {
     arguments.logs.start()?;
+    if let Some(ControlTask::RaiseGeneration(task)) = arguments.task {
+        return raise_generation(task, output).await;
+    }
     let database = arguments.store.database()?;
     let mut config = control::config::Config::new(arguments.listen, arguments.store.data_dir);
     config.database = database;

@@ -18,6 +18,7 @@ pub mod environments;
 pub mod evaluate;
 pub mod flags;
 pub mod fleet;
+pub mod generation;
 pub mod http;
 pub mod idempotency;
 pub mod imports;

@@ -54,6 +54,13 @@ const EDGES_DIVERGED: &str = "SELECT r.environment_id, r.edge || ' ' || r.edge_k
         AND s.revision = r.revision \
     WHERE r.received_at >= $1 AND s.rejected IS NULL AND s.digest <> r.digest \
     ORDER BY r.environment_id, r.edge LIMIT $2";
+/// More than was ever committed: the database was restored, and somebody has to say so.
+const EDGES_AHEAD: &str = "SELECT r.environment_id, r.edge || ' ' || r.edge_key_id, r.generation, \
+    r.revision, e.generation, e.revision FROM receipt r \
+    JOIN environment e ON e.id = r.environment_id \
+    WHERE r.received_at >= $1 AND (r.generation > e.generation \
+        OR (r.generation = e.generation AND r.revision > e.revision)) \
+    ORDER BY r.environment_id, r.edge LIMIT $2";
 const OPEN: &str = "INSERT INTO drift (environment_id, kind, subject, detail, found_at) \
     VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
 const STILL_OPEN: &str = "SELECT environment_id, kind, subject FROM drift WHERE mended_at IS NULL";
@@ -198,6 +205,16 @@ async fn compare_edges(read: &mut Connection, found: &mut Found) -> Result<(), s
             "edge {edge} serves {generation}.{revision}, {of_generation}.{of_revision} was published"
         );
         found.insert((id, "edge-behind", edge), detail);
+    }
+    let ahead: Vec<Row> =
+        query_as(EDGES_AHEAD).bind(now - HEARD_US).bind(FOUND_MAX).fetch_all(read).await?;
+    for (id, edge, generation, revision, of_generation, of_revision) in ahead {
+        let detail = format!(
+            "edge {edge} serves {generation}.{revision}, the database knows \
+             {of_generation}.{of_revision}: if it was restored, run \
+             `tidegate control raise-generation`"
+        );
+        found.insert((id, "edge-ahead", edge), detail);
     }
     let diverged: Vec<Row> =
         query_as(EDGES_DIVERGED).bind(now - HEARD_US).bind(FOUND_MAX).fetch_all(read).await?;

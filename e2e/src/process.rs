@@ -41,6 +41,18 @@ impl Process {
         Process { child, announced }
     }
 
+    /// A command that ends: what it printed.
+    pub async fn run(arguments: &[&str]) -> Value {
+        let mut command = Command::new(binary());
+        command.args(["--output", "json"]).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+        let done = tokio::time::timeout(crate::http::DEADLINE, command.output());
+        let done = done.await.expect("it ends in time").expect("tidegate starts");
+        let (out, err) =
+            (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "tidegate {arguments:?}: {} {out} {err}", done.status);
+        serde_json::from_str(&out).unwrap_or_else(|_| panic!("no JSON: {out}"))
+    }
+
     #[track_caller]
     pub fn text(&self, member: &str) -> String {
         let text = self.announced[member].as_str();

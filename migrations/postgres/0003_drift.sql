@@ -4,7 +4,7 @@
 CREATE TABLE drift (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, -- in the order of finding
     environment_id TEXT COLLATE "C" NOT NULL,               -- where; the environment may be gone since
-    kind TEXT COLLATE "C" NOT NULL,                         -- unpublished, bus-missing, bus-older, bus-ahead, edge-behind, edge-diverged
+    kind TEXT COLLATE "C" NOT NULL,                         -- unpublished, bus-missing, bus-older, edge-behind, edge-ahead, edge-diverged
     subject TEXT COLLATE "C" NOT NULL,                      -- of edges: edge and key id; else empty
     detail TEXT COLLATE "C" NOT NULL,                       -- for people
     found_at BIGINT NOT NULL,                   -- microseconds

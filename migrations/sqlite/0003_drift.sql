@@ -4,7 +4,7 @@
 CREATE TABLE drift (
     id INTEGER PRIMARY KEY AUTOINCREMENT,       -- in the order of finding
     environment_id TEXT NOT NULL,               -- where; the environment may be gone since
-    kind TEXT NOT NULL,                         -- unpublished, bus-missing, bus-older, bus-ahead, edge-behind, edge-diverged
+    kind TEXT NOT NULL,                         -- unpublished, bus-missing, bus-older, edge-behind, edge-ahead, edge-diverged
     subject TEXT NOT NULL,                      -- of edges: edge and key id; else empty
     detail TEXT NOT NULL,                       -- for people
     found_at BIGINT NOT NULL,                   -- microseconds
