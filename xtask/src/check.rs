@@ -3,7 +3,8 @@
 use std::process::Command;
 
 use crate::steps::{Report, run};
-use crate::{cargo, root, test, tree};
+use crate::toolchain::{TARGET, Toolchain};
+use crate::{cargo, root, tree};
 
 pub fn run_all(report: &mut Report) {
     report.step("fmt", "cargo fmt --check", || {
@@ -21,11 +22,10 @@ pub fn run_all(report: &mut Report) {
         Ok(String::new())
     });
     report.step("wasm32", "`rules` and `sdk-wasm` build for wasm32-unknown-unknown", || {
-        test::wasm_target()?;
-        run(Command::new(cargo())
-            .current_dir(root())
+        run(Toolchain::find()?
+            .cargo()
             .args(["check", "--locked", "--quiet", "--package", "rules", "--package", "sdk-wasm"])
-            .args(["--target", "wasm32-unknown-unknown"]))?;
+            .args(["--target", TARGET]))?;
         Ok(String::new())
     });
 }

@@ -1,9 +1,9 @@
 //! Every chore of the repository: `cargo xtask <chore>`.
 //!
-//! Nothing here needs a tool beyond cargo, rustup, Node and Python; what a chore installs, and
-//! where, it says before it does so. Chores: `test.rs` (everything that proves the house),
-//! `check.rs` (format, lints, arrows), `tree.rs` (the rules of the dependency tree), `wasm.rs`
-//! (the evaluator as wasm).
+//! Nothing here needs a tool beyond cargo, Node and Python; what a chore installs, and where, it
+//! says before it does so. Chores: `test.rs` (everything that proves the house), `check.rs` (format,
+//! lints, arrows), `tree.rs` (the rules of the dependency tree), `wasm.rs` (the evaluator as wasm),
+//! `toolchain.rs` (the compiler for that).
 
 mod check;
 #[path = "../../e2e/src/postgres.rs"]
@@ -11,6 +11,7 @@ mod check;
 mod postgres;
 mod steps;
 mod test;
+mod toolchain;
 mod tree;
 mod wasm;
 
@@ -104,9 +105,6 @@ pub fn target_dir() -> anyhow::Result<PathBuf> {
 fn dev(arguments: &[OsString]) -> anyhow::Result<()> {
     use std::os::unix::process::CommandExt as _;
     let mut report = steps::Report::new();
-    report.step("toolchain", "rustup target add wasm32-unknown-unknown, if missing", || {
-        test::wasm_target()
-    });
     report.step("wasm", "the evaluator, to target/wasm/evaluator.wasm", || {
         wasm::run().map(|path| path.display().to_string())
     });
@@ -124,7 +122,6 @@ fn dev(arguments: &[OsString]) -> anyhow::Result<()> {
 }
 
 fn load(arguments: &[OsString]) -> anyhow::Result<()> {
-    test::wasm_target()?;
     wasm::run()?;
     // One after the other: built together, the server would get the features of the test clients.
     for (package, binary) in [("cli", "tidegate"), ("e2e", "load")] {

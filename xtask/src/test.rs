@@ -2,7 +2,7 @@
 //!
 //! What the tests need is installed into the repository and nowhere else: npm packages beside the
 //! package-lock.json that names them, Python packages into `.venv`. The one exception is rustup's
-//! wasm32 target. Servers are started by the tests themselves, on free ports.
+//! wasm32 target (`toolchain.rs`). Servers are started by the tests themselves, on free ports.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,6 @@ use crate::{cargo, root, wasm};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Step {
-    /// rustup target add wasm32-unknown-unknown.
-    Toolchain,
     /// The evaluator as wasm.
     Wasm,
     /// npm ci, in every folder with a package-lock.json.
@@ -38,9 +36,6 @@ pub fn run(only: Option<Step>, arguments: &[OsString]) -> anyhow::Result<()> {
     let wanted = |step: Step| only.is_none_or(|only| only == step || needs(only).contains(&step));
     let mut report = Report::new();
     let mut ready = true;
-    if wanted(Step::Toolchain) {
-        ready &= report.step("toolchain", "the wasm32-unknown-unknown target", wasm_target);
-    }
     if wanted(Step::Wasm) {
         ready &= report.step("wasm", "the evaluator, to target/wasm/evaluator.wasm", || {
             wasm::run().map(|path| shown(&path))
@@ -75,27 +70,10 @@ pub fn run(only: Option<Step>, arguments: &[OsString]) -> anyhow::Result<()> {
 
 fn needs(step: Step) -> &'static [Step] {
     match step {
-        Step::Toolchain | Step::Npm | Step::Python | Step::Servers => &[],
-        Step::Wasm => &[Step::Toolchain],
-        Step::Node => &[Step::Toolchain, Step::Wasm, Step::Npm],
-        Step::Rust | Step::Postgres => {
-            &[Step::Toolchain, Step::Wasm, Step::Npm, Step::Python, Step::Servers]
-        }
+        Step::Wasm | Step::Npm | Step::Python | Step::Servers => &[],
+        Step::Node => &[Step::Wasm, Step::Npm],
+        Step::Rust | Step::Postgres => &[Step::Wasm, Step::Npm, Step::Python, Step::Servers],
     }
-}
-
-/// Adds the wasm32 target unless it is there.
-pub fn wasm_target() -> anyhow::Result<String> {
-    const TARGET: &str = "wasm32-unknown-unknown";
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let folder = ask(Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]))?;
-    if Path::new(&folder).is_dir() {
-        return Ok(format!("{TARGET} is installed"));
-    }
-    run_program(Command::new("rustup").args(["target", "add", TARGET])).with_context(|| {
-        format!("Rust's standard library for {TARGET} is missing; install it as your Rust came")
-    })?;
-    Ok(format!("{TARGET} was added to the Rust toolchain"))
 }
 
 /// The servers that tests start on free ports, by Debian's names.
@@ -289,7 +267,6 @@ mod tests {
     fn a_step_alone_brings_what_it_needs() {
         for step in [Step::Rust, Step::Node] {
             assert!(needs(step).contains(&Step::Wasm), "{step:?}");
-            assert!(needs(step).contains(&Step::Toolchain), "{step:?}");
         }
     }
 

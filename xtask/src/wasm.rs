@@ -1,23 +1,25 @@
 //! Builds the evaluator as wasm. No build script calls cargo, so a person or xtask does.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::Context as _;
 
+use crate::root;
 use crate::steps::run as run_program;
-use crate::{cargo, root, target_dir};
+use crate::toolchain::{TARGET, Toolchain};
 
 /// Builds `sdk-wasm` without features and puts it where `sandbox/build.rs` looks for it.
 pub fn run() -> anyhow::Result<PathBuf> {
-    const TARGET: &str = "wasm32-unknown-unknown";
+    let toolchain = Toolchain::find()?;
     run_program(
-        Command::new(cargo())
-            .current_dir(root())
-            .args(["build", "--quiet", "--locked", "--package", "sdk-wasm"])
-            .args(["--profile", "wasm", "--target", TARGET]),
+        toolchain.cargo().args(["build", "--quiet", "--locked", "--package", "sdk-wasm"]).args([
+            "--profile",
+            "wasm",
+            "--target",
+            TARGET,
+        ]),
     )?;
-    let built = target_dir()?.join(TARGET).join("wasm/sdk_wasm.wasm");
+    let built = toolchain.output()?.join("wasm/sdk_wasm.wasm");
     let folder = root().join("target/wasm");
     std::fs::create_dir_all(&folder)?;
     let path = folder.join("evaluator.wasm");
