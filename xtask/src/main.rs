@@ -3,8 +3,9 @@
 //! Nothing here needs a tool beyond cargo, Node and Python; what a chore installs, and where, it
 //! says before it does so. Chores: `test.rs` (everything that proves the house), `check.rs` (format,
 //! lints, arrows), `tree.rs` (the rules of the dependency tree), `wasm.rs` (the evaluator as wasm),
-//! `toolchain.rs` (the compiler for that).
+//! `browser.rs` (the same for browsers), `toolchain.rs` (the compiler for both).
 
+mod browser;
 mod check;
 #[path = "../../e2e/src/postgres.rs"]
 #[allow(dead_code, reason = "tests of the whole system use the rest")]
@@ -48,7 +49,11 @@ enum Chore {
         arguments: Vec<OsString>,
     },
     /// Builds the evaluator as wasm into target/wasm/evaluator.wasm.
-    Wasm,
+    Wasm {
+        /// Packages it for browsers instead, into target/browser/web and target/browser/nodejs.
+        #[arg(long)]
+        browser: bool,
+    },
     /// Formatting, lints, the wasm32 build of `rules`, arrows, licences and sources.
     Check,
     /// What continuous integration runs: check, then test.
@@ -67,7 +72,10 @@ fn main() -> ExitCode {
     let result = match Cli::parse().chore {
         Chore::Dev { arguments } => dev(&arguments),
         Chore::Test { only, arguments } => test::run(only, &arguments),
-        Chore::Wasm => wasm::run().map(|path| println!("{}", path.display())),
+        Chore::Wasm { browser } => {
+            let built = if browser { browser::run() } else { wasm::run() };
+            built.map(|path| println!("{}", path.display()))
+        }
         Chore::Check => check::run_and_finish(),
         Chore::Ci => check::run_and_finish().and_then(|()| test::run(None, &[])),
         Chore::Load { arguments } => load(&arguments),

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 
 use crate::postgres::{PostgresServer, TEST_POSTGRES};
 use crate::steps::{Report, ask, run as run_program};
-use crate::{cargo, root, wasm};
+use crate::{browser, cargo, root, wasm};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Step {
@@ -30,6 +30,8 @@ pub enum Step {
     Postgres,
     /// The conformance corpus under Node.
     Node,
+    /// The same through the door for browsers, packaged as they load it.
+    Browser,
 }
 
 pub fn run(only: Option<Step>, arguments: &[OsString]) -> anyhow::Result<()> {
@@ -65,12 +67,16 @@ pub fn run(only: Option<Step>, arguments: &[OsString]) -> anyhow::Result<()> {
     if wanted(Step::Node) {
         report.step("node", "the evaluator under Node", node);
     }
+    if wanted(Step::Browser) {
+        report.step("browser", "the evaluator as browsers load it, under Node", browser);
+    }
     report.finish()
 }
 
 fn needs(step: Step) -> &'static [Step] {
     match step {
-        Step::Wasm | Step::Npm | Step::Python | Step::Servers => &[],
+        // `browser::run` brings its own npm packages.
+        Step::Wasm | Step::Npm | Step::Python | Step::Servers | Step::Browser => &[],
         Step::Node => &[Step::Wasm, Step::Npm],
         Step::Rust | Step::Postgres => &[Step::Wasm, Step::Npm, Step::Python, Step::Servers],
     }
@@ -98,22 +104,25 @@ fn install_npm() -> anyhow::Result<String> {
     }
     let version = ask(Command::new("node").arg("--version")).context("Node 20 is needed")?;
     for folder in &folders {
-        let wanted = std::fs::read(folder.join("package-lock.json"))?;
-        let stamp = folder.join("node_modules/.tidegate-installed");
-        if std::fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
-            eprintln!("    {} is up to date", shown(folder));
-            continue;
-        }
-        eprintln!("    installing into {}/node_modules", shown(folder));
-        run_program(Command::new("npm").current_dir(folder).args([
-            "ci",
-            "--no-audit",
-            "--no-fund",
-        ]))?;
-        std::fs::create_dir_all(folder.join("node_modules"))?;
-        std::fs::write(&stamp, &wanted)?;
+        install_npm_in(folder)?;
     }
     Ok(format!("{} folder(s), Node {version}", folders.len()))
+}
+
+/// `npm ci`, unless what package-lock.json says is there already.
+pub fn install_npm_in(folder: &Path) -> anyhow::Result<()> {
+    let wanted = std::fs::read(folder.join("package-lock.json"))?;
+    let stamp = folder.join("node_modules/.tidegate-installed");
+    if std::fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
+        eprintln!("    {} is up to date", shown(folder));
+        return Ok(());
+    }
+    eprintln!("    installing into {}/node_modules", shown(folder));
+    let mut npm = Command::new("npm");
+    run_program(npm.current_dir(folder).args(["ci", "--no-audit", "--no-fund"]))?;
+    std::fs::create_dir_all(folder.join("node_modules"))?;
+    std::fs::write(&stamp, &wanted)?;
+    Ok(())
 }
 
 fn install_python() -> anyhow::Result<String> {
@@ -213,6 +222,21 @@ fn cargo_test(
 /// The corpus' bytes from Node. The clients' own tests are started by the Rust tests, which give
 /// them servers to talk to.
 fn node() -> anyhow::Result<String> {
+    let program = root().join("sdk-wasm/tests/node/parity.mjs");
+    let evaluator = root().join("target/wasm/evaluator.wasm");
+    run_program(Command::new("node").arg(program).arg(evaluator).arg(corpus()?))?;
+    Ok("the conformance corpus gives the native bytes".to_owned())
+}
+
+fn browser() -> anyhow::Result<String> {
+    let evaluator = browser::run()?.join("nodejs/evaluator.js");
+    let program = root().join("sdk-wasm/tests/node/browser.mjs");
+    run_program(Command::new("node").arg(program).arg(evaluator).arg(corpus()?))?;
+    Ok("the conformance corpus gives the native bytes through the browsers' door".to_owned())
+}
+
+/// Writes the conformance corpus with the native evaluator's answers.
+fn corpus() -> anyhow::Result<PathBuf> {
     let corpus = root().join("target/corpus");
     run_program(
         Command::new(cargo())
@@ -220,10 +244,7 @@ fn node() -> anyhow::Result<String> {
             .args(["run", "--quiet", "--locked", "--package", "rules", "--example", "corpus"])
             .arg(&corpus),
     )?;
-    let program = root().join("sdk-wasm/tests/node/parity.mjs");
-    let evaluator = root().join("target/wasm/evaluator.wasm");
-    run_program(Command::new("node").arg(program).args([evaluator, corpus]))?;
-    Ok("the conformance corpus gives the native bytes".to_owned())
+    Ok(corpus)
 }
 
 fn folders_with(name: &str) -> anyhow::Result<Vec<PathBuf>> {

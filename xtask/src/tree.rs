@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 /// Which of our crates may depend on which. A new arrow is written into docs/ARCHITECTURE.md with
 /// its reason first.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("rules", &[]),
     ("sandbox", &["rules"]),
     ("control", &["rules", "sandbox"]),
@@ -21,6 +21,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
     ("cli", &["control", "edge", "sandbox", "rules"]),
     ("e2e", &["rules", "sandbox", "control", "edge", "sdk-wasm", "cli"]),
     ("xtask", &[]),
+    ("xtask-bindgen", &[]),
 ];
 
 /// The part of `deny.toml` that is enforced here.
