@@ -237,6 +237,10 @@ pub struct EdgeArgs {
     /// Seconds between looks for news that were not announced, ± 50 %.
     #[arg(long, env = "TIDEGATE_ANTI_ENTROPY_SECONDS", value_name = "S", default_value_t = 30)]
     anti_entropy_seconds: u64,
+    /// Seconds after which a new snapshot is no longer suspected when this process ends without
+    /// saying so. One that is suspected twice is set aside for ten minutes; 0 suspects none.
+    #[arg(long, env = "TIDEGATE_HEALTHY_AFTER_SECONDS", value_name = "S", default_value_t = 30)]
+    healthy_after_seconds: u64,
     /// Seconds that a shutdown waits for requests that are being answered.
     #[arg(long, env = "TIDEGATE_DRAIN_SECONDS", value_name = "S", default_value_t = 10)]
     drain_seconds: u64,
@@ -322,6 +326,7 @@ pub async fn edge(arguments: EdgeArgs, output: Output) -> Result<(), Failure> {
     config.browser_rate_per_s = NonZeroU32::new(arguments.browser_rate);
     config.connections_max = arguments.connections_max;
     config.streams_max = arguments.streams_max;
+    config.healthy_after = Duration::from_secs(arguments.healthy_after_seconds);
     config.anti_entropy = Duration::from_secs(arguments.anti_entropy_seconds.max(1));
     config.drain = Duration::from_secs(arguments.drain_seconds);
     let edge = edge::start(config, Arc::new(feed))

@@ -67,6 +67,12 @@ impl Process {
         assert!(sent.expect("kill runs").success(), "SIG{name} to {pid}");
     }
 
+    /// Waits until it has ended by itself.
+    pub async fn ended(mut self) {
+        let ended = tokio::time::timeout(crate::http::DEADLINE, self.child.wait());
+        ended.await.expect("it ends in time").expect("its status");
+    }
+
     /// SIGKILL, to this process alone.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("it was running");

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use e2e::http::{Admin, Ofrep, client};
+use e2e::http::{Admin, Ofrep, client, until};
 use e2e::process::Process;
 use e2e::world::{ENVIRONMENT, NAMESPACE, furnish};
 use serde_json::json;
@@ -48,6 +48,11 @@ impl Processes {
     }
 
     async fn edge(&self) -> (Process, Ofrep) {
+        // These tests kill on purpose, and no snapshot shall be blamed for it.
+        self.edge_with(&[("TIDEGATE_HEALTHY_AFTER_SECONDS", "0")]).await
+    }
+
+    async fn edge_with(&self, settings: &[(&str, &str)]) -> (Process, Ofrep) {
         let folder = self.edge_folder();
         let arguments = [
             "edge",
@@ -60,7 +65,8 @@ impl Processes {
             "--data-dir",
             folder.to_str().unwrap(),
         ];
-        let edge = Process::start(&arguments, &[("TIDEGATE_EDGE_KEY", &self.edge_key)]).await;
+        let settings = [&[("TIDEGATE_EDGE_KEY", self.edge_key.as_str())], settings].concat();
+        let edge = Process::start(&arguments, &settings).await;
         let ofrep = Ofrep::new(&edge.text("edge_url"), &self.server_key);
         (edge, ofrep)
     }
@@ -171,6 +177,40 @@ async fn a_killed_control_publishes_after_its_restart_what_it_had_committed() {
     world.kill_control().await;
     world.restart_control().await;
     ofrep.serves("f", &json!({}), &json!("4")).await;
+    edge.kill().await;
+    world.kill_control().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_brings_the_edge_down_twice_is_set_aside_and_the_one_before_is_served() {
+    let mut world = Processes::start().await;
+    world.create_flag().await;
+    let deadly = [("TIDEGATE_TEST_DIES_OF", "dies-of-this")];
+    let (edge, ofrep) = world.edge_with(&deadly).await;
+    ofrep.serves("f", &json!({}), &json!("1")).await;
+
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/flags/f");
+    let with =
+        |two: &str| json!({ "key": "f", "type": "string", "variants": { "one": "1", "two": two } });
+    world.admin.put(&path, &with("dies-of-this")).await.ok();
+    edge.ended().await;
+    // Up from disk with the last good one, and down again with the next head.
+    let (edge, _) = world.edge_with(&deadly).await;
+    edge.ended().await;
+
+    let (edge, ofrep) = world.edge_with(&deadly).await;
+    until("control hearing why", async || {
+        let edges = world.admin.get(&format!("{}/edges", world.admin.environment_path())).await;
+        let told = edges.text.contains("it brought this edge down twice");
+        if told { Ok(()) } else { Err(edges.text) }
+    })
+    .await;
+    let answer = ofrep.one("f", &json!({})).await;
+    assert_eq!(answer.json()["value"], "1", "{}", answer.text);
+
+    world.admin.put(&path, &with("harmless")).await.ok();
+    world.flag("two").await;
+    ofrep.serves("f", &json!({}), &json!("harmless")).await;
     edge.kill().await;
     world.kill_control().await;
 }

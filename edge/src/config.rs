@@ -22,6 +22,9 @@ pub struct Config {
     /// How often heads are asked for although no change was announced; each time ± 50 %, so that a
     /// fleet that started together does not ask together.
     pub anti_entropy: Duration,
+    /// A new snapshot that has been served for so long is not suspected of a later crash;
+    /// zero suspects none.
+    pub healthy_after: Duration,
     /// Connections at once; further ones are closed at once rather than left waiting.
     pub connections_max: usize,
     /// Event streams at once; each costs a connection and about 2 KiB.
@@ -72,6 +75,7 @@ impl Config {
             trusted,
             sandbox: sandbox::SandboxConfig::default(),
             anti_entropy: Duration::from_secs(30),
+            healthy_after: Duration::from_secs(30),
             connections_max: 10_000,
             streams_max: 5_000,
             stream_life: Duration::from_secs(600),

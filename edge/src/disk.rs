@@ -29,6 +29,7 @@ const HEADER_BYTES: usize = 8 + 1 + 4 + 8 + 8;
 const KEPT: usize = 3;
 /// Set aside per environment, for whoever wants to know what happened.
 const BAD_KEPT: usize = 3;
+const NOTE_BYTES_MAX: u64 = 1 << 20;
 /// A head in JSON inside JSON: each byte may be escaped.
 const SIGNED_HEAD_BYTES_MAX: usize = 2 * rules::limits::HEAD_BYTES_MAX + 1024;
 
@@ -190,6 +191,17 @@ impl Disk {
         name.push(".bad");
         fs::rename(&entry.path, name)?;
         self.sync_dir()
+    }
+
+    /// A small text beside the snapshots.
+    pub fn note(&self, name: &str) -> io::Result<String> {
+        let mut text = String::new();
+        File::open(self.dir.join(name))?.take(NOTE_BYTES_MAX).read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    pub fn write_note(&self, name: &str, text: &[u8]) -> io::Result<()> {
+        self.write(&self.dir.join(name), &[text])
     }
 
     fn list_path(&self, digest: Digest) -> PathBuf {

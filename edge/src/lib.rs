@@ -5,9 +5,10 @@
 //! Never: a database, a question to control on the way of a request, code from the network.
 //!
 //! Reading order: `sync` (how a snapshot gets here), `state` (what is served), `ofrep` (answers),
-//! `events` (that something changed), `serve` (connections), `disk`, `auth`, `feed`.
+//! `events` (that something changed), `serve` (connections), `disk`, `breaker`, `auth`, `feed`.
 
 pub mod auth;
+mod breaker;
 pub mod config;
 mod disk;
 mod events;

@@ -30,6 +30,7 @@ use rules::limits::{SEGMENT_IDS_MAX, SNAPSHOT_BYTES_MAX};
 use sandbox::Sandbox;
 use tokio_util::sync::CancellationToken;
 
+use crate::breaker::Breaker;
 use crate::disk::{Disk, Entry, ReadError, Role, Stored};
 use crate::feed::{Feed, FeedError, back_off, jittered};
 use crate::metrics::{Metrics, SyncResult};
@@ -38,6 +39,7 @@ use crate::state::{Name, Served, State};
 /// Environments that are fetched and loaded at once: enough to hide a round trip, few enough that
 /// a cold start with 50 of them does not hold 50 blobs twice.
 const ENVIRONMENTS_AT_ONCE: usize = 4;
+const BREAKER_TICK: Duration = Duration::from_secs(1);
 const RECEIPT_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADS_TIMEOUT: Duration = Duration::from_secs(20);
 /// At 32 MiB a link of 4 Mbit/s.
@@ -64,12 +66,20 @@ pub enum Refusal {
     Load(String),
     #[error("the id list is not on disk")]
     ListMissing,
+    #[error("it brought this edge down twice, and is tried again later")]
+    Quarantined,
 }
 
 impl Refusal {
     /// Whether the same head may succeed later. What is wrong with signed bytes stays wrong.
     fn is_transient(&self) -> bool {
-        matches!(self, Refusal::Fetch { .. } | Refusal::Digest { .. } | Refusal::ListMissing)
+        matches!(
+            self,
+            Refusal::Fetch { .. }
+                | Refusal::Digest { .. }
+                | Refusal::ListMissing
+                | Refusal::Quarantined
+        )
     }
 
     /// Whether a file with this fault is not what was once written.
@@ -102,6 +112,7 @@ pub struct Sync {
     sandbox: Arc<Sandbox>,
     state: Arc<State>,
     disk: Option<Disk>,
+    breaker: Arc<Breaker>,
     metrics: Metrics,
     pub progress: Arc<Mutex<Progress>>,
     /// What was refused last of each environment.
@@ -129,6 +140,13 @@ struct Unsaved {
     version: Version,
     stored: Stored,
     lists: Vec<(Digest, Bytes)>,
+}
+
+/// What to do with snapshots that brought this edge down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Suspects {
+    PassedOver,
+    Tried,
 }
 
 enum Round {
@@ -178,7 +196,9 @@ impl Sync {
         disk: Option<Disk>,
         metrics: Metrics,
     ) -> Sync {
+        let breaker = Breaker::open(disk.clone(), config.healthy_after, crate::now_ms());
         Sync {
+            breaker: Arc::new(breaker),
             edge_id: config.edge_id.clone(),
             trusted: config.trusted.clone(),
             anti_entropy: config.anti_entropy,
@@ -210,7 +230,7 @@ impl Sync {
         let all: Vec<_> =
             environments.into_iter().map(|entries| self.restore_newest(disk, entries)).collect();
         futures_util::stream::iter(all)
-            .buffer_unordered(ENVIRONMENTS_AT_ONCE)
+            .buffer_unordered(self.at_once())
             .for_each(std::future::ready)
             .await;
         if !self.state.table().is_empty() {
@@ -218,16 +238,26 @@ impl Sync {
         }
     }
 
+    fn at_once(&self) -> usize {
+        if self.breaker.is_wary() { 1 } else { ENVIRONMENTS_AT_ONCE }
+    }
+
     async fn restore_newest(&self, disk: &Disk, newest_first: Vec<Entry>) {
-        for entry in newest_first {
-            if self.restore_one(disk, &entry).await {
+        for entry in &newest_first {
+            if self.restore_one(disk, entry, Suspects::PassedOver).await {
+                return;
+            }
+        }
+        // Nothing else is left: one that brought the edge down is better than none.
+        for entry in &newest_first {
+            if entry.path.exists() && self.restore_one(disk, entry, Suspects::Tried).await {
                 return;
             }
         }
     }
 
-    async fn restore_one(&self, disk: &Disk, entry: &Entry) -> bool {
-        let refusal = match self.try_restore(disk, entry).await {
+    async fn restore_one(&self, disk: &Disk, entry: &Entry, suspects: Suspects) -> bool {
+        let refusal = match self.try_restore(disk, entry, suspects).await {
             Ok(version) => {
                 tracing::info!(file = %entry.path.display(), ?version, "serving from disk");
                 return true;
@@ -257,6 +287,7 @@ impl Sync {
         &self,
         disk: &Disk,
         entry: &Entry,
+        suspects: Suspects,
     ) -> Result<Version, Result<Refusal, ReadError>> {
         let stored = disk.read(entry).map_err(Err)?;
         let head = stored.head.verify(&self.trusted).map_err(|error| Ok(error.into()))?;
@@ -266,7 +297,15 @@ impl Sync {
             (Role::Previous, None) => return Err(Err(ReadError::Damaged("no such role"))),
         };
         target.check_limits().map_err(Ok)?;
-        let loaded = self.load(&target, &stored.blob, Source::Disk).await.map_err(Ok)?;
+        let digest = target.blob.digest;
+        if suspects == Suspects::PassedOver && !self.breaker.allows(digest, crate::now_ms()) {
+            return Err(Ok(Refusal::Quarantined));
+        }
+        self.breaker.begin(digest);
+        let loaded = self.load(&target, &stored.blob, Source::Disk).await.map_err(|refusal| {
+            self.breaker.refused(digest);
+            Ok(refusal)
+        })?;
         let lists = loaded.manifest.lists.iter().map(|list| list.digest).collect();
         lock(&self.lists_of).insert(entry.path.clone(), lists);
         let version = target.version;
@@ -301,11 +340,22 @@ impl Sync {
                     back_off(failures).min(jittered(self.anti_entropy))
                 }
             };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
-                () = &mut bell => bell = feed.changed(),
+            let until = tokio::time::Instant::now() + wait;
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => {
+                        self.breaker.end();
+                        return;
+                    }
+                    () = tokio::time::sleep_until(until) => break,
+                    () = &mut bell => {
+                        bell = feed.changed();
+                        break;
+                    }
+                    () = tokio::time::sleep(BREAKER_TICK) => self.breaker.upkeep(),
+                }
             }
+            self.breaker.upkeep();
         }
     }
 
@@ -322,10 +372,8 @@ impl Sync {
         }
         if let Some((heads, new)) = answer {
             let all: Vec<_> = heads.heads.iter().map(|head| self.follow(head)).collect();
-            let results: Vec<bool> = futures_util::stream::iter(all)
-                .buffer_unordered(ENVIRONMENTS_AT_ONCE)
-                .collect()
-                .await;
+            let results: Vec<bool> =
+                futures_util::stream::iter(all).buffer_unordered(self.at_once()).collect().await;
             // What may succeed later is asked for again: a kept ETag would hide it for ever.
             *etag = results.iter().all(|done| *done).then_some(new);
             if etag.is_none() {
@@ -395,8 +443,20 @@ impl Sync {
         {
             return Err(Refusal::Diverged);
         }
-        let blob = self.fetch("snapshot", target.blob.digest, target.blob.bytes).await?;
-        let loaded = self.load(target, &blob, Source::Feed).await?;
+        let digest = target.blob.digest;
+        if !self.breaker.allows(digest, crate::now_ms()) {
+            return Err(Refusal::Quarantined);
+        }
+        let breaker = self.breaker.clone();
+        // Written down while the bytes are on their way, so that it costs no time.
+        let noted = tokio::task::spawn_blocking(move || breaker.begin(digest));
+        let blob = self.fetch("snapshot", digest, target.blob.bytes).await;
+        let _ = noted.await;
+        let loaded = match blob {
+            Ok(blob) => self.load(target, &blob, Source::Feed).await.map(|loaded| (blob, loaded)),
+            Err(refusal) => Err(refusal),
+        };
+        let (blob, loaded) = loaded.inspect_err(|_| self.breaker.refused(digest))?;
         let stored = Stored { head: signed.clone(), role: target.role, blob };
         let lists = loaded.lists.clone();
         self.save(&name, Unsaved { version: target.version, stored, lists }).await;
@@ -443,6 +503,7 @@ impl Sync {
         let sandbox = self.sandbox.clone();
         // Instantiating and decoding take milliseconds, which would hold up requests.
         let evaluator = tokio::task::spawn_blocking(move || {
+            die_of(&ruleset);
             let evaluator = sandbox
                 .load(ruleset, Arc::new(SnapshotLists(id_lists)))
                 .map_err(|error| error.to_string())?;
@@ -491,6 +552,7 @@ impl Sync {
         };
         // The same environment twice in one answer of the feed: the newer one has won.
         let _ = self.state.swap(served, crate::now_ms());
+        self.breaker.served(&target.name(), target.blob.digest);
         Ok(())
     }
 
@@ -642,6 +704,18 @@ impl Target {
     }
 }
 
+/// With the feature `failpoints` a snapshot that holds the text of `TIDEGATE_TEST_DIES_OF` ends the
+/// process, as a fault in the evaluator's host would.
+fn die_of(_ruleset: &[u8]) {
+    #[cfg(feature = "failpoints")]
+    if let Ok(text) = std::env::var("TIDEGATE_TEST_DIES_OF")
+        && !text.is_empty()
+        && _ruleset.windows(text.len()).any(|window| window == text.as_bytes())
+    {
+        std::process::abort();
+    }
+}
+
 /// Keeps what may be needed: the newest files, and the lists that they name.
 fn prune(disk: &Disk, lists_of: &Mutex<HashMap<PathBuf, Vec<Digest>>>) {
     let pruned = disk.prune(|entry| {
@@ -710,6 +784,6 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
