@@ -213,9 +213,14 @@ impl Feed for Joined {
         })
     }
 
-    fn blob(&self, digest: Digest, bytes_max: u64) -> BoxFuture<'_, Result<Bytes, FeedError>> {
+    fn blob<'a>(
+        &'a self,
+        namespace: &'a str,
+        digest: Digest,
+        bytes_max: u64,
+    ) -> BoxFuture<'a, Result<Bytes, FeedError>> {
         Box::pin(async move {
-            let blob = self.bus.blob(digest).await;
+            let blob = self.bus.blob(namespace, digest).await;
             let blob = blob.map_err(|error| FeedError::Unreachable(error.into()))?;
             let blob = blob.ok_or(FeedError::Status { status: 404 })?;
             if blob.len() as u64 > bytes_max {

@@ -9,10 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use control::secret::Secret;
 use control::store::Database;
+use edge::feed::nats::NatsFeed;
+use edge::feed::{Feed, HttpFeed};
+use rules::bus::Broker;
 use rules::head::PublicKey;
 use rules::keys::{ApiKey, KeyKind};
+use rules::secret::Secret;
 use serde_json::{Value, json};
 
 use crate::connection::secret_from_file;
@@ -79,6 +82,8 @@ pub struct ControlArgs {
     #[arg(long, env = "TIDEGATE_LEASE_SECONDS", value_name = "S", default_value_t = 5)]
     lease_seconds: u64,
     #[command(flatten)]
+    nats: Nats,
+    #[command(flatten)]
     logs: Logs,
 }
 
@@ -122,6 +127,42 @@ async fn raise_generation(arguments: RaiseGeneration, output: Output) -> Result<
         )),
     }
     Ok(())
+}
+
+/// How the broker is reached, the same for control and edges.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "NATS (deploy/nats.conf says what each user needs)")]
+pub struct Nats {
+    /// Address of a NATS server, nats://host:port or tls://host:port; several of a cluster with
+    /// commas. Without it everything goes over HTTP.
+    #[arg(long, env = "TIDEGATE_NATS_URL", value_name = "URL", value_delimiter = ',')]
+    nats_url: Vec<String>,
+    /// Name to log in to NATS with.
+    #[arg(long, env = "TIDEGATE_NATS_USER", value_name = "NAME", requires = "nats_url")]
+    nats_user: Option<String>,
+    /// File that holds the password. The password itself can be in TIDEGATE_NATS_PASSWORD; there is
+    /// no argument for it, since other users can read command lines.
+    #[arg(long, env = "TIDEGATE_NATS_PASSWORD_FILE", value_name = "FILE", requires = "nats_user")]
+    nats_password_file: Option<PathBuf>,
+}
+
+impl Nats {
+    /// None if no address is given.
+    fn broker(self) -> Result<Option<Broker>, Failure> {
+        // An empty variable, as container files set them, is one that is not set.
+        let urls: Vec<String> = self.nats_url.into_iter().filter(|url| !url.is_empty()).collect();
+        if urls.is_empty() {
+            return Ok(None);
+        }
+        let password = match &self.nats_password_file {
+            Some(path) => Some(secret_from_file(path)?),
+            None => std::env::var("TIDEGATE_NATS_PASSWORD").ok().filter(|text| !text.is_empty()),
+        };
+        let user = self.nats_user.unwrap_or_default();
+        Broker::new(urls, user, password.map(Secret::new))
+            .map(Some)
+            .map_err(|error| Failure::usage(format!("--nats-url: {error}")))
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -245,6 +286,18 @@ pub struct EdgeArgs {
     #[arg(long, env = "TIDEGATE_DRAIN_SECONDS", value_name = "S", default_value_t = 10)]
     drain_seconds: u64,
     #[command(flatten)]
+    nats: Nats,
+    /// Namespaces to follow on NATS from the start, with commas. Those that control names are
+    /// followed anyway; an edge that has to start without control needs them here.
+    #[arg(
+        long,
+        env = "TIDEGATE_NATS_NAMESPACES",
+        value_name = "NAMESPACE",
+        value_delimiter = ',',
+        help_heading = "NATS (deploy/nats.conf says what each user needs)"
+    )]
+    nats_namespaces: Vec<String>,
+    #[command(flatten)]
     logs: Logs,
 }
 
@@ -269,6 +322,7 @@ pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failu
     let database = arguments.store.database()?;
     let mut config = control::config::Config::new(arguments.listen, arguments.store.data_dir);
     config.database = database;
+    config.broker = arguments.nats.broker()?;
     config.lease = Duration::from_secs(arguments.lease_seconds.max(1));
     if let Some(file) = arguments.signing_key_file {
         config.signing_key_file = file;
@@ -317,8 +371,21 @@ pub async fn edge(arguments: EdgeArgs, output: Output) -> Result<(), Failure> {
     if arguments.data_dir.is_none() {
         tracing::warn!("no --data-dir: after a restart without control there is nothing to serve");
     }
-    let feed = edge::feed::HttpFeed::new(&arguments.control_url, key)
+    let anti_entropy = Duration::from_secs(arguments.anti_entropy_seconds.max(1));
+    let key_id = key.id.clone();
+    let http = HttpFeed::new(&arguments.control_url, key)
         .map_err(|error| Failure::usage(error.to_string()))?;
+    let feed: Arc<dyn Feed> = match arguments.nats.broker()? {
+        None => Arc::new(http),
+        Some(broker) => {
+            let namespaces = arguments.nats_namespaces.into_iter().filter(|name| !name.is_empty());
+            // What an interval can come to, at most.
+            let poll_at_least = anti_entropy.mul_f64(1.5);
+            let feed =
+                NatsFeed::start(&broker, &key_id, namespaces, poll_at_least, Arc::new(http)).await;
+            Arc::new(feed.map_err(|error| Failure::usage(format!("--nats-url: {error}")))?)
+        }
+    };
     let edge_id = arguments.edge_id.unwrap_or_else(machine_name);
     let mut config = edge::config::Config::new(arguments.listen, edge_id.clone(), arguments.trust);
     config.data_dir = arguments.data_dir;
@@ -327,9 +394,9 @@ pub async fn edge(arguments: EdgeArgs, output: Output) -> Result<(), Failure> {
     config.connections_max = arguments.connections_max;
     config.streams_max = arguments.streams_max;
     config.healthy_after = Duration::from_secs(arguments.healthy_after_seconds);
-    config.anti_entropy = Duration::from_secs(arguments.anti_entropy_seconds.max(1));
+    config.anti_entropy = anti_entropy;
     config.drain = Duration::from_secs(arguments.drain_seconds);
-    let edge = edge::start(config, Arc::new(feed))
+    let edge = edge::start(config, feed)
         .await
         .map_err(|error| start_failure("the edge", arguments.listen, error))?;
     announce(

@@ -187,6 +187,19 @@ pub async fn edge(read: &mut Connection, bearer: Option<&str>) -> Result<EdgeSco
     Ok(EdgeScope { key_id: key.id, all, namespaces: namespaces.into_iter().collect() })
 }
 
+/// The scope of an edge key that somebody else has checked: the broker, whose permissions let
+/// only the edges of this key say what is said with its id.
+pub async fn edge_by_broker(read: &mut Connection, key_id: &str) -> Result<EdgeScope, Denied> {
+    let (all, _) = query_as::<(bool, Vec<u8>)>(EDGE_KEY)
+        .bind(key_id)
+        .fetch_optional(&mut *read)
+        .await?
+        .ok_or(Denied::Unknown)?;
+    let namespaces: Vec<(String, String)> =
+        query_as(EDGE_NAMESPACES).bind(key_id).fetch_all(read).await?;
+    Ok(EdgeScope { key_id: key_id.to_owned(), all, namespaces: namespaces.into_iter().collect() })
+}
+
 fn parse(bearer: Option<&str>) -> Result<ApiKey, Denied> {
     ApiKey::parse(bearer.ok_or(Denied::Unnamed)?).map_err(|_| Denied::Unknown)
 }

@@ -1,8 +1,14 @@
 //! The bus: a cache of heads and blobs, and a doorbell. It may lose, double, reorder or forget
 //! everything, and that costs time, never correctness.
 //!
-//! A port: in-process here, a broker later. Boxed futures, so that it can be a trait object.
+//! A port. `InProcessBus` is what `/edge/v1` serves from; with a broker there is a `NatsBus` beside
+//! it (`nats.rs`), and `carrier.rs` carries from the one to the other, so that a broker that is down
+//! delays neither a write nor an edge that asks over HTTP. Boxed futures, so that it can be a trait
+//! object.
 
+pub mod nats;
+
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -25,6 +31,9 @@ pub enum BusError {
     Conflict { current: Option<Version> },
     #[error("the bus cannot be reached")]
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It answers, and what it holds is not set up as it has to be.
+    #[error("the bus is not set up as it has to be: {0}")]
+    Misconfigured(String),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -36,16 +45,84 @@ pub struct PublishedHead {
 }
 
 pub trait Bus: Send + Sync + 'static {
-    fn put_blob(&self, digest: Digest, bytes: Bytes) -> BusFuture<'_, ()>;
-    fn blob(&self, digest: Digest) -> BusFuture<'_, Option<Bytes>>;
+    /// Blobs lie in a namespace, because its edges may read them and no others.
+    fn put_blob<'a>(
+        &'a self,
+        namespace: &'a str,
+        digest: Digest,
+        bytes: Bytes,
+    ) -> BusFuture<'a, ()>;
+    /// The blob with this digest, whole and verified, or none.
+    fn blob<'a>(&'a self, namespace: &'a str, digest: Digest) -> BusFuture<'a, Option<Bytes>>;
+    /// What cannot be read as a head is none.
+    fn head<'a>(
+        &'a self,
+        namespace: &'a str,
+        environment: &'a str,
+    ) -> BusFuture<'a, Option<PublishedHead>>;
     /// Compare-and-set: only where the bus holds `expected`, and never backwards.
     fn put_head(&self, head: PublishedHead, expected: Option<Version>) -> BusFuture<'_, ()>;
-    fn remove_head(&self, namespace: &str, environment: &str) -> BusFuture<'_, ()>;
+    fn remove_head<'a>(&'a self, namespace: &'a str, environment: &'a str) -> BusFuture<'a, ()>;
     fn heads(&self) -> BusFuture<'_, Vec<PublishedHead>>;
     /// Whether every control sees the same one, so that one of them is enough to fill it.
     fn is_shared(&self) -> bool;
     /// Counts up whenever heads may have changed.
     fn changed(&self) -> watch::Receiver<u64>;
+}
+
+impl PublishedHead {
+    /// What a head says of itself. No signature is checked: only control writes to a bus.
+    pub fn of(signed: SignedHead) -> Option<PublishedHead> {
+        let head = signed.claims()?;
+        let (namespace, environment, version) = (head.namespace, head.environment, head.version);
+        Some(PublishedHead { namespace, environment, version, signed })
+    }
+
+    pub fn name(&self) -> (String, String) {
+        (self.namespace.clone(), self.environment.clone())
+    }
+}
+
+/// What became of a head that was to be moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Move {
+    /// It is there now.
+    Moved,
+    /// It was there already.
+    Already,
+    /// The bus has a newer one. It stays: edges may serve it, and they never go back.
+    Ahead(Version),
+    /// The bus has another snapshot of the same version. It stays, for the same reason.
+    Diverged,
+}
+
+/// What a bus that holds `current` needs, for `head` to be there. `Moved` says: a put.
+pub fn compare(current: Option<&PublishedHead>, head: &PublishedHead) -> Move {
+    let Some(current) = current else { return Move::Moved };
+    match current.version.cmp(&head.version) {
+        Ordering::Less => Move::Moved,
+        Ordering::Greater => Move::Ahead(current.version),
+        Ordering::Equal if current.signed == head.signed => Move::Already,
+        Ordering::Equal => {
+            let snapshot = |head: &PublishedHead| head.signed.claims().map(|head| head.snapshot);
+            match snapshot(current) == snapshot(head) {
+                // Signed twice, by a publisher that died before it marked. Another key is news.
+                true if current.signed.key_id == head.signed.key_id => Move::Already,
+                true => Move::Moved,
+                false => Move::Diverged,
+            }
+        }
+    }
+}
+
+/// Moves the bus to `head`, by compare-and-set and never backwards.
+pub async fn move_head(bus: &dyn Bus, head: PublishedHead) -> Result<Move, BusError> {
+    let current = bus.head(&head.namespace, &head.environment).await?;
+    let needed = compare(current.as_ref(), &head);
+    if needed == Move::Moved {
+        bus.put_head(head, current.map(|current| current.version)).await?;
+    }
+    Ok(needed)
 }
 
 /// One process: heads in memory, blobs where they are anyway, in the database.
@@ -67,15 +144,28 @@ impl InProcessBus {
 }
 
 impl Bus for InProcessBus {
-    fn put_blob(&self, _digest: Digest, _bytes: Bytes) -> BusFuture<'_, ()> {
+    fn put_blob<'a>(&'a self, _: &'a str, _: Digest, _: Bytes) -> BusFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 
-    fn blob(&self, digest: Digest) -> BusFuture<'_, Option<Bytes>> {
+    /// Of whichever namespace: who may have it is asked by who serves it.
+    fn blob<'a>(&'a self, _: &'a str, digest: Digest) -> BusFuture<'a, Option<Bytes>> {
         Box::pin(async move {
             publisher::stored_blob(&self.store, digest)
                 .await
                 .map_err(|error| BusError::Unreachable(error.into()))
+        })
+    }
+
+    fn head<'a>(
+        &'a self,
+        namespace: &'a str,
+        environment: &'a str,
+    ) -> BusFuture<'a, Option<PublishedHead>> {
+        let at = (namespace.to_owned(), environment.to_owned());
+        Box::pin(async move {
+            let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(heads.get(&at).cloned())
         })
     }
 
@@ -95,7 +185,7 @@ impl Bus for InProcessBus {
         })
     }
 
-    fn remove_head(&self, namespace: &str, environment: &str) -> BusFuture<'_, ()> {
+    fn remove_head<'a>(&'a self, namespace: &'a str, environment: &'a str) -> BusFuture<'a, ()> {
         let at = (namespace.to_owned(), environment.to_owned());
         Box::pin(async move {
             let removed =
@@ -120,5 +210,50 @@ impl Bus for InProcessBus {
 
     fn changed(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+    use rules::blob::Digest;
+    use rules::head::{BlobRef, Head};
+
+    use super::*;
+
+    fn head(generation: u64, revision: u64, content: &[u8], key: u8) -> PublishedHead {
+        let version = Version { generation, revision };
+        let head = Head {
+            namespace: "shop".to_owned(),
+            environment: "production".to_owned(),
+            version,
+            snapshot: BlobRef { digest: Digest::of(content), bytes: content.len() as u64 },
+            client: None,
+            previous: None,
+            min_reader: 1,
+            issued_at_ms: 0,
+            epoch: 0,
+        };
+        let key = SigningKey::from_bytes(&[key; 32]);
+        PublishedHead::of(SignedHead::sign(&head, &key).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_head_moves_forward_by_generation_then_revision_and_never_back() {
+        let here = head(1, 5, b"five", 1);
+        assert_eq!(compare(None, &here), Move::Moved);
+        assert_eq!(compare(Some(&head(1, 4, b"four", 1)), &here), Move::Moved);
+        assert_eq!(compare(Some(&head(0, 9, b"nine", 1)), &here), Move::Moved);
+        assert_eq!(compare(Some(&here), &here), Move::Already);
+        for newer in [head(1, 6, b"six", 1), head(2, 1, b"one", 1)] {
+            assert_eq!(compare(Some(&newer), &here), Move::Ahead(newer.version));
+        }
+    }
+
+    #[test]
+    fn a_version_keeps_its_snapshot_whoever_says_otherwise() {
+        let here = head(1, 5, b"five", 1);
+        assert_eq!(compare(Some(&head(1, 5, b"other", 1)), &here), Move::Diverged);
+        assert_eq!(compare(Some(&head(1, 5, b"five", 2)), &here), Move::Moved, "another key");
     }
 }

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rules::bus::Broker;
+
 use crate::store::Database;
 
 #[derive(Debug, Clone)]
@@ -29,6 +31,10 @@ pub struct Config {
     pub lease: Duration,
     /// Time for all of a request's headers to come, also of a connection's first one.
     pub header_timeout: Duration,
+    /// Where heads and blobs are carried to, for edges that follow there. None: edges ask over HTTP.
+    pub broker: Option<Broker>,
+    /// What lies on the broker is compared with what was published this often (± 50 %).
+    pub broker_tick: Duration,
 }
 
 impl Config {
@@ -45,6 +51,8 @@ impl Config {
             reconcile: Duration::from_secs(5),
             lease: Duration::from_secs(5),
             header_timeout: Duration::from_secs(5),
+            broker: None,
+            broker_tick: Duration::from_secs(30),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Where flags are decided: admin API, store, outbox, relay, publisher, and what edges fetch.
 //!
 //! Arrows: `http` → domain files (one noun each) → `outbox`, `audit`; `relay` → `publisher` →
-//! `bus`; never back. SQL is not in `http`, HTTP words are not in the domain files.
+//! `bus`; `carrier` → `publisher`, `bus`; `reports` → `edges`; never back. SQL is not in `http`, HTTP words are not in the domain files.
 //!
 //! Reading order: `change` (what every write does), `flags` and `configs` (two such nouns),
 //! `publisher` (from state to head), `authorize` (who may), `http`.
@@ -10,6 +10,7 @@
 pub mod audit;
 pub mod authorize;
 pub mod bus;
+pub mod carrier;
 pub mod change;
 pub mod config;
 pub mod configs;
@@ -31,7 +32,7 @@ pub mod publisher;
 pub mod reconciler;
 pub mod refusal;
 pub mod relay;
-pub mod secret;
+pub mod reports;
 pub mod segments;
 mod serve;
 pub mod signing;
@@ -46,15 +47,17 @@ use std::time::Duration;
 
 use ::http::{Request, Response};
 use rules::head::PublicKey;
+use rules::secret::Secret;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::bus::nats::NatsBus;
 use crate::bus::{Bus, InProcessBus};
+use crate::carrier::Carrier;
 use crate::config::Config;
 use crate::lead::Lead;
 use crate::publisher::Publisher;
 use crate::relay::Doorbell;
-use crate::secret::Secret;
 use crate::store::{Database, Store};
 
 /// A running control plane.
@@ -69,11 +72,7 @@ pub struct Control {
     pub admin_token: Option<Secret<String>>,
     pub store: Store,
     stopping: CancellationToken,
-    serving: JoinHandle<()>,
-    relaying: JoinHandle<()>,
-    leading: JoinHandle<()>,
-    waking: JoinHandle<()>,
-    reconciling: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +105,8 @@ pub enum StartError {
     },
     #[error(transparent)]
     Route(#[from] http::Unguarded),
+    #[error(transparent)]
+    Broker(#[from] bus::nats::ConnectError),
 }
 
 /// Brings the database to this build's schema without serving anything. `start` does the same;
@@ -146,8 +147,8 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     let public_key = PublicKey::of(&key);
     let holder = instance(&config.data_dir)?;
     let lead = Arc::new(Lead::new(store.clone(), holder, config.lease));
-    let publisher =
-        Arc::new(Publisher { store: store.clone(), bus: bus.clone(), key, lead: lead.clone() });
+    let publisher = Publisher::new(store.clone(), bus.clone(), key, lead.clone());
+    let publisher = Arc::new(publisher);
     if let Err(error) = publisher.restore().await {
         // The next publication of each environment mends it.
         tracing::error!(error = &error as &dyn std::error::Error, "heads were not restored");
@@ -186,26 +187,20 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         config.drain,
         stopping.clone(),
     ));
-    let waking = tokio::spawn(wake::run(store.clone(), doorbell.clone(), stopping.clone()));
-    let reconciling =
-        tokio::spawn(reconciler::run(publisher.clone(), config.reconcile, stopping.clone()));
-    let relaying = tokio::spawn(relay::run(publisher, doorbell, config.tick, stopping.clone()));
+    let mut tasks = vec![serving];
+    if let Some(broker) = &config.broker {
+        let (broker, reports) = NatsBus::start(broker).await?;
+        let carrier = Carrier::new(publisher.clone(), Arc::new(broker));
+        tasks.push(tokio::spawn(carrier.run(config.broker_tick, stopping.clone())));
+        tasks.push(tokio::spawn(reports::run(store.clone(), reports, stopping.clone())));
+    }
+    tasks.push(tokio::spawn(wake::run(store.clone(), doorbell.clone(), stopping.clone())));
+    let (reconciled, until) = (publisher.clone(), stopping.clone());
+    tasks.push(tokio::spawn(reconciler::run(reconciled, config.reconcile, until)));
+    tasks.push(tokio::spawn(relay::run(publisher, doorbell, config.tick, stopping.clone())));
     let (campaign, until) = (lead.clone(), stopping.clone());
-    let leading = tokio::spawn(async move { campaign.run(until).await });
-    Ok(Control {
-        address,
-        bus,
-        public_key,
-        admin_token_file,
-        admin_token,
-        store,
-        stopping,
-        serving,
-        relaying,
-        leading,
-        waking,
-        reconciling,
-    })
+    tasks.push(tokio::spawn(async move { campaign.run(until).await }));
+    Ok(Control { address, bus, public_key, admin_token_file, admin_token, store, stopping, tasks })
 }
 
 /// Opens the database, and waits for one that is not there yet: processes start in any order.
@@ -256,7 +251,7 @@ impl Control {
     /// Lets requests end, then stops. What is committed and not yet published waits in the outbox.
     pub async fn shutdown(self) {
         self.stopping.cancel();
-        for task in [self.serving, self.relaying, self.reconciling, self.waking, self.leading] {
+        for task in self.tasks {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a part of control panicked");
             }

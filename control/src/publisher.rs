@@ -12,8 +12,9 @@ use rules::blob::{self, Digest, ListRef, Manifest};
 use rules::compile::ListKind;
 use rules::eval::Evaluator;
 use rules::head::{BlobRef, Head, SignedHead, Version};
+use tokio::sync::Mutex;
 
-use crate::bus::{Bus, BusError, PublishedHead};
+use crate::bus::{self, Bus, BusError, Move, PublishedHead};
 use crate::environments::{self, Loaded};
 use crate::lead::{self, Epoch, FenceError, Lead};
 use crate::outbox;
@@ -100,8 +101,11 @@ pub enum Published {
 pub struct Publisher {
     pub store: Store,
     pub bus: Arc<dyn Bus>,
-    pub key: SigningKey,
     pub lead: Arc<Lead>,
+    pub key: SigningKey,
+    /// Publishing and restoring take turns: between a head and its mark, a restore would take the
+    /// head for one of an environment that is gone.
+    turn: Mutex<()>,
 }
 
 /// What an environment's state comes to. The same state, the same bytes.
@@ -116,8 +120,13 @@ pub struct Made {
 }
 
 impl Publisher {
+    pub fn new(store: Store, bus: Arc<dyn Bus>, key: SigningKey, lead: Arc<Lead>) -> Publisher {
+        Publisher { store, bus, lead, key, turn: Mutex::new(()) }
+    }
+
     /// Only while this control leads; the database refuses what it writes when it no longer does.
     pub async fn publish(&self, environment_id: &str) -> Result<Published, PublishError> {
+        let _turn = self.turn.lock().await;
         let epoch = self.lead.epoch().ok_or(PublishError::NotLeading)?;
         let published = self.publish_as(epoch, environment_id).await;
         if let Err(PublishError::NotLeading) = published {
@@ -195,10 +204,10 @@ impl Publisher {
         fail_at("publisher::blob")?;
         let (digest, bytes) = self.keep(epoch, &loaded, &made).await?;
         let snapshot = self.snapshot_bytes(digest, &made).await?;
-        self.bus.put_blob(digest, snapshot).await?;
+        self.bus.put_blob(&loaded.namespace, digest, snapshot).await?;
         for list in &made.lists {
             if let Some(bytes) = stored_blob(&self.store, *list).await? {
-                self.bus.put_blob(*list, bytes).await?;
+                self.bus.put_blob(&loaded.namespace, *list, bytes).await?;
             }
         }
 
@@ -232,6 +241,11 @@ impl Publisher {
 
     /// Puts what was published on a bus that forgot it, and takes off what is no more.
     pub async fn restore(&self) -> Result<(), PublishError> {
+        let _turn = self.turn.lock().await;
+        self.restore_in_turn().await
+    }
+
+    async fn restore_in_turn(&self) -> Result<(), PublishError> {
         let rows: Vec<(String, String, i64, i64, String)> = {
             let mut read = self.store.read().await?;
             query_as(PUBLICATIONS).fetch_all(&mut read).await?
@@ -264,22 +278,20 @@ impl Publisher {
     }
 
     async fn gone(&self, epoch: Epoch, environment_id: &str) -> Result<Published, PublishError> {
-        self.restore().await?;
+        self.restore_in_turn().await?;
         self.forget(epoch, environment_id, i64::MAX).await?;
         Ok(Published::Gone)
     }
 
-    /// To `head`, unless the bus is there or further already.
+    /// To `head`, unless the bus is there or further already. Further it is when this died between
+    /// a head and its mark, and then the relay publishes the same revision again.
     async fn move_head(&self, head: PublishedHead) -> Result<(), BusError> {
-        let same = |other: &PublishedHead| {
-            other.namespace == head.namespace && other.environment == head.environment
-        };
-        let current = self.bus.heads().await?.into_iter().find(|other| same(other));
-        let current = current.map(|current| current.version);
-        if current.is_some_and(|current| current >= head.version) {
-            return Ok(());
+        let version = head.version;
+        match bus::move_head(self.bus.as_ref(), head).await? {
+            Move::Moved | Move::Already => {}
+            other => tracing::debug!(?version, ?other, "the bus keeps the head that it has"),
         }
-        self.bus.put_head(head, current).await
+        Ok(())
     }
 
     /// The digest that this revision has from now on: the first one that was stored.

@@ -20,7 +20,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{Postgres, Sqlite, Transaction};
 
-use crate::secret::Secret;
+use rules::secret::Secret;
 
 const READERS_MAX: u32 = 4;
 /// A writer that waits longer than this behind others gives up; the client may try again.

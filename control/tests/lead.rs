@@ -6,9 +6,9 @@ use std::time::Duration;
 use control::bus::{Bus, InProcessBus};
 use control::lead::{self, Epoch, FenceError, Lead};
 use control::publisher::{PublishError, Published, Publisher};
-use control::secret::Secret;
 use control::store::{Database, Store};
 use control::{authorize, environments, namespaces};
+use rules::secret::Secret;
 
 #[path = "../../e2e/src/postgres.rs"]
 #[allow(dead_code, reason = "the server is started by xtask")]
@@ -46,7 +46,7 @@ async fn with_work(store: &Store) -> String {
 fn publisher(store: &Store, lead: &Arc<Lead>) -> Publisher {
     let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(store.clone()));
     let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
-    Publisher { store: store.clone(), bus, key, lead: lead.clone() }
+    Publisher::new(store.clone(), bus, key, lead.clone())
 }
 
 #[tokio::test]

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use control::config::Config;
-use control::secret::Secret;
 use control::store::Database;
 use rules::head::{Heads, PublicKey};
+use rules::secret::Secret;
 use serde_json::{Value, json};
 
 #[path = "../../e2e/src/postgres.rs"]

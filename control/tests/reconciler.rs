@@ -9,11 +9,11 @@ use control::lead::Lead;
 use control::page::Page;
 use control::publisher::{PublishError, Publisher};
 use control::reconciler::{self, Drift};
-use control::secret::Secret;
 use control::store::query::query;
 use control::store::{Database, Store, now_us};
 use control::{authorize, edges, environments, flags, keys, namespaces, relay};
 use rules::head::{Receipt, Receipts, Version};
+use rules::secret::Secret;
 
 #[path = "../../e2e/src/postgres.rs"]
 #[allow(dead_code, reason = "the server is started by xtask")]
@@ -52,7 +52,7 @@ impl World {
         let lead = Arc::new(lead);
         lead.take().await.expect("asked").expect("the first");
         let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
-        let publisher = Publisher { store, bus, key, lead };
+        let publisher = Publisher::new(store, bus, key, lead);
         relay::pass(&publisher).await.expect("published");
         World { publisher, admin, scope, edge_key, _dir: dir }
     }

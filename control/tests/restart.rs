@@ -8,9 +8,9 @@ use std::time::Duration;
 use control::bus::{Bus, InProcessBus};
 use control::lead::Lead;
 use control::publisher::{PublishError, Published, Publisher};
-use control::secret::Secret;
 use control::store::{Database, Store};
 use control::{authorize, environments, flags, namespaces, relay};
+use rules::secret::Secret;
 
 #[path = "../../e2e/src/postgres.rs"]
 #[allow(dead_code, reason = "the server is started by xtask")]
@@ -49,7 +49,7 @@ async fn a_committed_write_is_published_wherever_the_publisher_died() {
             let lead = Lead::new(store.clone(), "one".to_owned(), Duration::from_secs(60));
             let lead = Arc::new(lead);
             lead.take().await.expect("a lease").expect("its own lease again");
-            Publisher { store: store.clone(), bus, key: key.clone(), lead }
+            Publisher::new(store.clone(), bus, key.clone(), lead)
         };
         fail::cfg(&name, "return").expect("a failpoint");
         let died = restart().await.publish(&made.id).await;

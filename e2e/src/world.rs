@@ -62,7 +62,7 @@ impl World {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut config = control::config::Config::new(local(), folder.path().join("control"));
         if let Some(url) = crate::postgres::database_for_test() {
-            config.database = control::store::Database::Postgres(control::secret::Secret::new(url));
+            config.database = control::store::Database::Postgres(rules::secret::Secret::new(url));
         }
         let control = control::start(config).await.expect("control starts");
         let token = std::fs::read_to_string(&control.admin_token_file).expect("an admin token");

@@ -36,7 +36,12 @@ impl Feed for Published {
         Box::pin(async move { Ok(fresh) })
     }
 
-    fn blob(&self, digest: Digest, _: u64) -> BoxFuture<'_, Result<Bytes, FeedError>> {
+    fn blob<'a>(
+        &'a self,
+        _: &'a str,
+        digest: Digest,
+        _: u64,
+    ) -> BoxFuture<'a, Result<Bytes, FeedError>> {
         let blob = self.blobs.get(&digest).cloned();
         Box::pin(async move { blob.ok_or(FeedError::Status { status: 404 }) })
     }

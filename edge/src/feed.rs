@@ -1,7 +1,10 @@
-//! Where an edge hears of snapshots: the port, and its implementation over HTTP.
+//! Where an edge hears of snapshots: the port, and its implementation over HTTP. The one that has a
+//! broker beside it is in `nats.rs`.
 //!
 //! A feed is never believed. What it brings is checked in `sync.rs` (signature, digest, order), so
 //! an implementation may lose, repeat or reorder whatever it likes, and that costs time only.
+
+pub mod nats;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -34,8 +37,13 @@ pub trait Feed: Send + Sync + 'static {
         etag: Option<String>,
     ) -> BoxFuture<'_, Result<Option<(Heads, String)>, FeedError>>;
 
-    /// A blob by its digest, at most `bytes_max` long. The caller verifies the digest.
-    fn blob(&self, digest: Digest, bytes_max: u64) -> BoxFuture<'_, Result<Bytes, FeedError>>;
+    /// A blob of a namespace by its digest, at most `bytes_max` long. The caller verifies the digest.
+    fn blob<'a>(
+        &'a self,
+        namespace: &'a str,
+        digest: Digest,
+        bytes_max: u64,
+    ) -> BoxFuture<'a, Result<Bytes, FeedError>>;
 
     /// Tells what this edge serves and what it refused.
     fn receipts(&self, receipts: Receipts) -> BoxFuture<'_, Result<(), FeedError>>;
@@ -120,7 +128,7 @@ impl HttpFeed {
         if wait {
             request = request.query(&[("wait", WAIT_SECONDS)]);
         }
-        if let Some(etag) = etag {
+        if let Some(etag) = etag.filter(|etag| !etag.is_empty()) {
             request = request.header(IF_NONE_MATCH, etag);
         }
         let answer = self.send(request).await?;
@@ -173,7 +181,13 @@ impl Feed for HttpFeed {
         })
     }
 
-    fn blob(&self, digest: Digest, bytes_max: u64) -> BoxFuture<'_, Result<Bytes, FeedError>> {
+    /// Control knows whose it is.
+    fn blob<'a>(
+        &'a self,
+        _: &'a str,
+        digest: Digest,
+        bytes_max: u64,
+    ) -> BoxFuture<'a, Result<Bytes, FeedError>> {
         Box::pin(async move {
             let url = format!("{}/edge/v1/blobs/{digest}", self.base);
             read(self.send(self.client.get(url)).await?, bytes_max).await
@@ -254,7 +268,7 @@ pub(crate) fn jittered(around: Duration) -> Duration {
 
 /// From 0 up to 1. Not for secrets: without the system's source it is a constant, which costs
 /// spread and nothing else.
-fn random_fraction() -> f64 {
+pub(crate) fn random_fraction() -> f64 {
     let mut bytes = [0u8; 4];
     if getrandom::fill(&mut bytes).is_err() {
         return 0.5;

@@ -450,7 +450,7 @@ impl Sync {
         let breaker = self.breaker.clone();
         // Written down while the bytes are on their way, so that it costs no time.
         let noted = tokio::task::spawn_blocking(move || breaker.begin(digest));
-        let blob = self.fetch("snapshot", digest, target.blob.bytes).await;
+        let blob = self.fetch("snapshot", &name.0, digest, target.blob.bytes).await;
         let _ = noted.await;
         let loaded = match blob {
             Ok(blob) => self.load(target, &blob, Source::Feed).await.map(|loaded| (blob, loaded)),
@@ -466,10 +466,11 @@ impl Sync {
     async fn fetch(
         &self,
         what: &'static str,
+        namespace: &str,
         digest: Digest,
         bytes: u64,
     ) -> Result<Bytes, Refusal> {
-        let content = within(BLOB_TIMEOUT, self.feed.blob(digest, bytes))
+        let content = within(BLOB_TIMEOUT, self.feed.blob(namespace, digest, bytes))
             .await
             .map_err(|source| Refusal::Fetch { what, source })?;
         Ok(content)
@@ -494,7 +495,7 @@ impl Sync {
                 let (bytes, bytes_max) = (reference.bytes, LIST_BYTES_MAX);
                 return Err(Refusal::OverLimit { what: "id list", bytes, bytes_max });
             }
-            let bytes = self.list_bytes(source, reference).await?;
+            let bytes = self.list_bytes(source, &target.head.namespace, reference).await?;
             verify("id list", &bytes, reference.digest, reference.bytes)?;
             id_lists.push(self.id_list(reference.digest, &bytes)?);
             contents.push((reference.digest, bytes));
@@ -516,14 +517,19 @@ impl Sync {
         Ok(Loaded { manifest, evaluator, lists: contents })
     }
 
-    async fn list_bytes(&self, source: Source, list: &ListRef) -> Result<Bytes, Refusal> {
+    async fn list_bytes(
+        &self,
+        source: Source,
+        namespace: &str,
+        list: &ListRef,
+    ) -> Result<Bytes, Refusal> {
         let on_disk = match &self.disk {
             Some(disk) => disk.list(list.digest, list.bytes).ok(),
             None => None,
         };
         match (on_disk, source) {
             (Some(bytes), _) => Ok(bytes),
-            (None, Source::Feed) => self.fetch("id list", list.digest, list.bytes).await,
+            (None, Source::Feed) => self.fetch("id list", namespace, list.digest, list.bytes).await,
             (None, Source::Disk) => Err(Refusal::ListMissing),
         }
     }

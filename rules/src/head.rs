@@ -156,6 +156,14 @@ impl SignedHead {
         Ok(SignedHead { head: text, key_id: PublicKey::of(key).id(), signature })
     }
 
+    /// What the head says of itself, unverified: for sorting and comparing, never for serving.
+    pub fn claims(&self) -> Option<Head> {
+        if self.head.len() > crate::limits::HEAD_BYTES_MAX {
+            return None;
+        }
+        serde_json::from_str(&self.head).ok()
+    }
+
     /// The head, if one of the trusted keys signed it.
     pub fn verify(&self, trusted: &[PublicKey]) -> Result<Head, HeadError> {
         if self.head.len() > crate::limits::HEAD_BYTES_MAX {

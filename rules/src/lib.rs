@@ -28,6 +28,7 @@
 
 pub mod answer;
 pub mod blob;
+pub mod bus;
 pub mod clause;
 pub mod compile;
 pub mod context;
@@ -41,6 +42,7 @@ pub mod limits;
 pub mod logic;
 pub mod model;
 pub mod ruleset;
+pub mod secret;
 pub mod split;
 pub mod trace;
 pub mod version;

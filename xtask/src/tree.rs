@@ -303,6 +303,19 @@ mod tests {
     }
 
     #[test]
+    fn the_brokers_client_outside_of_the_two_ports_is_refused() {
+        let deny = rules().unwrap();
+        let packages = [
+            package("rules", true, &["async-nats"]),
+            package("control", true, &["async-nats"]),
+            package("edge", true, &["async-nats"]),
+        ];
+        let problems = bans(&deny.bans.deny, &packages, &BTreeSet::new());
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with("rules depends on async-nats"), "{problems:?}");
+    }
+
+    #[test]
     fn a_second_tls_provider_in_the_shipped_binary_is_refused() {
         let deny = rules().unwrap();
         let shipped = BTreeSet::from(["aws-lc-rs".to_owned(), "ring".to_owned()]);

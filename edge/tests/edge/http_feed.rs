@@ -90,7 +90,7 @@ async fn answer(
     }
     if let Some(digest) = path.strip_prefix("/edge/v1/blobs/") {
         let digest = digest.parse().expect("a digest");
-        return match source.blob(digest, u64::MAX).await {
+        return match source.blob("shop", digest, u64::MAX).await {
             Ok(bytes) => Response::new(Full::from(bytes)),
             Err(_) => status(404),
         };
@@ -145,10 +145,10 @@ async fn a_blob_longer_than_announced_is_cut_off_and_a_wrong_key_is_told_apart()
     let url = format!("http://{}", control.address);
     let feed = HttpFeed::new(&url, edge_key()).expect("a feed");
     let (digest, bytes) = (snapshot.digest(), snapshot.blob.len() as u64);
-    assert_eq!(feed.blob(digest, bytes).await.expect("a blob"), snapshot.blob);
-    let over = feed.blob(digest, bytes - 1).await;
+    assert_eq!(feed.blob("shop", digest, bytes).await.expect("a blob"), snapshot.blob);
+    let over = feed.blob("shop", digest, bytes - 1).await;
     assert!(matches!(over, Err(FeedError::TooLong { .. })), "{over:?}");
-    let missing = feed.blob(Digest([0; 32]), 10).await;
+    let missing = feed.blob("shop", Digest([0; 32]), 10).await;
     assert!(matches!(missing, Err(FeedError::Status { status: 404 })), "{missing:?}");
     let stranger = ApiKey::new(KeyKind::Edge, &[4; KEY_ENTROPY_BYTES]);
     let stranger = HttpFeed::new(&url, stranger).expect("a feed");

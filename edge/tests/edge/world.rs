@@ -322,7 +322,12 @@ impl Feed for Source {
         })
     }
 
-    fn blob(&self, digest: Digest, _bytes_max: u64) -> BoxFuture<'_, Result<Bytes, FeedError>> {
+    fn blob<'a>(
+        &'a self,
+        _: &'a str,
+        digest: Digest,
+        _bytes_max: u64,
+    ) -> BoxFuture<'a, Result<Bytes, FeedError>> {
         Box::pin(async move {
             let mut inner = self.inner.lock().expect("lock");
             if inner.down {
