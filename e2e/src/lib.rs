@@ -1,9 +1,11 @@
 //! Whole-system tests and what they share. `world` starts control and edge, `http` speaks to them,
-//! `ofrep_schema` holds what the edge says against the protocol, `tap` does so between the edge and
-//! clients of other languages. The tests are in `tests/`, clients
+//! `nats` is a broker that can be mistreated, `ofrep_schema` holds what the edge says against the
+//! protocol, `tap` does so between the edge and clients of other languages. The tests are in
+//! `tests/`, clients
 //! of other languages in `interop/`; how to run them is in `README.md`.
 
 pub mod http;
+pub mod nats;
 pub mod ofrep_schema;
 pub mod postgres;
 pub mod process;

@@ -29,9 +29,23 @@ fn binary() -> PathBuf {
 
 impl Process {
     pub async fn start(arguments: &[&str], settings: &[(&str, &str)]) -> Process {
+        Process::started(arguments, settings, Stdio::inherit()).await
+    }
+
+    /// With its log in a file, for tests that read it.
+    pub async fn start_logging(
+        arguments: &[&str],
+        settings: &[(&str, &str)],
+        log: &std::path::Path,
+    ) -> Process {
+        let log = std::fs::File::create(log).expect("a file for the log");
+        Process::started(arguments, settings, log.into()).await
+    }
+
+    async fn started(arguments: &[&str], settings: &[(&str, &str)], log: Stdio) -> Process {
         let mut command = Command::new(binary());
         command.args(["--output", "json"]).args(arguments).envs(settings.iter().copied());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn().expect("tidegate starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
         let line = tokio::time::timeout(crate::http::DEADLINE, lines.next_line());

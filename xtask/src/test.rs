@@ -1,8 +1,9 @@
 //! Everything that proves the house, in one command.
 //!
 //! What the tests need is installed into the repository and nowhere else: npm packages beside the
-//! package-lock.json that names them, Python packages into `.venv`. The one exception is rustup's
-//! wasm32 target (`toolchain.rs`). Servers are started by the tests themselves, on free ports.
+//! package-lock.json that names them, Python packages into `.venv`. The exceptions are rustup's
+//! wasm32 target (`toolchain.rs`) and servers that the system packages, for whoever is root. Servers
+//! are started by the tests themselves, on free ports.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ pub enum Step {
     Npm,
     /// A virtual environment with every requirements.txt.
     Python,
-    /// PostgreSQL's programs, from Debian's packages where that may be done.
+    /// PostgreSQL's programs and nats-server, from Debian's packages where that may be done.
     Servers,
     /// All tests of the workspace, among them those that drive Node and Python clients.
     Rust,
@@ -82,19 +83,47 @@ fn needs(step: Step) -> &'static [Step] {
     }
 }
 
-/// The servers that tests start on free ports, by Debian's names.
+/// The servers that tests start on free ports, by Debian's names: what is missing is installed.
 fn install_servers() -> anyhow::Result<String> {
-    if crate::postgres::programs().is_some() {
-        return Ok("PostgreSQL is installed".to_owned());
+    let missing = || {
+        let mut missing = Vec::new();
+        if crate::postgres::programs().is_none() {
+            missing.push("postgresql");
+        }
+        if nats_server().is_none() {
+            missing.push("nats-server");
+        }
+        missing
+    };
+    let packages = missing();
+    if packages.is_empty() {
+        return Ok("PostgreSQL and NATS are installed".to_owned());
     }
-    let how = "PostgreSQL 15 or newer is needed (Debian: apt-get install postgresql)";
-    run_program(Command::new("apt-get").args(["update", "-qq"])).context(how)?;
+    let names = packages.join(" ");
+    let how = format!(
+        "PostgreSQL 15 and nats-server 2.9 or newer are needed (Debian: apt-get install {names})"
+    );
+    // A refusal would only be told after the package lists were fetched.
+    let user = ask(Command::new("id").arg("-u"))?;
+    anyhow::ensure!(user == "0", "only root may install packages; {how}");
+    run_program(Command::new("apt-get").args(["update", "-qq"])).context(how.clone())?;
     let mut install = Command::new("apt-get");
     install.env("DEBIAN_FRONTEND", "noninteractive");
     // Without its policy the package starts a server that nobody asked for.
-    install.args(["install", "-y", "-qq", "--no-install-recommends", "postgresql"]);
-    run_program(&mut install).context(how)?;
-    Ok("PostgreSQL was installed with apt-get".to_owned())
+    install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(&packages);
+    run_program(&mut install).context(how.clone())?;
+    let missing = missing();
+    anyhow::ensure!(missing.is_empty(), "{} was installed and is not there", missing.join(" "));
+    Ok(format!("{names} was installed with apt-get"))
+}
+
+/// Debian's is where only root's PATH looks.
+fn nats_server() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|folder| folder.join("nats-server"))
+        .find(|file| file.is_file())
 }
 
 fn install_npm() -> anyhow::Result<String> {
