@@ -14,6 +14,7 @@ pub mod carrier;
 pub mod change;
 pub mod config;
 pub mod configs;
+pub mod delta;
 pub mod edges;
 pub mod environments;
 pub mod evaluate;
@@ -161,6 +162,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         bus: bus.clone(),
         doorbell: doorbell.clone(),
         lead: lead.clone(),
+        deltas: delta::Deltas::default(),
         metrics: recorder(),
         stopping: stopping.clone(),
     });

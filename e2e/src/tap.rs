@@ -25,6 +25,8 @@ type Body = BoxBody<Bytes, reqwest::Error>;
 #[derive(Debug, Default)]
 struct Heard {
     answers: usize,
+    /// Of all bodies of answers, streams apart.
+    bytes: u64,
     events: usize,
     faults: Vec<String>,
 }
@@ -71,6 +73,11 @@ impl Tap {
             }
         }));
         Tap { url, heard, _running: running }
+    }
+
+    /// What the answers' bodies came to so far.
+    pub fn bytes(&self) -> u64 {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).bytes
     }
 
     /// Fails if anything that went by was not OFREP, or if hardly anything went by.
@@ -142,9 +149,10 @@ async fn exchange(line: &Line, request: Request<Incoming>) -> anyhow::Result<Res
     }
     let body = answer.bytes().await?;
     let (method, schema) = (head.method.as_str(), OfrepSchema::shared());
+    let mut heard = line.heard.lock().unwrap_or_else(PoisonError::into_inner);
+    heard.bytes += body.len() as u64;
     if path.starts_with("/ofrep/") {
         let checked = schema.check(&path, method, status.as_u16(), &body);
-        let mut heard = line.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.answers += 1;
         heard.note(&format!("{method} {path}"), checked);
     }

@@ -105,6 +105,12 @@ impl Disk {
         decode(Bytes::from(bytes)).ok_or(ReadError::Damaged("not a whole snapshot file"))
     }
 
+    /// The blob of a snapshot that was saved under this name and version.
+    pub fn blob(&self, name: &Name, version: Version) -> Result<Bytes, ReadError> {
+        let path = self.dir.join(file_name(name, version));
+        Ok(self.read(&Entry { path, version })?.blob)
+    }
+
     pub fn list(&self, digest: Digest, bytes: u64) -> Result<Bytes, ReadError> {
         let mut content = Vec::new();
         File::open(self.list_path(digest))?

@@ -4,16 +4,19 @@
 //! A feed is never believed. What it brings is checked in `sync.rs` (signature, digest, order), so
 //! an implementation may lose, repeat or reorder whatever it likes, and that costs time only.
 
+mod delta;
 pub mod nats;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use reqwest::StatusCode;
-use reqwest::header::{ETAG, IF_NONE_MATCH};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, IF_NONE_MATCH};
 use rules::blob::Digest;
 use rules::head::{Heads, Receipts};
 use rules::keys::ApiKey;
@@ -44,6 +47,18 @@ pub trait Feed: Send + Sync + 'static {
         digest: Digest,
         bytes_max: u64,
     ) -> BoxFuture<'a, Result<Bytes, FeedError>>;
+
+    /// As `blob`, for an edge that has another one, `base`: the difference may be all that travels.
+    fn blob_from<'a>(
+        &'a self,
+        namespace: &'a str,
+        base: (Digest, Bytes),
+        digest: Digest,
+        bytes_max: u64,
+    ) -> BoxFuture<'a, Result<Bytes, FeedError>> {
+        let _ = base;
+        self.blob(namespace, digest, bytes_max)
+    }
 
     /// Tells what this edge serves and what it refused.
     fn receipts(&self, receipts: Receipts) -> BoxFuture<'_, Result<(), FeedError>>;
@@ -191,6 +206,50 @@ impl Feed for HttpFeed {
         Box::pin(async move {
             let url = format!("{}/edge/v1/blobs/{digest}", self.base);
             read(self.send(self.client.get(url)).await?, bytes_max).await
+        })
+    }
+
+    fn blob_from<'a>(
+        &'a self,
+        namespace: &'a str,
+        base: (Digest, Bytes),
+        digest: Digest,
+        bytes_max: u64,
+    ) -> BoxFuture<'a, Result<Bytes, FeedError>> {
+        Box::pin(async move {
+            let url = format!("{}/edge/v1/blobs/{digest}", self.base);
+            let dictionary = format!(":{}:", BASE64.encode(base.0.0));
+            let request = self
+                .client
+                .get(url)
+                .header(ACCEPT_ENCODING, "dcz")
+                .header("available-dictionary", dictionary);
+            let answer = self.send(request).await?;
+            let coding = answer.headers().get(CONTENT_ENCODING);
+            let is_delta = coding.is_some_and(|coding| coding.as_bytes() == b"dcz");
+            let body = read(answer, bytes_max).await?;
+            if !is_delta {
+                return Ok(body);
+            }
+            let of = (digest, bytes_max);
+            let (made, travelled) = tokio::task::spawn_blocking(move || {
+                let made = delta::apply((base.0, &base.1), &body, of.1);
+                // Here, so that a wrong one falls back like one that cannot be decoded.
+                (made.map(|made| (Digest::of(&made) == of.0).then_some(made)), body.len())
+            })
+            .await
+            .map_err(|_| FeedError::Malformed("a delta broke its decoder".to_owned()))?;
+            match made {
+                Ok(Some(made)) => {
+                    tracing::debug!(%digest, travelled, bytes = made.len(), "made from a delta");
+                    return Ok(Bytes::from(made));
+                }
+                Ok(None) => tracing::warn!(%digest, "a delta gave other bytes; fetching the whole"),
+                Err(error) => {
+                    tracing::warn!(%digest, %error, "a delta is no good; fetching the whole");
+                }
+            }
+            self.blob(namespace, digest, bytes_max).await
         })
     }
 

@@ -40,6 +40,8 @@ use crate::state::{Name, Served, State};
 /// a cold start with 50 of them does not hold 50 blobs twice.
 const ENVIRONMENTS_AT_ONCE: usize = 4;
 const BREAKER_TICK: Duration = Duration::from_secs(1);
+/// Shorter snapshots are fetched whole: a delta would save no round trip and little else.
+const DELTA_BYTES_MIN: u64 = 16 * 1024;
 const RECEIPT_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADS_TIMEOUT: Duration = Duration::from_secs(20);
 /// At 32 MiB a link of 4 Mbit/s.
@@ -450,7 +452,7 @@ impl Sync {
         let breaker = self.breaker.clone();
         // Written down while the bytes are on their way, so that it costs no time.
         let noted = tokio::task::spawn_blocking(move || breaker.begin(digest));
-        let blob = self.fetch("snapshot", &name.0, digest, target.blob.bytes).await;
+        let blob = self.fetch_snapshot(&name, target).await;
         let _ = noted.await;
         let loaded = match blob {
             Ok(blob) => self.load(target, &blob, Source::Feed).await.map(|loaded| (blob, loaded)),
@@ -461,6 +463,32 @@ impl Sync {
         let lists = loaded.lists.clone();
         self.save(&name, Unsaved { version: target.version, stored, lists }).await;
         self.serve(target, loaded)
+    }
+
+    /// As the difference from what is served, if that is on disk and the whole is not short anyway.
+    async fn fetch_snapshot(&self, name: &Name, target: &Target) -> Result<Bytes, Refusal> {
+        let (digest, bytes) = (target.blob.digest, target.blob.bytes);
+        let served = self
+            .state
+            .table()
+            .environment(&name.0, &name.1)
+            .map(|served| (served.version, served.digest));
+        let base = match (&self.disk, served) {
+            (Some(disk), Some((version, base))) if bytes >= DELTA_BYTES_MIN => {
+                let (disk, name) = (disk.clone(), name.clone());
+                let read = tokio::task::spawn_blocking(move || disk.blob(&name, version).ok());
+                let read = read.await.ok().flatten();
+                // Rot is looked for here, or every delta on it would be made in vain.
+                read.filter(|bytes| Digest::of(bytes) == base).map(|bytes| (base, bytes))
+            }
+            _ => None,
+        };
+        let Some(base) = base else {
+            return self.fetch("snapshot", &name.0, digest, bytes).await;
+        };
+        within(BLOB_TIMEOUT, self.feed.blob_from(&name.0, base, digest, bytes))
+            .await
+            .map_err(|source| Refusal::Fetch { what: "snapshot", source })
     }
 
     async fn fetch(

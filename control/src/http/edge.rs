@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
+};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use rules::blob::Digest;
 use rules::head::Receipts;
@@ -79,19 +83,54 @@ fn answer(status: StatusCode, etag: &str, body: Vec<u8>) -> Response {
     response
 }
 
-/// A snapshot or an id list by its SHA-256, if a namespace of the key references it.
+/// A snapshot or an id list by its SHA-256, if a namespace of the key references it. Whoever has
+/// another one and says so as RFC 9842 asks (Available-Dictionary, and dcz in Accept-Encoding) may be
+/// given the difference.
 #[utoipa::path(get, path = "/edge/v1/blobs/{digest}", tag = "edge",
     responses((status = 200, content_type = "application/octet-stream", body = Vec<u8>)))]
-async fn blob(State(shared): State<Shared>, scope: EdgeScope, at: At) -> Handled {
+async fn blob(
+    State(shared): State<Shared>,
+    scope: EdgeScope,
+    at: At,
+    headers: HeaderMap,
+) -> Handled {
     let digest: Digest = at.digest.parse().map_err(|_| Stop::from(Refusal::NotFound("blob")))?;
     let mut read = shared.store.read().await?;
     let bytes = edges::blob(&mut read, &scope, digest).await?;
-    let mut response = (StatusCode::OK, bytes).into_response();
+    let base = match dictionary(&headers) {
+        // Only what the key may read, or deltas would tell what is in foreign blobs.
+        Some(base) => edges::blob(&mut read, &scope, base).await.ok().map(|bytes| (base, bytes)),
+        None => None,
+    };
+    drop(read);
+    let delta = match base {
+        Some(base) => shared.deltas.between(base, (digest, bytes.clone())).await,
+        None => None,
+    };
+    let mut response = match delta {
+        Some(delta) => {
+            let coding = [(CONTENT_ENCODING, HeaderValue::from_static("dcz"))];
+            (StatusCode::OK, coding, delta).into_response()
+        }
+        None => (StatusCode::OK, bytes).into_response(),
+    };
     let headers = response.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("accept-encoding, available-dictionary"));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     let forever = "private, max-age=31536000, immutable";
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(forever));
     Ok(response)
+}
+
+/// The digest of the dictionary that the caller has, if it knows what to do with it.
+fn dictionary(headers: &HeaderMap) -> Option<Digest> {
+    let accepted = headers.get(ACCEPT_ENCODING)?.to_str().ok()?;
+    if !accepted.split(',').any(|coding| coding.trim() == "dcz") {
+        return None;
+    }
+    let said = headers.get("available-dictionary")?.to_str().ok()?.trim();
+    let digest = BASE64.decode(said.strip_prefix(':')?.strip_suffix(':')?).ok()?;
+    Some(Digest(digest.try_into().ok()?))
 }
 
 /// What an edge serves.

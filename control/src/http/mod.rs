@@ -24,6 +24,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::authorize::{self, Permission};
 use crate::bus::Bus;
+use crate::delta::Deltas;
 use crate::lead::Lead;
 use crate::relay::Doorbell;
 use crate::store::Store;
@@ -36,6 +37,7 @@ pub struct App {
     pub bus: Arc<dyn Bus>,
     pub doorbell: Doorbell,
     pub lead: Arc<Lead>,
+    pub deltas: Deltas,
     pub metrics: PrometheusHandle,
     pub stopping: CancellationToken,
 }

@@ -38,6 +38,8 @@ use super::{Feed, FeedError, random_fraction};
 
 /// Of one question.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Of a difference from control; after that the broker is asked for the whole.
+const DELTA_TIMEOUT: Duration = Duration::from_secs(2);
 /// Of a blob; control is asked after it, within the time that an edge gives a blob.
 const BLOB_TIMEOUT: Duration = Duration::from_secs(20);
 /// Of control, before the broker is asked instead.
@@ -341,6 +343,23 @@ impl Feed for NatsFeed {
             }
             self.heard.counts.blobs_behind.fetch_add(1, Ordering::Relaxed);
             self.behind.blob(namespace, digest, bytes_max).await
+        })
+    }
+
+    /// Control makes differences, and one is shorter than what the broker has.
+    fn blob_from<'a>(
+        &'a self,
+        namespace: &'a str,
+        base: (Digest, Bytes),
+        digest: Digest,
+        bytes_max: u64,
+    ) -> BoxFuture<'a, Result<Bytes, FeedError>> {
+        Box::pin(async move {
+            let made = self.behind.blob_from(namespace, base, digest, bytes_max);
+            if let Ok(Ok(bytes)) = tokio::time::timeout(DELTA_TIMEOUT, made).await {
+                return Ok(bytes);
+            }
+            self.blob(namespace, digest, bytes_max).await
         })
     }
 

@@ -90,6 +90,12 @@ async fn answer(
     }
     if let Some(digest) = path.strip_prefix("/edge/v1/blobs/") {
         let digest = digest.parse().expect("a digest");
+        if request.headers().contains_key("available-dictionary")
+            && let Some(frame) = source.delta()
+        {
+            let answer = Response::builder().header("content-encoding", "dcz");
+            return answer.body(Full::from(frame)).expect("an answer");
+        }
         return match source.blob("shop", digest, u64::MAX).await {
             Ok(bytes) => Response::new(Full::from(bytes)),
             Err(_) => status(404),
@@ -165,4 +171,41 @@ async fn a_control_that_is_not_there_is_an_error_and_never_a_hang() {
     let answer = feed.heads(None).await;
     assert!(matches!(answer, Err(FeedError::Unreachable(_))), "{answer:?}");
     assert!(HttpFeed::new("control:8080", edge_key()).is_err());
+}
+
+#[tokio::test]
+async fn a_delta_that_is_nonsense_or_gives_other_bytes_is_made_up_for_by_the_whole() {
+    let (base, target) = (b"the base".repeat(100), b"the target".repeat(100));
+    let dictionary = Digest::of(&base);
+    let framed = |magic: &[u8], of: Digest, target: &[u8]| {
+        let head = [magic, &of.0].concat();
+        let mut encoder =
+            zstd::stream::write::Encoder::with_ref_prefix(head, 3, &base).expect("an encoder");
+        std::io::Write::write_all(&mut encoder, target).expect("encoded");
+        encoder.finish().expect("a frame")
+    };
+    let magic = [0x5e, 0x2a, 0x4d, 0x18, 0x20, 0, 0, 0];
+    let good = framed(&magic, dictionary, &target);
+    let frames = [
+        good.clone(),
+        good[..good.len() - 1].to_vec(),
+        good[..20].to_vec(),
+        Vec::new(),
+        framed(b"nonsense", dictionary, &target),
+        framed(&magic, Digest::of(b"another"), &target),
+        framed(&magic, dictionary, b"other bytes"),
+        framed(&magic, dictionary, &target.repeat(100)),
+    ];
+    for (number, frame) in frames.into_iter().enumerate() {
+        let source = Source::new();
+        source.corrupt(Digest::of(&target), Bytes::from(target.clone()));
+        source.set_delta(frame);
+        let control = control(source.clone()).await;
+        let feed =
+            HttpFeed::new(&format!("http://{}", control.address), edge_key()).expect("a feed");
+        let from = (dictionary, Bytes::from(base.clone()));
+        let made = feed.blob_from("shop", from, Digest::of(&target), target.len() as u64).await;
+        assert_eq!(made.expect("a blob"), target, "frame {number}");
+        assert_eq!(source.fetched(), usize::from(number > 0), "frame {number}: wholes fetched");
+    }
 }

@@ -230,6 +230,7 @@ struct Inner {
     blobs: HashMap<Digest, Bytes>,
     down: bool,
     fetched: usize,
+    delta: Option<Bytes>,
 }
 
 impl Source {
@@ -277,6 +278,15 @@ impl Source {
 
     pub fn ring(&self) {
         self.bell.send_modify(|rings| *rings += 1);
+    }
+
+    /// What is answered to whoever asks for a difference.
+    pub fn set_delta(&self, frame: Vec<u8>) {
+        self.inner.lock().expect("lock").delta = Some(Bytes::from(frame));
+    }
+
+    pub fn delta(&self) -> Option<Bytes> {
+        self.inner.lock().expect("lock").delta.clone()
     }
 
     pub fn fetched(&self) -> usize {
