@@ -12,7 +12,7 @@ const RAISE: &str = "UPDATE environment SET revision = revision + 1, updated_at 
 const ADD: &str = "INSERT INTO outbox (environment_id, revision, trace_context, created_at) \
     VALUES ($1, $2, $3, $4)";
 const PENDING: &str = "SELECT environment_id FROM outbox GROUP BY environment_id \
-    ORDER BY MIN(id) LIMIT 100";
+    ORDER BY MIN(id) LIMIT $1";
 const FORGET: &str = "DELETE FROM outbox WHERE environment_id = $1 AND revision <= $2";
 
 /// An environment whose row this transaction has locked and raised.
@@ -61,8 +61,8 @@ pub async fn add(
 }
 
 /// Environments with unpublished changes, the longest waiting first.
-pub async fn pending(read: &mut Connection) -> Result<Vec<String>, sqlx::Error> {
-    query_scalar(PENDING).fetch_all(read).await
+pub async fn pending(read: &mut Connection, max: usize) -> Result<Vec<String>, sqlx::Error> {
+    query_scalar(PENDING).bind(i64::try_from(max).unwrap_or(i64::MAX)).fetch_all(read).await
 }
 
 pub async fn forget(

@@ -169,6 +169,7 @@ impl Publisher {
             return Ok(Published::Already(version));
         }
 
+        fail_for("publisher::environment", &loaded.environment)?;
         fail_at("publisher::compile")?;
         let previous_flags =
             publication.as_ref().map_or(0, |(_, _, flags, _)| u32::try_from(*flags).unwrap_or(0));
@@ -494,5 +495,15 @@ fn version(generation: i64, revision: i64) -> Version {
 fn fail_at(_name: &'static str) -> Result<(), PublishError> {
     #[cfg(feature = "failpoints")]
     fail::fail_point!(_name, |_| Err(PublishError::Died(_name)));
+    Ok(())
+}
+
+/// As `fail_at`, for the one environment that the failpoint names (`return(staging)`).
+fn fail_for(_name: &'static str, _environment: &str) -> Result<(), PublishError> {
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!(_name, |named| match named.as_deref() == Some(_environment) {
+        true => Err(BusError::Unreachable(_name.into()).into()),
+        false => Ok(()),
+    });
     Ok(())
 }

@@ -3,12 +3,15 @@
 //! Woken by a signal (`wake.rs` brings those of other processes) and by a jittered tick, so a signal that got lost costs a tick.
 //! It registers interest before it queries, so no signal falls between the two. A burst of writes
 //! is published once: rows of one environment are grouped, and what comes while it is published
-//! is seen by the next pass. No retry here: the next tick is the retry.
+//! is seen by the next pass. An environment that could not be published is tried again after a
+//! pause of its own, which grows with each failure; the others do not wait for it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::outbox;
@@ -16,6 +19,48 @@ use crate::publisher::{PublishError, Published, Publisher};
 
 /// After a pass that published something, so that a burst comes as a few passes, not as many.
 const REST: Duration = Duration::from_millis(10);
+/// After an environment's first failure; doubled with each further one (± 50 %).
+const RETRY_FIRST: Duration = Duration::from_millis(5);
+/// An environment that fails for hours is tried this often, and mended this late.
+const RETRY_MAX: Duration = Duration::from_secs(120);
+
+/// Environments of one pass; what is left waits for the next.
+const PASS_MAX: usize = 100;
+
+/// Environments that could not be published, and when each is tried again. Bounded by the
+/// environments there are: one that the outbox no longer names is forgotten.
+#[derive(Debug, Default)]
+pub struct Retries(BTreeMap<String, Retry>);
+
+#[derive(Debug)]
+struct Retry {
+    failures: u32,
+    due: Instant,
+}
+
+impl Retries {
+    fn is_due(&self, environment_id: &str, now: Instant) -> bool {
+        self.0.get(environment_id).is_none_or(|retry| retry.due <= now)
+    }
+
+    fn failed(&mut self, environment_id: &str, now: Instant) -> Duration {
+        let retry =
+            self.0.entry(environment_id.to_owned()).or_insert(Retry { failures: 0, due: now });
+        let pause = jittered(pause_after(retry.failures));
+        retry.failures = retry.failures.saturating_add(1);
+        retry.due = now + pause;
+        pause
+    }
+
+    fn first_due(&self) -> Option<Instant> {
+        self.0.values().map(|retry| retry.due).min()
+    }
+}
+
+/// Before jitter.
+fn pause_after(failures_before: u32) -> Duration {
+    RETRY_FIRST.saturating_mul(1u32.checked_shl(failures_before).unwrap_or(u32::MAX)).min(RETRY_MAX)
+}
 
 #[derive(Debug, Clone, Default)]
 pub struct Doorbell {
@@ -48,11 +93,12 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut leading = publisher.lead.changes();
+    let mut retries = Retries::default();
     while !stop.is_cancelled() {
         let rung = doorbell.here.notified();
         leading.mark_unchanged();
         let done = match publisher.lead.epoch() {
-            Some(_) => pass(&publisher).await,
+            Some(_) => pass(&publisher, &mut retries).await,
             None => publisher.follow().await.map(|()| 0),
         };
         let busy = match done {
@@ -66,6 +112,12 @@ pub async fn run(
             0 => jittered(tick),
             _ => REST,
         };
+        let now = Instant::now();
+        // A retry that is due at once still lets the signals below be seen.
+        let pause = match retries.first_due() {
+            Some(due) => pause.min(due.saturating_duration_since(now).max(RETRY_FIRST / 2)),
+            None => pause,
+        };
         tokio::select! {
             () = stop.cancelled() => break,
             () = rung, if busy == 0 => {}
@@ -77,17 +129,23 @@ pub async fn run(
 }
 
 /// How many environments it was able to do something about.
-pub async fn pass(publisher: &Publisher) -> Result<usize, PublishError> {
+pub async fn pass(publisher: &Publisher, retries: &mut Retries) -> Result<usize, PublishError> {
     let pending = {
         let mut read = publisher.store.read().await?;
-        outbox::pending(&mut read).await?
+        // Those that only wait for their next try take nobody's place.
+        outbox::pending(&mut read, PASS_MAX + retries.0.len()).await?
     };
+    retries.0.retain(|environment_id, _| pending.contains(environment_id));
     metrics::gauge!("tidegate_control_outbox_environments").set(pending.len() as f64);
     let mut done = 0;
     for environment_id in pending {
+        if !retries.is_due(&environment_id, Instant::now()) {
+            continue;
+        }
         match publisher.publish(&environment_id).await {
             Ok(published) => {
                 done += 1;
+                retries.0.remove(&environment_id);
                 if let Published::Moved(version) = published {
                     tracing::debug!(environment_id, ?version, "published");
                 }
@@ -95,10 +153,12 @@ pub async fn pass(publisher: &Publisher) -> Result<usize, PublishError> {
             Err(PublishError::NotLeading) => break,
             Err(error) => {
                 metrics::counter!("tidegate_control_publish_failed_total").increment(1);
+                let pause = retries.failed(&environment_id, Instant::now());
                 tracing::error!(
                     environment_id,
                     error = &error as &dyn std::error::Error,
-                    "an environment was not published; the next tick tries again"
+                    ?pause,
+                    "an environment was not published and is tried again after a pause"
                 );
             }
         }
@@ -112,4 +172,34 @@ pub fn jittered(tick: Duration) -> Duration {
     // Without randomness the tick is merely regular.
     let _ = getrandom::fill(&mut byte);
     tick.mul_f64(0.5 + f64::from(byte[0]) / 256.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_from_5_ms_to_two_minutes_and_never_beyond() {
+        let pauses: Vec<u128> = (0..17).map(|failures| pause_after(failures).as_millis()).collect();
+        assert_eq!(pauses[..5], [5, 10, 20, 40, 80]);
+        assert_eq!(pauses[14..], [81_920, 120_000, 120_000]);
+        for failures in [31, 32, 64, u32::MAX] {
+            assert_eq!(pause_after(failures), RETRY_MAX, "{failures}");
+        }
+    }
+
+    #[test]
+    fn an_environment_that_fails_waits_and_the_others_do_not() {
+        let mut retries = Retries::default();
+        let now = Instant::now();
+        let mut last = Duration::ZERO;
+        for failures in 0..20 {
+            last = retries.failed("broken", now);
+            let (least, most) = (pause_after(failures) / 2, pause_after(failures) * 3 / 2);
+            assert!((least..=most).contains(&last), "{failures}: {last:?}");
+        }
+        assert!(!retries.is_due("broken", now));
+        assert!(retries.is_due("broken", now + last));
+        assert!(retries.is_due("other", now));
+    }
 }

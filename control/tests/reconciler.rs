@@ -53,7 +53,7 @@ impl World {
         lead.take().await.expect("asked").expect("the first");
         let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
         let publisher = Publisher::new(store, bus, key, lead);
-        relay::pass(&publisher).await.expect("published");
+        relay::pass(&publisher, &mut relay::Retries::default()).await.expect("published");
         World { publisher, admin, scope, edge_key, _dir: dir }
     }
 
@@ -110,7 +110,7 @@ async fn where_nothing_differs_nothing_is_found() {
     let world = World::new().await;
     world.write("a").await;
     assert_eq!(world.pass().await, 0, "the outbox says so: that is the relay's work, not drift");
-    relay::pass(&world.publisher).await.expect("published");
+    relay::pass(&world.publisher, &mut relay::Retries::default()).await.expect("published");
     assert_eq!(world.pass().await, 0);
     assert!(world.drift().await.is_empty());
 }
@@ -120,7 +120,11 @@ async fn a_committed_write_whose_outbox_row_is_lost_is_published_all_the_same() 
     let world = World::new().await;
     world.write("a").await;
     world.sql("DELETE FROM outbox").await;
-    assert_eq!(relay::pass(&world.publisher).await.expect("a pass"), 0, "the relay knows nothing");
+    assert_eq!(
+        relay::pass(&world.publisher, &mut relay::Retries::default()).await.expect("a pass"),
+        0,
+        "the relay knows nothing"
+    );
     assert_eq!(world.pass().await, 1);
     assert_eq!(world.head().await.map(|head| head.revision), Some(2));
     assert_eq!(world.pass().await, 0);
@@ -147,7 +151,7 @@ async fn a_bus_that_forgot_a_head_gets_it_again() {
 async fn an_edge_that_stays_behind_or_serves_other_bytes_is_drift_until_it_catches_up() {
     let world = World::new().await;
     world.write("a").await;
-    relay::pass(&world.publisher).await.expect("published");
+    relay::pass(&world.publisher, &mut relay::Retries::default()).await.expect("published");
     world.report(1, rules::blob::Digest([0; 32])).await;
     assert_eq!(world.pass().await, 1, "the bytes of 1.1 are others");
     assert_eq!(world.drift().await[0].kind, "edge-diverged");

@@ -58,10 +58,18 @@ async fn a_committed_write_is_published_wherever_the_publisher_died() {
 
         let publisher = restart().await;
         publisher.restore().await.expect("restored");
-        assert_eq!(relay::pass(&publisher).await.expect("a pass"), 1, "{step}");
+        assert_eq!(
+            relay::pass(&publisher, &mut relay::Retries::default()).await.expect("a pass"),
+            1,
+            "{step}"
+        );
         let heads = publisher.bus.heads().await.expect("heads");
         assert_eq!(heads[0].version.revision, revision, "{step}");
-        assert_eq!(relay::pass(&publisher).await.expect("a pass"), 0, "{step}: nothing is left");
+        assert_eq!(
+            relay::pass(&publisher, &mut relay::Retries::default()).await.expect("a pass"),
+            0,
+            "{step}: nothing is left"
+        );
         let again = publisher.publish(&made.id).await.expect("published");
         assert!(matches!(again, Published::Already(_)), "{step}: {again:?}");
     }
