@@ -20,6 +20,8 @@ const CHAIN: &str = "SELECT namespace_id, sequence, at, actor, action, target, e
     after, previous, hash FROM audit WHERE namespace_id = $1 AND sequence > $2 \
     ORDER BY sequence LIMIT 1000";
 
+const END: &str = "SELECT audit_sequence, audit_hash FROM namespace WHERE id = $1";
+
 /// The end of a namespace's chain, locked: nobody else writes to the namespace until the commit.
 #[derive(Debug)]
 pub struct Head {
@@ -136,7 +138,8 @@ pub async fn page(
     Ok(query_as(PAGE).bind(namespace_id).bind(before).bind(limit).fetch_all(read).await?)
 }
 
-/// Walks the whole chain. The number of the first row that does not follow from the one before.
+/// Walks the whole chain to where the namespace says that it ends, so that rows taken off its end
+/// show too. How many rows there are, or the number of the first one that is not as it was.
 pub async fn verify(
     read: &mut Connection,
     namespace_id: &str,
@@ -146,14 +149,22 @@ pub async fn verify(
         let rows: Vec<Row> =
             query_as(CHAIN).bind(namespace_id).bind(sequence).fetch_all(&mut *read).await?;
         if rows.is_empty() {
-            return Ok(Ok(sequence));
+            let end: (i64, Vec<u8>) =
+                query_as(END).bind(namespace_id).fetch_one(&mut *read).await?;
+            return Ok(match end.0 == sequence {
+                true if end.1 == previous => Ok(sequence),
+                // The newest row was written anew, its hash with it.
+                true => Err(sequence),
+                // Fewer rows than there were, or more.
+                false => Err(sequence.min(end.0) + 1),
+            });
         }
         for row in rows {
             let follows = row.sequence == sequence + 1
                 && row.previous == previous
                 && row.hash == row.expected_hash();
             if !follows {
-                return Ok(Err(row.sequence));
+                return Ok(Err(sequence + 1));
             }
             (sequence, previous) = (row.sequence, row.hash);
         }
