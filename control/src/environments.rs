@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::audit::Entry;
 use crate::authorize::NamespaceScope;
 use crate::change::{Change, Expected, Touches};
+use crate::fleet;
 use crate::outbox::Raised;
 use crate::page::{Page, Paged};
 use crate::refusal::{Refusal, check_name, check_slug, stored};
@@ -208,9 +209,8 @@ pub async fn delete(
         json!({ "key": before.key, "name": before.name, "revision": before.revision,
             "updatedAt": rfc3339(before.updated_at) })
     })?;
-    let keys: Vec<String> = query_scalar(KEY_IDS).bind(&before.id).fetch_all(tx).await?;
-    if !keys.is_empty() {
-        return Err(Refusal::KeysLeft { keys });
+    for raised in &change.raised {
+        check_unserved(tx, raised).await?;
     }
     for raised in change.raised.clone() {
         retire(tx, scope, &raised).await?;
@@ -225,6 +225,23 @@ pub async fn delete(
         after: None,
     };
     change.finish_deleting(tx, entry).await
+}
+
+/// Whether edges have stopped answering for it, as far as control can know: no key is valid, and
+/// its last revision, which says so, is published and served by every edge that was heard of
+/// lately. What is deleted is published no more, so an edge that is behind would stay there.
+/// Call it under the environment's lock, which raised it by one.
+pub async fn check_unserved(tx: &mut Tx, raised: &Raised) -> Result<(), Refusal> {
+    let id = &raised.environment_id;
+    let keys: Vec<String> = query_scalar(KEY_IDS).bind(id).fetch_all(tx).await?;
+    if !keys.is_empty() {
+        return Err(Refusal::KeysLeft { keys });
+    }
+    let revision = raised.revision - 1;
+    match fleet::live(tx, id, raised.generation, revision).await?.everywhere() {
+        true => Ok(()),
+        false => Err(Refusal::NotLive { environment: raised.key.clone(), revision }),
+    }
 }
 
 /// Deletes it and keeps its last revision.

@@ -116,7 +116,7 @@ pub async fn rename(
     Ok(after)
 }
 
-/// With everything in it. Its audit rows stay.
+/// With everything in it, once no edge answers for it. Its audit rows stay.
 pub async fn delete(
     tx: &mut Tx,
     scope: &NamespaceScope,
@@ -125,6 +125,9 @@ pub async fn delete(
     let change = Change::begin(tx, scope, Touches::All).await?;
     let before = get(tx, scope).await?;
     expected.check(before.version, || before.state())?;
+    for raised in &change.raised {
+        environments::check_unserved(tx, raised).await?;
+    }
     for raised in change.raised.clone() {
         environments::retire(tx, scope, &raised).await?;
     }

@@ -22,6 +22,10 @@ pub enum Refusal {
     Inexpressible(Vec<Problem>),
     #[error("its keys are still valid; revoke them first, so that edges stop answering: {}", keys.join(", "))]
     KeysLeft { keys: Vec<String> },
+    #[error(
+        "{environment:?} is at revision {revision}, which is not served everywhere yet; edges that lag would keep answering for revoked keys"
+    )]
+    NotLive { environment: String, revision: i64 },
     #[error("it is needed by {}", by.join(", "))]
     InUse { by: Vec<String> },
     #[error("there are {max} {what} already, which is the limit")]

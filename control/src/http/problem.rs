@@ -66,6 +66,7 @@ impl From<Refusal> for Stop {
             Refusal::Exists { .. } => Stop::new(StatusCode::CONFLICT, "exists", detail),
             Refusal::InUse { .. } => Stop::new(StatusCode::CONFLICT, "in-use", detail),
             Refusal::KeysLeft { .. } => Stop::new(StatusCode::CONFLICT, "keys-left", detail),
+            Refusal::NotLive { .. } => Stop::new(StatusCode::CONFLICT, "not-live", detail),
             Refusal::Inexpressible(errors) => {
                 Stop::new(StatusCode::CONFLICT, "inexpressible", detail)
                     .with(|document| document.errors = errors)
