@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rules::bus::Broker;
 
+use crate::guard::Timeouts;
 use crate::store::Database;
 
 #[derive(Debug, Clone)]
@@ -35,9 +36,19 @@ pub struct Config {
     pub broker: Option<Broker>,
     /// What lies on the broker is compared with what was published this often (± 50 %).
     pub broker_tick: Duration,
+    /// Time for each next piece of a request's body.
+    pub body_timeout: Duration,
+    /// Time that a connection may rest between two requests.
+    pub idle_timeout: Duration,
+    /// Time for a peer to take up what is sent to it.
+    pub write_timeout: Duration,
 }
 
 impl Config {
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        Timeouts { header: self.header_timeout, idle: self.idle_timeout, write: self.write_timeout }
+    }
+
     pub fn new(listen: SocketAddr, data_dir: impl Into<PathBuf>) -> Config {
         let data_dir = data_dir.into();
         Config {
@@ -53,6 +64,9 @@ impl Config {
             header_timeout: Duration::from_secs(5),
             broker: None,
             broker_tick: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(30),
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod evaluate;
 pub mod flags;
 pub mod fleet;
 pub mod generation;
+mod guard;
 pub mod http;
 pub mod idempotency;
 pub mod imports;
@@ -165,6 +166,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         deltas: delta::Deltas::default(),
         metrics: recorder(),
         stopping: stopping.clone(),
+        body_timeout: config.body_timeout,
     });
     let router = http::router(app)?.layer(
         tower_http::trace::TraceLayer::new_for_http()
@@ -185,7 +187,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         listener,
         router,
         config.connections_max,
-        config.header_timeout,
+        config.timeouts(),
         config.drain,
         stopping.clone(),
     ));
@@ -226,7 +228,7 @@ async fn open_store(
         lent,
         http::pages::waiting(format!("waiting for the database {place}")),
         config.connections_max,
-        config.header_timeout,
+        config.timeouts(),
         WAITING_DRAIN,
         over.clone(),
     ));

@@ -1,16 +1,23 @@
-//! The accept loop. Our own, because `axum::serve` gives hyper no timer, which leaves its header
-//! timeout inert, and because a shutdown has to drain.
+//! The accept loop. Our own, because `axum::serve` gives hyper no timer, which leaves its timeouts
+//! inert, and because a shutdown has to drain. The limits of a connection are kept in `guard.rs`.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use http::{Request, Version};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use crate::guard::{Guarded, Phase, Timeouts};
 
 const HEADERS_MAX: usize = 64;
 /// Of a connection's read buffer, which also bounds its headers.
@@ -25,14 +32,14 @@ pub async fn listen(
     listener: TcpListener,
     router: axum::Router,
     connections_max: usize,
-    header_timeout: Duration,
+    timeouts: Timeouts,
     drain: Duration,
     stopping: CancellationToken,
 ) {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(connections_max));
     let cut = CancellationToken::new();
-    let builder = Arc::new(builder(header_timeout));
+    let builder = Arc::new(builder());
     loop {
         let accepted = tokio::select! {
             () = stopping.cancelled() => break,
@@ -51,15 +58,27 @@ pub async fn listen(
             continue;
         };
         let (watcher, cut, builder) = (graceful.watcher(), cut.clone(), builder.clone());
-        let service = TowerToHyperService::new(router.clone());
+        let router = router.clone();
         tokio::spawn(async move {
-            // hyper detects the protocol without a timer: the first byte gets one here.
-            let first = tokio::time::timeout(header_timeout, stream.readable()).await;
-            if !matches!(first, Ok(Ok(()))) {
-                return;
-            }
+            let phase = Arc::new(Phase::default());
+            let service = {
+                let phase = phase.clone();
+                service_fn(move |request: Request<Incoming>| {
+                    let (router, phase) = (router.clone(), phase.clone());
+                    async move {
+                        phase.begin();
+                        let multiplexed = request.version() == Version::HTTP_2;
+                        let Ok(answer) = router.oneshot(request).await;
+                        if !multiplexed {
+                            phase.end();
+                        }
+                        Ok::<_, Infallible>(answer)
+                    }
+                })
+            };
             let _ = stream.set_nodelay(true);
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            let stream = Guarded::new(stream, phase, timeouts);
+            let connection = builder.serve_connection(stream, service);
             tokio::select! {
                 result = watcher.watch(connection) => if let Err(error) = result {
                     tracing::trace!(%peer, error, "a connection ended badly");
@@ -78,12 +97,12 @@ pub async fn listen(
     let _ = tokio::time::timeout(Duration::from_secs(1), places.acquire_many(all)).await;
 }
 
-fn builder(header_timeout: Duration) -> auto::Builder<TokioExecutor> {
+fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        // See `guard.rs`.
+        .header_read_timeout(None)
         .max_headers(HEADERS_MAX)
         .max_buf_size(BUFFER_BYTES);
     builder

@@ -136,7 +136,7 @@ fn dictionary(headers: &HeaderMap) -> Option<Digest> {
 /// What an edge serves.
 #[utoipa::path(post, path = "/edge/v1/receipts", tag = "edge", request_body = serde_json::Value, responses((status = 204)))]
 async fn receipts(State(shared): State<Shared>, scope: EdgeScope, request: Request) -> Handled {
-    let body = read(request.into_body(), ADMIN_BODY_BYTES_MAX).await?;
+    let body = read(request.into_body(), ADMIN_BODY_BYTES_MAX, shared.body_timeout).await?;
     let receipts: Receipts = parse(&body)?;
     let mut tx = shared.store.write().await?;
     edges::receive(&mut tx, &scope, &receipts).await?;

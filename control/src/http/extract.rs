@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::response::Response;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
@@ -193,7 +193,7 @@ impl FromRequest<Shared> for Writing {
         let long =
             path.ends_with("/import") || path.ends_with("/included") || path.ends_with("/excluded");
         let max = if long { IMPORT_BYTES_MAX } else { ADMIN_BODY_BYTES_MAX };
-        let body = read(body, max).await?;
+        let body = read(body, max, shared.body_timeout).await?;
         let request = match parts.headers.get("idempotency-key") {
             None => None,
             Some(key) => {
@@ -224,16 +224,38 @@ impl FromRequest<Shared> for Writing {
     }
 }
 
-/// A body, up to its limit. Its first megabytes are not believed before they came.
-pub async fn read(body: axum::body::Body, bytes_max: usize) -> Result<Bytes, Stop> {
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(Stop::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "too-large",
-            format!("the body is over its limit of {bytes_max} bytes"),
-        )),
-        Err(_) => Err(Stop::new(StatusCode::BAD_REQUEST, "body", "the body broke off")),
+/// A body, up to its limit. Its first megabytes are not believed before they came. Each read has
+/// `within`, so that a sender who has stopped holds nothing; the limit bounds how many there are.
+pub async fn read(
+    body: axum::body::Body,
+    bytes_max: usize,
+    within: Duration,
+) -> Result<Bytes, Stop> {
+    let mut body = Limited::new(body, bytes_max);
+    let mut read = BytesMut::new();
+    loop {
+        let Ok(frame) = tokio::time::timeout(within, body.frame()).await else {
+            let detail = format!("nothing more of the body came within {within:?}");
+            return Err(Stop::new(StatusCode::REQUEST_TIMEOUT, "timeout", detail));
+        };
+        match frame {
+            None => return Ok(read.freeze()),
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    read.extend_from_slice(data);
+                }
+            }
+            Some(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
+                return Err(Stop::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "too-large",
+                    format!("the body is over its limit of {bytes_max} bytes"),
+                ));
+            }
+            Some(Err(_)) => {
+                return Err(Stop::new(StatusCode::BAD_REQUEST, "body", "the body broke off"));
+            }
+        }
     }
 }
 
@@ -326,7 +348,9 @@ impl Write {
             idempotency::keep(&mut self.tx, request, &kept).await?;
         }
         let touched = std::mem::take(&mut self.tx.touched);
+        fail_at("change::commit")?;
         self.tx.commit().await?;
+        fail_at("change::committed")?;
         self.shared.doorbell.ring();
         let mut response = respond(answer);
         if let Some(wait) = self.wait {
@@ -350,6 +374,13 @@ impl Write {
         }
         Ok(response)
     }
+}
+
+/// Where tests let the process die. Nothing is left of it in a build without failpoints.
+fn fail_at(_name: &'static str) -> Result<(), Stop> {
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!(_name, |_| Err(Refusal::Internal(format!("it died at {_name}")).into()));
+    Ok(())
 }
 
 pub fn answer(status: StatusCode, version: Option<i64>, body: &impl Serialize) -> Answer {

@@ -12,6 +12,7 @@ pub mod segments;
 pub mod transfer;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
@@ -40,6 +41,8 @@ pub struct App {
     pub deltas: Deltas,
     pub metrics: PrometheusHandle,
     pub stopping: CancellationToken,
+    /// Of each read of a request's body.
+    pub body_timeout: Duration,
 }
 
 #[derive(Debug, thiserror::Error)]

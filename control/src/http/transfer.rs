@@ -117,7 +117,8 @@ async fn export(
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/evaluate", tag = "evaluation",
     request_body = Value, responses((status = 200, body = Value)))]
 async fn try_out(State(shared): State<Shared>, scope: Scope, at: At, request: Request) -> Handled {
-    let body = read(request.into_body(), rules::limits::ADMIN_BODY_BYTES_MAX).await?;
+    let body =
+        read(request.into_body(), rules::limits::ADMIN_BODY_BYTES_MAX, shared.body_timeout).await?;
     let asked: Evaluate = parse(&body)?;
     let now_ms = match &asked.now {
         None => now_us() / 1000,
