@@ -164,6 +164,11 @@ pub fn openapi() -> String {
     let mut api = serde_json::to_value(&api).unwrap_or_default();
     api["info"] = json!({ "title": "Tidegate control", "version": env!("CARGO_PKG_VERSION"),
         "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" } });
+    let limit = |(name, value, about): (&str, u64, &str)| {
+        (name.to_owned(), json!({ "value": value, "description": about }))
+    };
+    // Inclusive: the value passes, one more does not.
+    api["x-limits"] = pages::limits().map(limit).collect::<serde_json::Map<_, _>>().into();
     api["components"]["securitySchemes"] = json!({
         "admin": { "type": "http", "scheme": "bearer", "description": "tg_admin_…" },
         "edge": { "type": "http", "scheme": "bearer", "description": "tg_edge_…" } });

@@ -5,7 +5,7 @@ use axum::response::{Html, IntoResponse, Response};
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use rules::limits;
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -86,32 +86,14 @@ async fn description() -> Response {
 /// The limits that control, edges and SDKs share.
 #[utoipa::path(get, path = "/api/v1/limits", tag = "server", responses((status = 200, body = Value)))]
 async fn limits_table() -> Response {
-    let body = json!({
-        "snapshotBytes": limits::SNAPSHOT_BYTES_MAX,
-        "headBytes": limits::HEAD_BYTES_MAX,
-        "flags": limits::FLAGS_MAX,
-        "rulesPerFlag": limits::RULES_PER_FLAG_MAX,
-        "clausesPerRule": limits::CLAUSES_PER_RULE_MAX,
-        "valuesPerClause": limits::VALUES_PER_CLAUSE_MAX,
-        "variantsPerFlag": limits::VARIANTS_PER_FLAG_MAX,
-        "prerequisites": limits::PREREQUISITES_MAX,
-        "segments": limits::SEGMENTS_MAX,
-        "segmentIds": limits::SEGMENT_IDS_MAX,
-        "nesting": limits::NESTING_MAX,
-        "chain": limits::CHAIN_MAX,
-        "stringBytes": limits::STRING_BYTES_MAX,
-        "keyBytes": limits::KEY_BYTES_MAX,
-        "valueBytes": limits::VALUE_BYTES_MAX,
-        "regexSourceBytes": limits::REGEX_SOURCE_BYTES_MAX,
-        "logicNodes": limits::LOGIC_NODES_MAX,
-        "contextBytes": limits::CONTEXT_BYTES_MAX,
-        "evaluationBodyBytes": limits::EVALUATION_BODY_BYTES_MAX,
-        "adminBodyBytes": limits::ADMIN_BODY_BYTES_MAX,
-        "importBytes": limits::IMPORT_BYTES_MAX,
-        "policies": limits::POLICIES_MAX,
-        "keys": limits::KEYS_MAX,
-        "splitTotal": limits::SPLIT_TOTAL,
-        "environments": crate::environments::ENVIRONMENTS_MAX,
-    });
-    ([(CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+    let body: serde_json::Map<String, Value> =
+        limits().map(|(name, value, _)| (name.to_owned(), json!(value))).collect();
+    ([(CONTENT_TYPE, "application/json")], Value::Object(body).to_string()).into_response()
+}
+
+/// Name, value and meaning: the table that all parts share, and what is control's own.
+pub fn limits() -> impl Iterator<Item = (&'static str, u64, &'static str)> {
+    let shared = limits::TABLE.iter().map(|limit| (limit.name, limit.value, limit.about.trim()));
+    let environments = crate::environments::ENVIRONMENTS_MAX as u64;
+    shared.chain([("environments", environments, "Environments of one namespace.")])
 }
