@@ -1,0 +1,128 @@
+//! Control dies at a point of a write, or cannot publish one environment.
+//! Run with `--features failpoints`. Failpoints belong to the whole process: one test at a time.
+#![cfg(feature = "failpoints")]
+
+mod world;
+
+use std::time::Duration;
+
+use fail::FailScenario;
+use serde_json::json;
+use tokio::time::Instant;
+use world::{PATIENCE, World, read};
+
+const FLAGS: &str = "/api/v1/namespaces/ours/flags";
+const PLACE: &str = "/api/v1/namespaces/ours/environments/production";
+
+fn flag(key: &str) -> serde_json::Value {
+    json!({ "key": key, "type": "boolean", "variants": { "on": true, "off": false } })
+}
+
+/// Nothing but a commit's own signal makes it look for work.
+async fn deaf() -> World {
+    let hour = Duration::from_secs(3600);
+    World::with(tempfile::tempdir().expect("a folder"), |config| {
+        (config.tick, config.reconcile) = (hour, hour);
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_write_that_dies_before_its_commit_leaves_nothing() {
+    let scenario = FailScenario::setup();
+    let world = deaf().await;
+    world.namespace("ours").await;
+    let before = world.published("ours").await;
+    fail::cfg("change::commit", "return").expect("a failpoint");
+    let request = || world.ask("POST", FLAGS).header("idempotency-key", "k").json(&flag("f"));
+    assert_eq!(read(request()).await.0, 500);
+    fail::remove("change::commit");
+    let world = world.restart().await;
+    assert_eq!(world.get(&format!("{FLAGS}/f")).await.0, 404);
+    let (_, audit) = world.get("/api/v1/namespaces/ours/audit/verify").await;
+    assert_eq!(audit, json!({ "valid": true, "rows": 2 }), "namespace and environment");
+    assert_eq!(world.published("ours").await, before, "no revision was used up");
+    // Its idempotency key was not taken.
+    let request = world.ask("POST", FLAGS).header("idempotency-key", "k").json(&flag("f"));
+    assert_eq!(read(request).await.0, 201);
+    assert_eq!(world.published("ours").await, before + 1);
+    world.control.shutdown().await;
+    scenario.teardown();
+}
+
+#[tokio::test]
+async fn a_write_that_dies_after_its_commit_is_published_by_the_next_start_and_is_not_done_twice() {
+    let scenario = FailScenario::setup();
+    let world = deaf().await;
+    world.namespace("ours").await;
+    let before = world.published("ours").await;
+    fail::cfg("change::committed", "return").expect("a failpoint");
+    let send = async |world: &World| {
+        read(world.ask("POST", FLAGS).header("idempotency-key", "k").json(&flag("f"))).await
+    };
+    assert_eq!(send(&world).await.0, 500, "whoever sent it does not know");
+    fail::remove("change::committed");
+    let (_, body) = world.get(PLACE).await;
+    assert_eq!(body["revision"], before + 1, "{body}");
+    assert_eq!(body["published"]["revision"], before, "nobody rang: {body}");
+
+    let world = world.restart().await;
+    assert_eq!(world.published("ours").await, before + 1);
+    assert_eq!(send(&world).await.0, 201, "the client's second try has its answer");
+    let (_, audit) = world.get("/api/v1/namespaces/ours/audit/verify").await;
+    assert_eq!(audit, json!({ "valid": true, "rows": 3 }), "one write");
+    assert_eq!(world.published("ours").await, before + 1);
+    world.control.shutdown().await;
+    scenario.teardown();
+}
+
+/// Publications that failed in this process so far.
+async fn failures(world: &World) -> u64 {
+    let (_, text) = world.get("/metrics").await;
+    let text = text.as_str().expect("text");
+    let line = text.lines().find_map(|line| {
+        line.strip_prefix("tidegate_control_publish_failed_total")?.trim().parse().ok()
+    });
+    line.unwrap_or(0)
+}
+
+#[tokio::test]
+async fn an_environment_that_cannot_be_published_waits_longer_each_time_and_delays_no_other() {
+    let scenario = FailScenario::setup();
+    let world = World::new().await;
+    world.namespace("ours").await;
+    world.environment("ours", "broken").await;
+    assert_eq!(world.flag("ours", "f").await.0, 201);
+    world.published("ours").await;
+    world.published_in("ours", "broken").await;
+    fail::cfg("publisher::environment", "return(broken)").expect("a failpoint");
+    let (before, began) = (failures(&world).await, Instant::now());
+    let broken = "/api/v1/namespaces/ours/environments/broken/flags/f";
+    let config = json!({ "enabled": true, "fallthrough": { "variant": "on" } });
+    assert_eq!(world.put(broken, config.clone()).await.0, 200);
+
+    // A busy neighbour: each of its writes is published, and each wakes the relay.
+    let mut writes = 0u32;
+    while writes < 40 || failures(&world).await < before + 3 {
+        assert!(began.elapsed() < PATIENCE, "{writes} writes, too few failures");
+        assert_eq!(world.put(&format!("{PLACE}/flags/f"), config.clone()).await.0, 200);
+        world.published("ours").await;
+        writes += 1;
+    }
+    let failed = failures(&world).await - before;
+    let elapsed = began.elapsed();
+    // Pauses of 5, 10, 20 … ms, each no shorter than its half.
+    let mut most = 1;
+    let (mut pause, mut used) = (Duration::from_micros(2500), Duration::ZERO);
+    while used + pause <= elapsed {
+        (used, pause, most) = (used + pause, pause * 2, most + 1);
+    }
+    assert!(failed <= most, "{failed} tries in {elapsed:?}, at most {most} are due");
+    let (_, body) = world.get("/api/v1/namespaces/ours/environments/broken").await;
+    assert_ne!(body["published"]["revision"], body["revision"], "{body}");
+
+    fail::remove("publisher::environment");
+    world.published_in("ours", "broken").await;
+    world.control.shutdown().await;
+    scenario.teardown();
+}

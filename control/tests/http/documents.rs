@@ -1,0 +1,125 @@
+//! Deletion and what must outlive it; documents in and out.
+
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+const FLAGS: &str = "/api/v1/namespaces/ours/flags";
+const PLACE: &str = "/api/v1/namespaces/ours/environments/production";
+
+#[tokio::test]
+async fn the_key_of_a_deleted_flag_comes_back_with_its_type_or_not_at_all() {
+    let world = World::new().await;
+    world.namespace("ours").await;
+    assert_eq!(world.flag("ours", "f").await.0, 201);
+    assert_eq!(world.delete(&format!("{FLAGS}/f")).await.0, 204);
+    let string = json!({ "key": "f", "type": "string", "variants": { "on": "x" } });
+    let (status, body) = world.post(FLAGS, string).await;
+    assert_eq!((status, &body["errors"][0]["pointer"]), (422, &json!("/type")), "{body}");
+    let document = json!({ "flags": { "f": { "state": "ENABLED", "variants": { "on": "x" },
+        "defaultVariant": "on" } } });
+    let (status, body) = world.post(&format!("{PLACE}/import?format=flagd"), document).await;
+    assert_eq!((status, &body["flags"][0]["result"]), (200, &json!("refused")), "{body}");
+    assert_eq!(world.get(&format!("{FLAGS}/f")).await.0, 404);
+    assert_eq!(world.flag("ours", "f").await.0, 201);
+    world.control.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_flag_that_others_need_is_not_deleted_and_they_are_named() {
+    let world = World::new().await;
+    world.namespace("ours").await;
+    for key in ["base", "needs", "rule-needs"] {
+        assert_eq!(world.flag("ours", key).await.0, 201);
+    }
+    let needed = json!([ { "flag": "base", "variants": ["on"] } ]);
+    let config = json!({ "enabled": true, "off": "off", "fallthrough": { "variant": "on" },
+        "prerequisites": needed });
+    let (status, body) = world.put(&format!("{PLACE}/flags/needs"), config).await;
+    assert_eq!(status, 200, "{body}");
+    let config = json!({ "enabled": true, "off": "off", "fallthrough": { "variant": "on" },
+        "rules": [ { "id": "r", "prerequisites": needed, "serve": { "variant": "off" } } ] });
+    let (status, body) = world.put(&format!("{PLACE}/flags/rule-needs"), config).await;
+    assert_eq!(status, 200, "{body}");
+
+    let (status, body) = world.delete(&format!("{FLAGS}/base")).await;
+    assert_eq!((status, &body["type"]), (409, &json!("urn:tidegate:problem:in-use")), "{body}");
+    for key in ["\"needs\"", "\"rule-needs\""] {
+        assert!(body["detail"].as_str().is_some_and(|text| text.contains(key)), "{body}");
+    }
+    for key in ["needs", "rule-needs", "base"] {
+        assert_eq!(world.delete(&format!("{FLAGS}/{key}")).await.0, 204, "{key}");
+    }
+    world.control.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_same_state_compiles_to_the_same_rules_in_two_servers() {
+    let document = json!({ "flags": {
+        "b": { "definition": { "type": "string", "variants": { "x": "1", "y": "2" } },
+            "config": { "enabled": true, "off": "x", "fallthrough": { "variant": "y" },
+                "rules": [ { "id": "r", "when": { "attr": "email", "op": "ends_with",
+                    "value": "@example.com" }, "serve": { "split": { "by": "targetingKey",
+                    "weights": { "x": 30000, "y": 70000 } } } } ] } },
+        "a": { "definition": { "type": "boolean", "variants": { "on": true, "off": false } },
+            "config": { "enabled": true, "fallthrough": { "variant": "on" } } } } });
+    let mut reversed = document.clone();
+    let flags = reversed["flags"].as_object_mut().expect("flags");
+    let first = flags.remove("b").expect("b");
+    flags.insert("b".to_owned(), first);
+
+    let mut rulesets = Vec::new();
+    for document in [document, reversed] {
+        let world = World::new().await;
+        world.namespace("ours").await;
+        let (status, body) = world.post(&format!("{PLACE}/import?format=tidegate"), document).await;
+        assert_eq!(status, 200, "{body}");
+        world.published("ours").await;
+        let edge = world.edge_key(json!("all")).await;
+        let trusted = [world.control.public_key.clone()];
+        let head = world.heads(&edge).await.heads[0].verify(&trusted).expect("a head");
+        let url = format!("{}/edge/v1/blobs/{}", world.url, head.snapshot.digest);
+        let blob = world.http.get(url).bearer_auth(&edge).send().await.expect("an answer");
+        let blob = blob.bytes().await.expect("a blob");
+        // The snapshot itself also holds the environment's own stream secret, which is random.
+        let (manifest, ruleset) = rules::blob::decode_blob(&blob).expect("a blob");
+        assert_eq!(manifest.flag_count, 2);
+        rulesets.push(rules::blob::Digest::of(ruleset));
+        // Nor does publishing the same state again change it, in the same server.
+        let path = format!("{PLACE}/publish");
+        assert_eq!(world.post(&path, json!({})).await.0, 202);
+        world.published("ours").await;
+        let again = world.heads(&edge).await.heads[0].verify(&trusted).expect("a head");
+        assert_eq!(again.snapshot.digest, head.snapshot.digest);
+        assert!(again.version > head.version);
+        world.control.shutdown().await;
+    }
+    assert_eq!(rulesets[0], rulesets[1]);
+}
+
+#[tokio::test]
+async fn an_export_to_flagd_names_what_flagd_cannot_express_and_leaves_it_out_only_when_told_to() {
+    let world = World::new().await;
+    world.namespace("ours").await;
+    for key in ["plain", "base", "needs"] {
+        assert_eq!(world.flag("ours", key).await.0, 201);
+    }
+    let config = json!({ "enabled": true, "off": "off", "fallthrough": { "variant": "on" },
+        "prerequisites": [ { "flag": "base", "variants": ["on"] } ] });
+    assert_eq!(world.put(&format!("{PLACE}/flags/needs"), config).await.0, 200);
+    let export = format!("{PLACE}/export?format=flagd");
+    let (status, body) = world.get(&export).await;
+    assert_eq!(status, 409, "{body}");
+    assert_eq!(body["type"], "urn:tidegate:problem:inexpressible", "{body}");
+    let places: Vec<&str> = body["errors"]
+        .as_array()
+        .expect("errors")
+        .iter()
+        .filter_map(|error| error["pointer"].as_str())
+        .collect();
+    assert!(places.iter().any(|place| place.contains("needs")), "{body}");
+    let (status, body): (u16, Value) = world.get(&format!("{export}&partial=true")).await;
+    assert_eq!(status, 200, "{body}");
+    assert!(body["flags"]["plain"].is_object() && body["flags"]["needs"].is_null(), "{body}");
+    world.control.shutdown().await;
+}

@@ -1,0 +1,15 @@
+//! What control promises over HTTP, against a real server and a real database; one binary, so
+//! that it is linked once.
+
+mod audit;
+mod documents;
+mod edge_keys;
+mod growth;
+mod limits;
+mod relay;
+mod repeated;
+mod routes;
+mod secrets;
+mod shutdown;
+#[path = "../world/mod.rs"]
+mod world;

@@ -1,0 +1,322 @@
+//! Every route with every kind of key: the exact status of each, from one table.
+
+use std::collections::BTreeSet;
+
+use rules::keys::{ApiKey, KEY_ENTROPY_BYTES, KeyKind};
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+/// How a route is asked: method, its template, where, with which body.
+struct Route(&'static str, &'static str, String, Body, [u16; 6]);
+
+enum Body {
+    None,
+    Json(Value),
+    Text(&'static str),
+}
+
+/// No key, a well-formed one that nobody has, server, browser, edge, admin token.
+const KINDS: [&str; 6] = ["none", "unknown", "server", "browser", "edge", "admin"];
+
+/// Of the admin API: what the admin token gets, and nobody else.
+fn admin(status: u16) -> [u16; 6] {
+    [401, 401, 403, 403, 403, status]
+}
+
+fn edge(status: u16) -> [u16; 6] {
+    [401, 401, 403, 403, status, 403]
+}
+
+fn public() -> [u16; 6] {
+    [200; 6]
+}
+
+/// In the order in which the admin token works through them: what is deleted is made before.
+fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
+    use Body::{Json, None, Text};
+    let namespace = "/api/v1/namespaces/{namespace}";
+    let route = |method, template: &'static str, at: &str, body, statuses| {
+        Route(method, template, at.to_owned(), body, statuses)
+    };
+    macro_rules! below {
+        ($method:literal, $template:literal, $at:expr, $body:expr, $status:literal) => {
+            route(
+                $method,
+                concat!("/api/v1/namespaces/{namespace}", $template),
+                &format!("/api/v1/namespaces/ours{}", $at),
+                $body,
+                admin($status),
+            )
+        };
+    }
+    let flag = json!({ "key": "new", "type": "boolean", "variants": { "on": true } });
+    let config = json!({ "enabled": true, "fallthrough": { "variant": "on" } });
+    vec![
+        route("GET", "/", "/", None, public()),
+        route("GET", "/healthz", "/healthz", None, public()),
+        route("GET", "/readyz", "/readyz", None, public()),
+        route("GET", "/metrics", "/metrics", None, public()),
+        route("GET", "/api/v1/openapi.json", "/api/v1/openapi.json", None, public()),
+        route("GET", "/api/v1/limits", "/api/v1/limits", None, public()),
+        route("GET", "/edge/v1/heads", "/edge/v1/heads", None, edge(200)),
+        route(
+            "GET",
+            "/edge/v1/blobs/{digest}",
+            &format!("/edge/v1/blobs/{digest}"),
+            None,
+            edge(200),
+        ),
+        route(
+            "POST",
+            "/edge/v1/receipts",
+            "/edge/v1/receipts",
+            Json(json!({ "receipts": [] })),
+            edge(204),
+        ),
+        route("GET", "/api/v1/namespaces", "/api/v1/namespaces", None, admin(200)),
+        route(
+            "POST",
+            "/api/v1/namespaces",
+            "/api/v1/namespaces",
+            Json(json!({ "key": "doomed" })),
+            admin(201),
+        ),
+        below!("GET", "", "", None, 200),
+        below!("PATCH", "", "", Json(json!({ "name": "Ours" })), 200),
+        route("DELETE", namespace, "/api/v1/namespaces/doomed", None, admin(204)),
+        below!("GET", "/audit", "/audit", None, 200),
+        below!("GET", "/audit/verify", "/audit/verify", None, 200),
+        below!("GET", "/environments", "/environments", None, 200),
+        below!("POST", "/environments", "/environments", Json(json!({ "key": "new" })), 201),
+        below!("GET", "/environments/{environment}", "/environments/production", None, 200),
+        below!("DELETE", "/environments/{environment}", "/environments/empty", None, 204),
+        below!(
+            "POST",
+            "/environments/{environment}/publish",
+            "/environments/production/publish",
+            Json(json!({})),
+            202
+        ),
+        below!("GET", "/flags", "/flags", None, 200),
+        below!("POST", "/flags", "/flags", Json(flag.clone()), 201),
+        below!("GET", "/flags/{flag}", "/flags/new", None, 200),
+        below!("PUT", "/flags/{flag}", "/flags/new", Json(flag), 200),
+        below!(
+            "GET",
+            "/environments/{environment}/flags",
+            "/environments/production/flags",
+            None,
+            200
+        ),
+        below!(
+            "GET",
+            "/environments/{environment}/flags/{flag}",
+            "/environments/production/flags/new",
+            None,
+            200
+        ),
+        below!(
+            "PUT",
+            "/environments/{environment}/flags/{flag}",
+            "/environments/production/flags/new",
+            Json(config),
+            200
+        ),
+        below!("DELETE", "/flags/{flag}", "/flags/new", None, 204),
+        below!(
+            "GET",
+            "/environments/{environment}/segments",
+            "/environments/production/segments",
+            None,
+            200
+        ),
+        below!(
+            "POST",
+            "/environments/{environment}/segments",
+            "/environments/production/segments",
+            Json(json!({ "key": "beta" })),
+            201
+        ),
+        below!(
+            "GET",
+            "/environments/{environment}/segments/{segment}",
+            "/environments/production/segments/beta",
+            None,
+            200
+        ),
+        below!(
+            "PUT",
+            "/environments/{environment}/segments/{segment}",
+            "/environments/production/segments/beta",
+            Json(json!({ "key": "beta" })),
+            200
+        ),
+        below!(
+            "PUT",
+            "/environments/{environment}/segments/{segment}/{list}",
+            "/environments/production/segments/beta/included",
+            Text("ann\nbob\n"),
+            200
+        ),
+        below!(
+            "DELETE",
+            "/environments/{environment}/segments/{segment}",
+            "/environments/production/segments/beta",
+            None,
+            204
+        ),
+        below!(
+            "GET",
+            "/environments/{environment}/keys",
+            "/environments/production/keys",
+            None,
+            200
+        ),
+        below!(
+            "POST",
+            "/environments/{environment}/keys",
+            "/environments/production/keys",
+            Json(json!({ "kind": "server" })),
+            201
+        ),
+        below!(
+            "DELETE",
+            "/environments/{environment}/keys/{id}",
+            format!("/environments/production/keys/{key_id}"),
+            None,
+            204
+        ),
+        below!(
+            "POST",
+            "/environments/{environment}/import",
+            "/environments/production/import?format=flagd",
+            Json(json!({ "flags": {} })),
+            200
+        ),
+        below!(
+            "GET",
+            "/environments/{environment}/export",
+            "/environments/production/export?format=tidegate",
+            None,
+            200
+        ),
+        below!(
+            "POST",
+            "/environments/{environment}/evaluate",
+            "/environments/production/evaluate",
+            Json(json!({ "context": {} })),
+            200
+        ),
+        below!(
+            "GET",
+            "/environments/{environment}/edges",
+            "/environments/production/edges",
+            None,
+            200
+        ),
+        route("GET", "/api/v1/edges", "/api/v1/edges", None, admin(200)),
+        route("GET", "/api/v1/drift", "/api/v1/drift", None, admin(200)),
+        route("GET", "/api/v1/edge-keys", "/api/v1/edge-keys", None, admin(200)),
+        route(
+            "POST",
+            "/api/v1/edge-keys",
+            "/api/v1/edge-keys",
+            Json(json!({ "namespaces": "all" })),
+            admin(201),
+        ),
+        route(
+            "DELETE",
+            "/api/v1/edge-keys/{id}",
+            &format!("/api/v1/edge-keys/{edge_key_id}"),
+            None,
+            admin(204),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn every_route_answers_every_kind_of_key_as_the_table_says() {
+    let world = World::new().await;
+    world.namespace("ours").await;
+    world.environment("ours", "empty").await;
+    let (server, server_id) = world.key("ours", "production", "server").await;
+    let (browser, _) = world.key("ours", "production", "browser").await;
+    let edge = world.edge_key(json!("all")).await;
+    let (_, doomed_edge_id) = world.edge_key_with_id(json!(["ours"])).await;
+    world.published("ours").await;
+    world.published_in("ours", "empty").await;
+    let trusted = [world.control.public_key.clone()];
+    let digest = world.heads(&edge).await.heads[0].verify(&trusted).expect("a head");
+    let table = table(&digest.snapshot.digest.to_string(), &server_id, &doomed_edge_id);
+
+    // From the document, so that a route that is added and not thought about fails here.
+    let (_, described) = world.get("/api/v1/openapi.json").await;
+    let described: BTreeSet<(String, String)> =
+        control::http::operations(&described).into_iter().collect();
+    let listed: BTreeSet<(String, String)> = table
+        .iter()
+        .map(|Route(method, template, ..)| ((*method).to_owned(), (*template).to_owned()))
+        .collect();
+    assert_eq!(listed, described, "the table and the document name the same routes");
+
+    let mut wrong = Vec::new();
+    for Route(method, template, at, body, statuses) in &table {
+        let unknown = match template.starts_with("/edge/") {
+            true => ApiKey::new(KeyKind::Edge, &[7; KEY_ENTROPY_BYTES]),
+            false => ApiKey::new(KeyKind::Admin, &[7; KEY_ENTROPY_BYTES]),
+        };
+        let keys = [
+            None,
+            Some(unknown.reveal()),
+            Some(server.as_str()),
+            Some(browser.as_str()),
+            Some(edge.as_str()),
+            Some(world.token.as_str()),
+        ];
+        for ((kind, key), expected) in KINDS.iter().zip(keys).zip(statuses) {
+            let url = format!("{}{at}", world.url);
+            let mut request = world.http.request(method.parse().expect("a method"), url);
+            request = match body {
+                Body::None => request,
+                Body::Json(body) => request.json(body),
+                Body::Text(body) => request.header("content-type", "text/plain").body(*body),
+            };
+            if matches!(*method, "PUT" | "PATCH" | "DELETE") {
+                request = request.header("if-match", "*");
+            }
+            if let Some(key) = key {
+                request = request.bearer_auth(key);
+            }
+            let answer = request.send().await.expect("an answer");
+            let status = answer.status().as_u16();
+            let challenged = answer.headers().contains_key("www-authenticate");
+            let body = answer.text().await.expect("a body");
+            if status != *expected || challenged != (status == 401) {
+                wrong.push(format!("{method} {at} with {kind}: {status}, not {expected}: {body}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    world.control.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_malformed_key_and_another_scheme_are_as_good_as_an_unknown_key() {
+    let world = World::new().await;
+    let admin = world.token.clone();
+    let cut = admin[..admin.len() - 1].to_owned();
+    for value in [
+        "Bearer nonsense".to_owned(),
+        "Bearer ".to_owned(),
+        format!("Bearer {cut}"),
+        format!("Basic {admin}"),
+        admin.clone(),
+        format!("Bearer {}", "x".repeat(4096)),
+    ] {
+        let url = format!("{}/api/v1/namespaces", world.url);
+        let answer = world.http.get(url).header("authorization", &value).send().await;
+        assert_eq!(answer.expect("an answer").status(), 401, "{value}");
+    }
+    world.control.shutdown().await;
+}

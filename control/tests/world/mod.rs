@@ -1,0 +1,196 @@
+//! A control on a temporary folder, spoken to over HTTP; on SQLite, or on PostgreSQL where xtask
+//! started one.
+
+#![allow(dead_code, reason = "each test binary takes what it needs")]
+
+use std::time::Duration;
+
+use control::config::Config;
+use control::store::Database;
+use control::store::query::query;
+use rules::head::Heads;
+use rules::secret::Secret;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+#[path = "../../../e2e/src/postgres.rs"]
+mod postgres;
+
+/// Whatever is waited for, it comes within this or the test fails with the last state seen.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct World {
+    pub control: control::Control,
+    pub http: reqwest::Client,
+    pub url: String,
+    pub token: String,
+    pub dir: tempfile::TempDir,
+}
+
+impl World {
+    pub async fn new() -> World {
+        World::on(tempfile::tempdir().expect("a folder")).await
+    }
+
+    pub async fn on(dir: tempfile::TempDir) -> World {
+        World::with(dir, |_| {}).await
+    }
+
+    pub async fn with(dir: tempfile::TempDir, change: impl FnOnce(&mut Config)) -> World {
+        let mut config = Config::new("127.0.0.1:0".parse().expect("an address"), dir.path());
+        // The same folder is the same database, or a restart would find another.
+        let url = dir.path().join("postgres-url");
+        if !url.exists()
+            && let Some(made) = postgres::database_for_test()
+        {
+            std::fs::write(&url, made).expect("written");
+        }
+        if let Ok(url) = std::fs::read_to_string(&url) {
+            config.database = Database::Postgres(Secret::new(url));
+        }
+        change(&mut config);
+        let control = control::start(config).await.expect("control starts");
+        let token = std::fs::read_to_string(&control.admin_token_file).expect("a token");
+        let url = format!("http://{}", control.address);
+        // reqwest asks for one even where nothing is encrypted; a second install is no matter.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::new();
+        World { control, http, url, token: token.trim().to_owned(), dir }
+    }
+
+    /// Stops and starts it again on the same folder.
+    pub async fn restart(self) -> World {
+        let World { control, dir, .. } = self;
+        control.shutdown().await;
+        World::on(dir).await
+    }
+
+    pub fn ask(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().expect("a method");
+        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        read(self.ask("POST", path).json(&body)).await
+    }
+
+    /// Over whatever version is there.
+    pub async fn put(&self, path: &str, body: Value) -> (u16, Value) {
+        read(self.ask("PUT", path).header("if-match", "*").json(&body)).await
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        read(self.ask("GET", path)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> (u16, Value) {
+        read(self.ask("DELETE", path).header("if-match", "*")).await
+    }
+
+    /// Until it is no longer refused with 409 because edges lag.
+    pub async fn delete_once_live(&self, path: &str) -> (u16, Value) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut changed = self.control.bus.changed();
+            let (status, body) = self.delete(path).await;
+            let lags = body["type"] == "urn:tidegate:problem:not-live";
+            if !lags || Instant::now() > deadline {
+                return (status, body);
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(20), changed.changed()).await;
+        }
+    }
+
+    /// Namespace `name` with environment `production`.
+    pub async fn namespace(&self, name: &str) {
+        let (status, body) = self.post("/api/v1/namespaces", json!({ "key": name })).await;
+        assert_eq!(status, 201, "{body}");
+        self.environment(name, "production").await;
+    }
+
+    pub async fn environment(&self, namespace: &str, name: &str) {
+        let path = format!("/api/v1/namespaces/{namespace}/environments");
+        let (status, body) = self.post(&path, json!({ "key": name })).await;
+        assert_eq!(status, 201, "{body}");
+    }
+
+    pub async fn flag(&self, namespace: &str, key: &str) -> (u16, Value) {
+        let definition =
+            json!({ "key": key, "type": "boolean", "variants": { "on": true, "off": false } });
+        self.post(&format!("/api/v1/namespaces/{namespace}/flags"), definition).await
+    }
+
+    pub async fn edge_key(&self, namespaces: Value) -> String {
+        self.edge_key_with_id(namespaces).await.0
+    }
+
+    pub async fn edge_key_with_id(&self, namespaces: Value) -> (String, String) {
+        let body = json!({ "namespaces": namespaces, "name": "test" });
+        let (status, body) = self.post("/api/v1/edge-keys", body).await;
+        assert_eq!(status, 201, "{body}");
+        let text = |name: &str| body[name].as_str().expect("text").to_owned();
+        (text("key"), text("id"))
+    }
+
+    /// A key of an environment (`server`, `browser`) and its id.
+    pub async fn key(&self, namespace: &str, environment: &str, kind: &str) -> (String, String) {
+        let path = format!("/api/v1/namespaces/{namespace}/environments/{environment}/keys");
+        let (status, body) = self.post(&path, json!({ "kind": kind })).await;
+        assert_eq!(status, 201, "{body}");
+        let text = |name: &str| body[name].as_str().expect("text").to_owned();
+        (text("key"), text("id"))
+    }
+
+    pub async fn heads(&self, key: &str) -> Heads {
+        let answer = self
+            .http
+            .get(format!("{}/edge/v1/heads", self.url))
+            .bearer_auth(key)
+            .send()
+            .await
+            .expect("an answer");
+        assert_eq!(answer.status(), 200);
+        answer.json().await.expect("heads")
+    }
+
+    /// Until `production` is published as it stands: its revision.
+    pub async fn published(&self, namespace: &str) -> i64 {
+        self.published_in(namespace, "production").await
+    }
+
+    pub async fn published_in(&self, namespace: &str, environment: &str) -> i64 {
+        let path = format!("/api/v1/namespaces/{namespace}/environments/{environment}");
+        let is = |body: &Value| body["published"]["revision"] == body["revision"];
+        let body = self.until(&path, is).await;
+        body["revision"].as_i64().expect("a revision")
+    }
+
+    /// What `path` answers once it is as wanted.
+    pub async fn until(&self, path: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut changed = self.control.bus.changed();
+            let (_, body) = self.get(path).await;
+            if is(&body) {
+                return body;
+            }
+            assert!(Instant::now() < deadline, "not as wanted: {body}");
+            let _ = tokio::time::timeout(Duration::from_millis(50), changed.changed()).await;
+        }
+    }
+
+    /// Behind control's back.
+    pub async fn sql(&self, statement: &'static str) -> u64 {
+        let mut tx = self.control.store.write().await.expect("a write");
+        let done = query(statement).execute(&mut tx).await.expect("a statement");
+        tx.commit().await.expect("a commit");
+        done
+    }
+}
+
+pub async fn read(request: reqwest::RequestBuilder) -> (u16, Value) {
+    let answer = request.send().await.expect("an answer");
+    let status = answer.status().as_u16();
+    let text = answer.text().await.expect("a body");
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
