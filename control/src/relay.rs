@@ -52,8 +52,11 @@ impl Retries {
         pause
     }
 
-    fn first_due(&self) -> Option<Instant> {
-        self.0.values().map(|retry| retry.due).min()
+    /// A pause that ends with the first retry that is due, but never at once: nothing here may spin.
+    fn shorten(&self, pause: Duration) -> Duration {
+        let now = Instant::now();
+        let next = self.0.values().map(|retry| retry.due.saturating_duration_since(now)).min();
+        next.map_or(pause, |next| pause.min(next.max(RETRY_FIRST / 2)))
     }
 }
 
@@ -99,28 +102,24 @@ pub async fn run(
         leading.mark_unchanged();
         let done = match publisher.lead.epoch() {
             Some(_) => pass(&publisher, &mut retries).await,
-            None => publisher.follow().await.map(|()| 0),
-        };
-        let busy = match done {
-            Ok(published) => published,
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "the relay failed");
-                0
+            None => {
+                // They are the next leader's to try.
+                retries = Retries::default();
+                publisher.follow().await.map(|()| 0)
             }
         };
-        let pause = match busy {
-            0 => jittered(tick),
-            _ => REST,
-        };
-        let now = Instant::now();
-        // A retry that is due at once still lets the signals below be seen.
-        let pause = match retries.first_due() {
-            Some(due) => pause.min(due.saturating_duration_since(now).max(RETRY_FIRST / 2)),
-            None => pause,
+        let (busy, pause) = match done {
+            Ok(0) => (false, retries.shorten(jittered(tick))),
+            Ok(_) => (true, retries.shorten(REST)),
+            Err(error) => {
+                // Retries that are due wait too: the pass did not come to them.
+                tracing::error!(error = &error as &dyn std::error::Error, "the relay failed");
+                (false, jittered(tick))
+            }
         };
         tokio::select! {
             () = stop.cancelled() => break,
-            () = rung, if busy == 0 => {}
+            () = rung, if !busy => {}
             // Beginning to lead, there may be work that the one before left.
             _ = leading.changed() => {}
             () = tokio::time::sleep(pause) => {}
@@ -201,5 +200,10 @@ mod tests {
         assert!(!retries.is_due("broken", now));
         assert!(retries.is_due("broken", now + last));
         assert!(retries.is_due("other", now));
+        let hour = Duration::from_secs(3600);
+        assert!(retries.shorten(hour) <= last, "it is not waited for longer than that");
+        assert_eq!(Retries::default().shorten(hour), hour);
+        retries.0.values_mut().for_each(|retry| retry.due = now);
+        assert_eq!(retries.shorten(hour), RETRY_FIRST / 2, "what is overdue does not spin");
     }
 }
