@@ -21,9 +21,12 @@ pub struct Process {
 fn binary() -> PathBuf {
     // …/target/debug/deps/this-test
     let test = std::env::current_exe().expect("this test's own path");
-    let profile = test.ancestors().nth(2).expect("a profile folder");
-    let binary = profile.join(format!("tidegate{}", std::env::consts::EXE_SUFFIX));
-    assert!(binary.is_file(), "there is no {}: run `cargo xtask test`", binary.display());
+    let name = format!("tidegate{}", std::env::consts::EXE_SUFFIX);
+    // Or …/target/release/propagation, beside which it lies.
+    let folders = test.ancestors().skip(1).take(2);
+    let binary = folders.map(|folder| folder.join(&name)).find(|binary| binary.is_file());
+    let binary = binary.unwrap_or_default();
+    assert!(binary.is_file(), "there is no tidegate: run `cargo xtask test`");
     binary
 }
 
@@ -73,10 +76,14 @@ impl Process {
         text.unwrap_or_else(|| panic!("no {member} in {}", self.announced)).to_owned()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// Sends a signal by its name, to this process alone.
     #[track_caller]
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("it runs").to_string();
+        let pid = self.pid().to_string();
         let sent = std::process::Command::new("kill").args(["-s", name, &pid]).status();
         assert!(sent.expect("kill runs").success(), "SIG{name} to {pid}");
     }

@@ -58,7 +58,8 @@ enum Chore {
     Check,
     /// What continuous integration runs: check, then test.
     Ci,
-    /// Drives an edge over loopback beside a bare hyper server and prints both.
+    /// Drives an edge over loopback beside a bare hyper server and prints both; `load propagation`
+    /// measures how long a change takes to reach edges and clients.
     Load {
         /// Passed on to the load command.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -132,7 +133,12 @@ fn dev(arguments: &[OsString]) -> anyhow::Result<()> {
 fn load(arguments: &[OsString]) -> anyhow::Result<()> {
     wasm::run()?;
     // One after the other: built together, the server would get the features of the test clients.
-    for (package, binary) in [("cli", "tidegate"), ("e2e", "load")] {
+    let arguments: Vec<&OsString> = arguments.iter().filter(|argument| *argument != "--").collect();
+    let (load, arguments) = match arguments.split_first() {
+        Some((first, rest)) if *first == "propagation" => ("propagation", rest),
+        _ => ("load", arguments.as_slice()),
+    };
+    for (package, binary) in [("cli", "tidegate"), ("e2e", load)] {
         steps::run(Command::new(cargo()).current_dir(root()).args([
             "build",
             "--locked",
@@ -144,9 +150,8 @@ fn load(arguments: &[OsString]) -> anyhow::Result<()> {
         ]))?;
     }
     let release = target_dir()?.join("release");
-    let arguments = arguments.iter().filter(|argument| *argument != "--");
     steps::run(
-        Command::new(release.join("load"))
+        Command::new(release.join(load))
             .arg("--tidegate")
             .arg(release.join("tidegate"))
             .args(arguments),
