@@ -212,7 +212,7 @@ fn postgres_tests(arguments: &[OsString]) -> anyhow::Result<String> {
     let server = PostgresServer::start(&folder).context("PostgreSQL for the tests")?;
     let url = server.url("postgres");
     // The whole workspace is named, or its dependencies would be built with other features.
-    let tests = ["path", "restart", "lead", "reconciler", "bad_input", "fleet"];
+    let tests = ["path", "http", "died", "restart", "lead", "reconciler", "bad_input", "fleet"];
     let tests = tests.iter().flat_map(|test| ["--test", test]);
     let what: Vec<&str> = ["--workspace"].into_iter().chain(tests).collect();
     cargo_test(&what, &[(TEST_POSTGRES, &url)], arguments)
