@@ -505,6 +505,11 @@ async fn a_snapshot_of_several_parts_and_its_id_list_travel_over_the_broker() {
 async fn guarded() -> (NatsServer, Control) {
     let mut server = NatsServer::nowhere().await;
     let control = Control::start(server.broker_as("control", "hunter-control")).await;
+    guard(&mut server, &control).await;
+    (server, control)
+}
+
+async fn guard(server: &mut NatsServer, control: &Control) {
     let key_id = ApiKey::parse(&control.edge_key).unwrap().id;
     server.configure(
         workspace().join("deploy/nats.conf"),
@@ -515,7 +520,54 @@ async fn guarded() -> (NatsServer, Control) {
         ],
     );
     server.run().await;
-    (server, control)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_the_broker_keeps_from_an_edge_is_followed_over_http() {
+    let mut server = NatsServer::nowhere().await;
+    let mut control = Control::start(server.broker_as("control", "hunter-control")).await;
+    let mut other = control.admin.clone();
+    other.namespace = "other".to_owned();
+    let (other_key, ..) = furnish(&other).await;
+    let definition =
+        json!({ "key": "g", "type": "integer", "variants": { "one": 1, "two": 2, "three": 3 } });
+    let serving = |variant| json!({ "enabled": true, "fallthrough": { "variant": variant } });
+    other.flag(&definition, &serving("one")).await;
+    // Its key lets it see both namespaces, its user on the broker only one.
+    let made = json!({ "namespaces": ["demo", "other"], "name": "both" });
+    let made = control.admin.post("/api/v1/edge-keys", &made).await.ok().json();
+    control.edge_key = made["key"].as_str().unwrap().to_owned();
+    guard(&mut server, &control).await;
+    let (broker, url) = (server.broker_as("edge-demo", "hunter-edge"), control.admin.url.clone());
+    let follow = Follow { control_url: &url, broker, anti_entropy: NEVER };
+    let edge = Edge::start(&control, follow).await;
+    edge.serves("1").await;
+    let there = Ofrep::new(&edge.ofrep.url, &other_key);
+    until("the other namespace being served", async || {
+        match edge.running.serving("other", ENVIRONMENT) {
+            Some(_) => Ok(()),
+            None => Err("not yet".to_owned()),
+        }
+    })
+    .await;
+    there.serves("g", &json!({}), &json!(1)).await;
+    for (variant, value) in [("two", 2), ("three", 3)] {
+        other.configure("g", &serving(variant)).await.ok();
+        there.serves("g", &json!({}), &json!(value)).await;
+        let before = count(&edge.counts().heads_announced);
+        let (ours, shown) = if value == 2 { ("two", "2") } else { ("three", "3") };
+        control.flag(ours).await;
+        edge.serves(shown).await;
+        until("its own news coming over the broker", async || {
+            match count(&edge.counts().heads_announced) {
+                now if now > before => Ok(()),
+                now => Err(format!("{now} announced")),
+            }
+        })
+        .await;
+    }
+    edge.stop().await;
+    control.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

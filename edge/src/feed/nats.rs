@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::context::{ContextBuilder, RequestErrorKind};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use async_nats::{Client, ConnectOptions, Event, Message, ServerAddr};
@@ -44,10 +44,13 @@ const DELTA_TIMEOUT: Duration = Duration::from_secs(2);
 const BLOB_TIMEOUT: Duration = Duration::from_secs(20);
 /// Of control, before the broker is asked instead.
 const POLL_TIMEOUT: Duration = Duration::from_secs(8);
+/// Of all heads. It and `POLL_TIMEOUT` fit into the time that an edge gives its heads.
+const READ_TIMEOUT: Duration = Duration::from_secs(8);
 /// A broker that says nothing for two of these is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Heads or parts that are asked for at once.
 const AT_ONCE: usize = 8;
+const NAMESPACES_AT_ONCE: usize = 32;
 /// Heads that wait to be followed; with more, all are read instead.
 const ANNOUNCED_MAX: usize = 2_000;
 const NAMESPACES_MAX: usize = 2_000;
@@ -62,6 +65,9 @@ pub struct NatsFeed {
     _listening: AbortOnDropHandle<()>,
 }
 
+/// The newest head of each subject.
+type Announced = BTreeMap<String, (Version, SignedHead)>;
+
 /// What the broker has said and nobody has asked for yet.
 #[derive(Debug, Default)]
 struct Heard {
@@ -69,14 +75,15 @@ struct Heard {
     bell: Notify,
     connected: watch::Sender<bool>,
     namespaces: watch::Sender<BTreeSet<String>>,
+    /// Those that the broker does not answer about since the last connect.
+    silent: Mutex<BTreeSet<String>>,
     warned: AtomicBool,
     counts: Counts,
 }
 
 #[derive(Debug, Default)]
 struct News {
-    /// The newest head of each subject.
-    announced: BTreeMap<String, (Version, SignedHead)>,
+    announced: Announced,
     /// Something may have been missed: all heads are to be read.
     all: bool,
     /// The broker has kept us so busy that control was not asked for too long.
@@ -170,33 +177,58 @@ impl NatsFeed {
         self.client.connection_state() == State::Connected
     }
 
-    /// Every head of the namespaces that are followed, as the broker has them.
-    async fn read_all(&self) -> Result<BTreeMap<String, (Version, SignedHead)>, BrokerError> {
-        let namespaces = self.heard.namespaces.borrow().clone();
-        let mut heads = BTreeMap::new();
-        for namespace in namespaces {
-            let stream = self.jetstream.get_stream_no_info(bus::heads_stream(&namespace)).await?;
-            // A namespace without a bucket has nothing published, or the broker was emptied.
-            let Ok(listed) = stream.info_with_subjects(bus::head_subjects(&namespace)).await else {
-                continue;
-            };
-            let subjects: Vec<String> = listed.map_ok(|(subject, _)| subject).try_collect().await?;
-            let read: Vec<Option<StreamMessage>> = futures_util::stream::iter(subjects)
-                .map(|subject| last(&stream, subject))
-                .buffer_unordered(AT_ONCE)
-                .try_collect()
-                .await?;
-            for message in read.into_iter().flatten() {
-                let removed = message.headers.get("KV-Operation").is_some();
-                if let Some((version, head)) = parse(&message.subject, &message.payload)
-                    && !removed
-                {
-                    heads.insert(message.subject.to_string(), (version, head));
+    /// Every head of the namespaces that are followed, as far as the broker gives them in time.
+    async fn read_all(&self) -> Announced {
+        let namespaces: Vec<String> = {
+            let silent = lock(&self.heard.silent);
+            self.heard.namespaces.borrow().difference(&silent).cloned().collect()
+        };
+        let mut read = futures_util::stream::iter(namespaces)
+            .map(|namespace| async move {
+                let heads = self.read_namespace(&namespace).await;
+                (namespace, heads)
+            })
+            .buffer_unordered(NAMESPACES_AT_ONCE);
+        let mut heads = Announced::new();
+        let reading = async {
+            while let Some((namespace, found)) = read.next().await {
+                match found {
+                    Ok(found) => heads.extend(found),
+                    Err(error) => tracing::warn!(namespace, %error, "heads cannot be read"),
                 }
             }
+        };
+        // What is left is asked for over HTTP, as everything is.
+        let _ = tokio::time::timeout(READ_TIMEOUT, reading).await;
+        heads
+    }
+
+    async fn read_namespace(&self, namespace: &str) -> Result<Announced, BrokerError> {
+        let stream = self.jetstream.get_stream_no_info(bus::heads_stream(namespace)).await?;
+        let mut heads = Announced::new();
+        let listed = match stream.info_with_subjects(bus::head_subjects(namespace)).await {
+            Ok(listed) => listed,
+            Err(error) if error.kind() == RequestErrorKind::TimedOut => {
+                // A question that is not permitted gets no answer.
+                lock(&self.heard.silent).insert(namespace.to_owned());
+                return Err("the broker does not answer; is this user let in there?".into());
+            }
+            // Without a bucket nothing was published there, or the broker was emptied.
+            Err(_) => return Ok(heads),
+        };
+        let subjects: Vec<String> = listed.map_ok(|(subject, _)| subject).try_collect().await?;
+        let mut read = futures_util::stream::iter(subjects)
+            .map(|subject| last(&stream, subject))
+            .buffer_unordered(AT_ONCE);
+        while let Some(message) = read.try_next().await? {
+            let Some(message) = message else { continue };
+            if message.headers.get("KV-Operation").is_none()
+                && let Some(head) = parse(&message.subject, &message.payload)
+            {
+                heads.insert(message.subject.to_string(), head);
+                self.heard.counts.heads_read.fetch_add(1, Ordering::Relaxed);
+            }
         }
-        let read = u64::try_from(heads.len()).unwrap_or(u64::MAX);
-        self.heard.counts.heads_read.fetch_add(read, Ordering::Relaxed);
         Ok(heads)
     }
 
@@ -207,14 +239,8 @@ impl NatsFeed {
             (std::mem::take(&mut news.announced), std::mem::take(&mut news.all))
         };
         if all && self.is_connected() {
-            match self.read_all().await {
-                Ok(read) => {
-                    for (subject, head) in read {
-                        keep_newest(&mut heads, subject, head);
-                    }
-                }
-                // No retry here: control is asked now, and the next connect reads again.
-                Err(error) => tracing::warn!(%error, "the broker's heads cannot be read"),
+            for (subject, head) in self.read_all().await {
+                keep_newest(&mut heads, subject, head);
             }
         }
         if heads.is_empty() {
@@ -321,13 +347,12 @@ impl Feed for NatsFeed {
             if matches!(error, FeedError::Denied { .. }) || !self.is_connected() {
                 return Err(error);
             }
-            match self.read_all().await {
-                Ok(heads) if !heads.is_empty() => {
-                    let heads = heads.into_values().map(|(_, head)| head).collect();
-                    Ok(Some((Heads { heads }, etag.unwrap_or_default())))
-                }
-                _ => Err(error),
+            let heads = self.read_all().await;
+            if heads.is_empty() {
+                return Err(error);
             }
+            let heads = heads.into_values().map(|(_, head)| head).collect();
+            Ok(Some((Heads { heads }, etag.unwrap_or_default())))
         })
     }
 
@@ -393,6 +418,8 @@ impl Feed for NatsFeed {
             let mut connected = self.heard.connected.subscribe();
             loop {
                 let is_connected = *connected.borrow_and_update();
+                // Of these no news comes from here.
+                let hears_all = is_connected && lock(&self.heard.silent).is_empty();
                 if lock(&self.heard.news).waits() {
                     return;
                 }
@@ -400,7 +427,7 @@ impl Feed for NatsFeed {
                     () = self.heard.bell.notified() => {}
                     // Never an error: the sender lives as long as this feed.
                     _ = connected.changed() => {}
-                    () = self.behind.changed(), if !is_connected => return,
+                    () = self.behind.changed(), if !hears_all => return,
                 }
             }
         })
@@ -419,6 +446,7 @@ impl Heard {
             Event::Connected => {
                 tracing::info!("connected to the broker");
                 self.warned.store(false, Ordering::Relaxed);
+                lock(&self.silent).clear();
                 // It may be another one now, or the same with less in it.
                 lock(&self.news).all = true;
                 self.connected.send_replace(true);
@@ -520,11 +548,7 @@ fn parse(subject: &str, payload: &[u8]) -> Option<(Version, SignedHead)> {
     (named == subject).then_some((claims.version, head))
 }
 
-fn keep_newest(
-    heads: &mut BTreeMap<String, (Version, SignedHead)>,
-    subject: String,
-    head: (Version, SignedHead),
-) {
+fn keep_newest(heads: &mut Announced, subject: String, head: (Version, SignedHead)) {
     if heads.get(&subject).is_none_or(|(version, _)| *version <= head.0) {
         heads.insert(subject, head);
     }
