@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::{self, Bus, BusError, Move, PublishedHead};
 use crate::publisher::{PublishError, Publisher};
+use crate::reconciler;
+use crate::relay::jittered;
 
 /// Blobs are read back this often: a damaged or ageing one is put again before anybody needs it.
 const BLOBS_CHECKED: Duration = Duration::from_secs(10 * 60);
@@ -159,6 +161,7 @@ impl Carrier {
         }
         let check = self.blobs_checked.is_none_or(|checked| checked.elapsed() >= BLOBS_CHECKED);
         let mut mended = Mended::default();
+        let mut drift = Vec::new();
         for (name, head) in &heads {
             let current = there.get(name);
             let needed = bus::compare(current, head);
@@ -166,8 +169,16 @@ impl Carrier {
                 self.put_blobs(head).await?;
             }
             match (needed, current) {
-                (Move::Moved, None) => mended.missing += 1,
-                (Move::Moved, Some(_)) => mended.older += 1,
+                (Move::Moved, None) => {
+                    mended.missing += 1;
+                    drift.push(drifted(head, "bus-missing", "the broker had no head".to_owned()));
+                }
+                (Move::Moved, Some(there)) => {
+                    mended.older += 1;
+                    let Version { generation, revision } = there.version;
+                    let detail = format!("the broker had {generation}.{revision}");
+                    drift.push(drifted(head, "bus-older", detail));
+                }
                 (Move::Already, _) => {}
                 (Move::Ahead(_) | Move::Diverged, _) => mended.ahead += 1,
             }
@@ -183,6 +194,12 @@ impl Carrier {
             self.blobs_checked = Some(Instant::now());
         }
         self.count(&mended);
+        if !drift.is_empty()
+            && let Err(error) = reconciler::record_mended(&self.publisher, &drift).await
+        {
+            // What it says is in the log and the metrics, and the broker is mended.
+            tracing::warn!(error = &error as &dyn std::error::Error, "drift was not recorded");
+        }
         Ok(mended)
     }
 
@@ -278,10 +295,15 @@ impl Carrier {
     }
 }
 
-/// ± 50 %, so that replicas do not ask together.
-fn jittered(wait: Duration) -> Duration {
-    let mut byte = [128u8; 1];
-    // Without randomness it is merely regular.
-    let _ = getrandom::fill(&mut byte);
-    wait.mul_f64(0.5 + f64::from(byte[0]) / 256.0)
+fn drifted(head: &PublishedHead, kind: &'static str, detail: String) -> reconciler::Mended {
+    let Version { generation, revision } = head.version;
+    let PublishedHead { namespace, environment, .. } = head;
+    reconciler::Mended {
+        detail: format!(
+            "{detail} of {namespace}/{environment}, {generation}.{revision} was carried"
+        ),
+        namespace: namespace.clone(),
+        environment: environment.clone(),
+        kind,
+    }
 }

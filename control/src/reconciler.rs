@@ -18,7 +18,7 @@ use crate::page::{Page, Paged};
 use crate::publisher::{PublishError, Publisher};
 use crate::refusal::Refusal;
 use crate::relay::jittered;
-use crate::store::query::{query, query_as};
+use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, now_us, rfc3339};
 
 /// An edge that is this long behind what was published is drifting, and not just on its way.
@@ -66,6 +66,10 @@ const OPEN: &str = "INSERT INTO drift (environment_id, kind, subject, detail, fo
 const STILL_OPEN: &str = "SELECT environment_id, kind, subject FROM drift WHERE mended_at IS NULL";
 const MEND: &str = "UPDATE drift SET mended_at = $4 WHERE environment_id = $1 AND kind = $2 \
     AND subject = $3 AND mended_at IS NULL";
+const ENVIRONMENT: &str = "SELECT e.id FROM environment e JOIN namespace n ON n.id = e.namespace_id \
+    WHERE n.key = $1 AND e.key = $2";
+const MENDED: &str = "INSERT INTO drift (environment_id, kind, subject, detail, found_at, mended_at) \
+    VALUES ($1, $2, $3, $4, $5, $6)";
 const PRUNE: &str = "DELETE FROM drift WHERE id <= (SELECT MAX(id) FROM drift) - $1";
 const PAGE: &str = "SELECT d.id, n.key AS namespace, e.key AS environment, d.kind, d.subject, \
     d.detail, d.found_at, d.mended_at FROM drift d LEFT JOIN environment e ON e.id = d.environment_id \
@@ -261,6 +265,44 @@ async fn record(
     query(PRUNE).bind(KEPT_MAX).execute(&mut tx).await?;
     tx.commit().await?;
     Ok(new.len())
+}
+
+/// A difference that was mended where it was found: of a broker, by the carrier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mended {
+    pub namespace: String,
+    pub environment: String,
+    pub kind: &'static str,
+    pub detail: String,
+}
+
+/// Writes down what was found and mended in one go.
+pub async fn record_mended(publisher: &Publisher, all: &[Mended]) -> Result<(), PublishError> {
+    let epoch = publisher.lead.epoch().ok_or(PublishError::NotLeading)?;
+    let now = now_us();
+    let mut tx = publisher.store.write().await?;
+    lead::fence(&mut tx, epoch).await?;
+    for mended in all.iter().take(FOUND_MAX as usize) {
+        let id: Option<String> = query_scalar(ENVIRONMENT)
+            .bind(&mended.namespace)
+            .bind(&mended.environment)
+            .fetch_optional(&mut tx)
+            .await?;
+        let Some(id) = id else { continue };
+        metrics::counter!("tidegate_control_drift_total", "kind" => mended.kind).increment(1);
+        query(MENDED)
+            .bind(&id)
+            .bind(mended.kind)
+            .bind("")
+            .bind(&mended.detail)
+            .bind(now)
+            .bind(now)
+            .execute(&mut tx)
+            .await?;
+    }
+    query(PRUNE).bind(KEPT_MAX).execute(&mut tx).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 fn unsigned(number: i64) -> u64 {

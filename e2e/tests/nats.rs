@@ -90,6 +90,23 @@ impl Control {
         shown["revision"].as_u64().unwrap_or_else(|| panic!("no revision in {shown}"))
     }
 
+    /// That a difference of this kind was found, and mended.
+    async fn has_mended(&self, kind: &str) {
+        until(&format!("{kind} being recorded"), async || {
+            let drift = self.admin.get("/api/v1/drift").await.ok().json();
+            let of_kind = |row: &serde_json::Value| {
+                row["kind"] == kind
+                    && row["mendedAt"].is_string()
+                    && row["environment"] == ENVIRONMENT
+            };
+            match drift["items"].as_array().is_some_and(|rows| rows.iter().any(of_kind)) {
+                true => Ok(()),
+                false => Err(drift.to_string()),
+            }
+        })
+        .await;
+    }
+
     async fn metric(&self, name: &str) -> f64 {
         let figures = self.admin.get("/metrics").await.ok().text;
         let line = figures.lines().find(|line| line.starts_with(name));
@@ -295,6 +312,7 @@ async fn a_broker_that_lost_everything_is_filled_again() {
     server.wipe();
     server.run().await;
     head_is_at(&server, control.revision().await).await;
+    control.has_mended("bus-missing").await;
     // Head and blobs: a new edge that knows nothing and can ask nobody else.
     let new = Edge::start(&control, edge(server.broker())).await;
     new.serves("2").await;
@@ -341,6 +359,7 @@ async fn a_broker_that_went_back_in_time_is_brought_forward_and_takes_no_edge_wi
 
     control.start_again(server.broker()).await;
     head_is_at(&server, served.revision).await;
+    control.has_mended("bus-older").await;
     control.flag("four").await;
     edge.serves("4").await;
     edge.stop().await;
