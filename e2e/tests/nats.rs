@@ -280,7 +280,56 @@ async fn without_the_broker_changes_arrive_over_http_and_writes_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edge_asks_over_http_at_every_interval_however_well_the_broker_does() {
+async fn an_edge_asks_over_http_however_busy_the_broker_keeps_it() {
+    let server = NatsServer::start().await;
+    // Control has another broker, so the edge's own has nothing for it but noise.
+    let elsewhere = NatsServer::nowhere().await;
+    let mut control = Control::start(elsewhere.broker()).await;
+    let url = control.admin.url.clone();
+    let often = Duration::from_millis(400);
+    let follow = Follow { control_url: &url, broker: server.broker(), anti_entropy: often };
+    let edge = Edge::start(&control, follow).await;
+    edge.serves("1").await;
+    let key = ed25519_dalek::SigningKey::from_bytes(&[9; 32]);
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let noise = tokio::spawn(async move {
+        let snapshot = rules::head::BlobRef { digest: rules::blob::Digest([0; 32]), bytes: 1 };
+        for revision in 1.. {
+            let head = rules::head::Head {
+                namespace: NAMESPACE.to_owned(),
+                environment: "noise".to_owned(),
+                version: Version { generation: 1, revision },
+                snapshot: snapshot.clone(),
+                client: None,
+                previous: None,
+                min_reader: 1,
+                issued_at_ms: 0,
+                epoch: 0,
+            };
+            let signed = serde_json::to_vec(&SignedHead::sign(&head, &key).unwrap()).unwrap();
+            let subject = bus::head_subject(NAMESPACE, "noise");
+            client.publish(subject, signed.into()).await.unwrap();
+            client.flush().await.unwrap();
+            // Far more often than the interval.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    until("the edge hearing the noise", async || match count(&edge.counts().heads_announced) {
+        now if now > 10 => Ok(()),
+        now => Err(format!("{now} announced")),
+    })
+    .await;
+    for (variant, value) in [("two", "2"), ("three", "3")] {
+        control.flag(variant).await;
+        edge.serves(value).await;
+    }
+    noise.abort();
+    edge.stop().await;
+    control.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_somebody_deletes_costs_an_interval() {
     let server = NatsServer::start().await;
     let mut control = Control::start(server.broker()).await;
     let url = control.admin.url.clone();
