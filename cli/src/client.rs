@@ -24,6 +24,8 @@ pub struct Client {
 pub struct Answer {
     pub status: StatusCode,
     pub etag: Option<String>,
+    /// How far a write that waited has come.
+    pub live: Option<String>,
     pub body: Value,
 }
 
@@ -104,13 +106,12 @@ impl Client {
         }
         let answer = request.send().await.map_err(|error| unreachable(&self.url, &error))?;
         let status = answer.status();
-        let etag = answer
-            .headers()
-            .get(header::ETAG)
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned);
+        let text = |name: &str| {
+            answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+        };
+        let (etag, live) = (text("etag"), text("tidegate-live"));
         let body = answer.bytes().await.map_err(|error| unreachable(&self.url, &error))?;
-        Ok(Raw { status, etag, body: body.to_vec() })
+        Ok(Raw { status, etag, live, body: body.to_vec() })
     }
 
     fn accept(&self, raw: Raw) -> Result<Answer, Failure> {
@@ -143,13 +144,14 @@ pub fn http(url: &str) -> Result<reqwest::Client, Failure> {
 struct Raw {
     status: StatusCode,
     etag: Option<String>,
+    live: Option<String>,
     body: Vec<u8>,
 }
 
 impl Raw {
     fn answer(self) -> Answer {
         let body = serde_json::from_slice(&self.body).unwrap_or(Value::Null);
-        Answer { status: self.status, etag: self.etag, body }
+        Answer { status: self.status, etag: self.etag, live: self.live, body }
     }
 }
 

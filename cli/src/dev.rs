@@ -64,7 +64,7 @@ pub async fn run(arguments: Dev, output: Output) -> Result<(), Failure> {
     let listen = local(arguments.edge_port);
     let mut config = edge::config::Config::new(listen, "dev", vec![control.public_key.clone()]);
     config.data_dir = Some(dir.join("edge"));
-    let feed = Arc::new(Joined::new(control.bus.clone()));
+    let feed = Arc::new(Joined::new(&control));
     let edge = edge::start(config, feed)
         .await
         .map_err(|error| start_failure("the edge", listen, error))?;
@@ -187,13 +187,14 @@ fn welcome(paint: Paint, file: &DevFile, path: &Path) -> String {
 /// The bus of control as the feed of an edge in the same process.
 struct Joined {
     bus: Arc<dyn Bus>,
+    reports: control::LocalReports,
     changed: Mutex<watch::Receiver<u64>>,
 }
 
 impl Joined {
-    fn new(bus: Arc<dyn Bus>) -> Joined {
-        let changed = Mutex::new(bus.changed());
-        Joined { bus, changed }
+    fn new(control: &control::Control) -> Joined {
+        let changed = Mutex::new(control.bus.changed());
+        Joined { bus: control.bus.clone(), reports: control.reports(), changed }
     }
 }
 
@@ -230,9 +231,11 @@ impl Feed for Joined {
         })
     }
 
-    /// Nobody has to be told: the one edge is this process.
-    fn receipts(&self, _receipts: Receipts) -> BoxFuture<'_, Result<(), FeedError>> {
-        Box::pin(async { Ok(()) })
+    fn receipts(&self, receipts: Receipts) -> BoxFuture<'_, Result<(), FeedError>> {
+        Box::pin(async move {
+            let taken = self.reports.take(&receipts).await;
+            taken.map_err(|error| FeedError::Unreachable(error.into()))
+        })
     }
 
     fn changed(&self) -> BoxFuture<'_, ()> {

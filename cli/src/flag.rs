@@ -48,6 +48,8 @@ pub enum Flag {
         #[command(flatten)]
         change: Change,
         #[command(flatten)]
+        wait: Wait,
+        #[command(flatten)]
         place: Place,
     },
     /// Turns a flag on; the same as `set --enabled`.
@@ -55,12 +57,16 @@ pub enum Flag {
         /// The flag's key.
         key: String,
         #[command(flatten)]
+        wait: Wait,
+        #[command(flatten)]
         place: Place,
     },
     /// Turns a flag off; the same as `set --disabled`.
     Off {
         /// The flag's key.
         key: String,
+        #[command(flatten)]
+        wait: Wait,
         #[command(flatten)]
         place: Place,
     },
@@ -86,6 +92,20 @@ pub struct Change {
     file: Option<PathBuf>,
 }
 
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Wait {
+    /// Waits until every edge serves the change, so many seconds at most [10 if not said]; fails if
+    /// some do not by then. The change stays.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = "10",
+        value_parser = clap::value_parser!(u64).range(1..=60)
+    )]
+    wait: Option<u64>,
+}
+
 /// A flag in one environment, as the API gives it.
 struct Live {
     definition: FlagDefinition,
@@ -102,12 +122,14 @@ pub async fn run(command: Flag, output: Output) -> Result<(), Failure> {
     match command {
         Flag::List { place } => list(&place, output).await,
         Flag::Get { key, place } => get(&key, &place, output).await,
-        Flag::Set { key, change, place } => set(&key, &change, &place, output).await,
-        Flag::On { key, place } => {
-            set(&key, &Change { enabled: true, ..Change::default() }, &place, output).await
+        Flag::Set { key, change, wait, place } => set(&key, &change, &wait, &place, output).await,
+        Flag::On { key, wait, place } => {
+            let on = Change { enabled: true, ..Change::default() };
+            set(&key, &on, &wait, &place, output).await
         }
-        Flag::Off { key, place } => {
-            set(&key, &Change { disabled: true, ..Change::default() }, &place, output).await
+        Flag::Off { key, wait, place } => {
+            let off = Change { disabled: true, ..Change::default() };
+            set(&key, &off, &wait, &place, output).await
         }
     }
 }
@@ -156,9 +178,18 @@ async fn get(key: &str, place: &Place, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn set(key: &str, change: &Change, place: &Place, output: Output) -> Result<(), Failure> {
+async fn set(
+    key: &str,
+    change: &Change,
+    wait: &Wait,
+    place: &Place,
+    output: Output,
+) -> Result<(), Failure> {
     let (client, environment) = place.resolve()?;
-    let path = environment.path(&["flags", key]);
+    let mut path = environment.path(&["flags", key]);
+    if let Some(seconds) = wait.wait {
+        path.push_str(&format!("?wait=live&timeout={seconds}"));
+    }
     let whole = change.file.as_ref().map(|path| files::read_json(path)).transpose()?;
     let races_max = if whole.is_some() { 1 } else { RACES_MAX };
     for _ in 0..races_max {
@@ -169,12 +200,36 @@ async fn set(key: &str, change: &Change, place: &Place, output: Output) -> Resul
         };
         let answer = client.put(&path, &body, before.etag.as_deref()).await?;
         if answer.status != StatusCode::PRECONDITION_FAILED {
-            return report(key, &before, answer, output);
+            let live = answer.live.clone();
+            report(key, &before, answer, output)?;
+            return match wait.wait {
+                Some(seconds) => told_live(live.as_deref(), seconds, output),
+                None => Ok(()),
+            };
         }
     }
     let who = if whole.is_some() { "somebody else" } else { "others, again and again," };
     Err(Failure::new(Exit::Conflict, format!("{who} changed {key:?} meanwhile"))
         .mend("look at it with `tidegate flag get` and try again"))
+}
+
+/// What the answer's `Tidegate-Live` header says: `live=?1, serving=3, edges=3` (RFC 8941).
+fn told_live(header: Option<&str>, seconds: u64, output: Output) -> Result<(), Failure> {
+    let header = header.unwrap_or_default();
+    let member = |name: &str| {
+        header.split(',').find_map(|part| part.trim().strip_prefix(name)?.strip_prefix('='))
+    };
+    let count = |name: &str| member(name).unwrap_or("?").to_owned();
+    let (serving, edges) = (count("serving"), count("edges"));
+    if member("live") == Some("?1") {
+        if output == Output::Text {
+            print(&format!("live on {serving} of {edges} edges"));
+        }
+        return Ok(());
+    }
+    let what =
+        format!("the change is made, but live on {serving} of {edges} edges after {seconds} s");
+    Err(Failure::new(Exit::Failed, what).mend("GET /api/v1/edges says which edges are behind"))
 }
 
 fn report(key: &str, before: &Live, answer: Answer, output: Output) -> Result<(), Failure> {

@@ -143,6 +143,8 @@ const ADMIN_INSERT: &str =
     "INSERT INTO admin_token (id, name, hash, created_at) VALUES ($1, $2, $3, $4)";
 const NAMESPACE_ID: &str = "SELECT id FROM namespace WHERE key = $1";
 const EDGE_KEY: &str = "SELECT all_namespaces, hash FROM edge_key WHERE id = $1";
+const EDGE_LOCAL: &str = "INSERT INTO edge_key (id, name, all_namespaces, hash, created_at) \
+    VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING";
 const EDGE_NAMESPACES: &str = "SELECT n.key, n.id FROM edge_key_namespace e \
     JOIN namespace n ON n.id = e.namespace_id WHERE e.edge_key_id = $1";
 
@@ -185,6 +187,23 @@ pub async fn edge(read: &mut Connection, bearer: Option<&str>) -> Result<EdgeSco
     let namespaces: Vec<(String, String)> =
         query_as(EDGE_NAMESPACES).bind(&key.id).fetch_all(read).await?;
     Ok(EdgeScope { key_id: key.id, all, namespaces: namespaces.into_iter().collect() })
+}
+
+/// The edge in this very process. Its key has a hash that no key has, so nobody can come with it.
+pub async fn local_edge(tx: &mut Connection) -> Result<EdgeScope, Denied> {
+    const LOCAL: &str = "local";
+    let mut hash = vec![0u8; 32];
+    getrandom::fill(&mut hash)
+        .map_err(|error| Refusal::Internal(format!("no randomness: {error}")))?;
+    query(EDGE_LOCAL)
+        .bind(LOCAL)
+        .bind("the edge in control's own process")
+        .bind(true)
+        .bind(hash)
+        .bind(now_us())
+        .execute(tx)
+        .await?;
+    edge_by_broker(tx, LOCAL).await
 }
 
 /// The scope of an edge key that somebody else has checked: the broker, whose permissions let

@@ -252,6 +252,11 @@ async fn open_store(
 }
 
 impl Control {
+    /// What reports of an edge in this process go to.
+    pub fn reports(&self) -> LocalReports {
+        LocalReports { store: self.store.clone() }
+    }
+
     /// Lets requests end, then stops. What is committed and not yet published waits in the outbox.
     pub async fn shutdown(self) {
         self.stopping.cancel();
@@ -261,6 +266,21 @@ impl Control {
             }
         }
         self.store.close().await;
+    }
+}
+
+/// Takes the reports of an edge in this process, as `POST /edge/v1/receipts` takes others'.
+#[derive(Debug, Clone)]
+pub struct LocalReports {
+    store: Store,
+}
+
+impl LocalReports {
+    pub async fn take(&self, receipts: &rules::head::Receipts) -> Result<(), authorize::Denied> {
+        let mut tx = self.store.write().await?;
+        let scope = authorize::local_edge(&mut tx).await?;
+        edges::receive(&mut tx, &scope, receipts).await?;
+        Ok(tx.commit().await?)
     }
 }
 

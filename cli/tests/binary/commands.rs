@@ -49,12 +49,16 @@ fn a_flag_that_is_set_is_served_by_the_edge_and_survives_a_restart() {
     let dev = Dev::start(folder.path());
     let subject = json!({"targetingKey": "user-1"});
 
-    let done = dev.tidegate(&["flag", "set", "adFailure", "--variant", "on"]).ok();
-    assert!(done.out.contains("everybody else: off → on"), "{done:?}");
-    until("the edge serves the change", || {
-        let (_, body) = dev.ofrep("server_key", "adFailure", subject.clone());
-        (body["value"] == true).then_some(())
+    until("the edge reports", || {
+        let done = dev.tidegate(&["flag", "set", "adFailure", "--variant", "off", "--wait", "1"]);
+        done.out.contains("live on 1 of 1 edges").then_some(())
     });
+    let done = dev.tidegate(&["flag", "set", "adFailure", "--variant", "on", "--wait", "30"]).ok();
+    assert!(done.out.contains("everybody else: off → on"), "{done:?}");
+    assert!(done.out.contains("live on 1 of 1 edges"), "{done:?}");
+    // At once: the command has waited.
+    let (_, body) = dev.ofrep("server_key", "adFailure", subject.clone());
+    assert_eq!(body["value"], true, "{body}");
     dev.tidegate(&["flag", "off", "payments-up"]).ok();
     until("a flag falls back with its prerequisite", || {
         let staff = json!({"targetingKey": "u", "email": "ann@example.com"});
