@@ -43,7 +43,7 @@ impl Logs {
     /// Sets up logging for the process.
     pub fn start(&self) -> Result<(), Failure> {
         // PostgreSQL's notices say what sqlx does on purpose.
-        let filter = format!("sqlx::postgres::notice=warn,{}", self.log);
+        let filter = format!("sqlx::postgres::notice=error,{}", self.log);
         let filter = tracing_subscriber::EnvFilter::try_new(filter)
             .map_err(|error| Failure::usage(format!("--log {:?}: {error}", self.log)))?;
         let builder = tracing_subscriber::fmt()

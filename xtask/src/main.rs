@@ -65,6 +65,15 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Kills, pauses and robs everything, seed after seed, and checks what edges answer meanwhile.
+    Chaos {
+        /// How many seeds.
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        runs: u64,
+        /// The first seed.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        seed: u64,
+    },
     /// Writes the generated documents: docs/CLI.md.
     Docs,
 }
@@ -80,6 +89,7 @@ fn main() -> ExitCode {
         Chore::Check => check::run_and_finish(),
         Chore::Ci => check::run_and_finish().and_then(|()| test::run(None, &[])),
         Chore::Load { arguments } => load(&arguments),
+        Chore::Chaos { runs, seed } => test::chaos(runs, seed),
         Chore::Docs => docs(),
     };
     match result {

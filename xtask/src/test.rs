@@ -206,6 +206,20 @@ fn rust(arguments: &[OsString]) -> anyhow::Result<String> {
     cargo_test(&["--workspace"], &[], arguments)
 }
 
+/// `e2e/tests/chaos.rs` with more seeds than a test run has time for.
+pub fn chaos(runs: u64, seed: u64) -> anyhow::Result<()> {
+    install_servers()?;
+    wasm::run()?;
+    let (runs, seed) = (runs.to_string(), seed.to_string());
+    let settings = [("TIDEGATE_CHAOS_RUNS", runs.as_str()), ("TIDEGATE_CHAOS_SEED", seed.as_str())];
+    // All of the workspace is built, since the tests run its binary; one test of it runs.
+    let mut command = Command::new(cargo());
+    command.current_dir(root()).args(["test", "--locked", "--workspace", "--test", "chaos"]);
+    command.args(["--bin", "tidegate", "--features", "edge/failpoints,control/failpoints"]);
+    command.args(["--", "--nocapture", "whatever_dies"]).envs(settings);
+    run_program(&mut command)
+}
+
 /// SQLite hides type errors that PostgreSQL shows, so nothing is believed that ran on one of them.
 fn postgres_tests(arguments: &[OsString]) -> anyhow::Result<String> {
     let folder = std::env::temp_dir().join(format!("tidegate-postgres-{}", std::process::id()));
