@@ -494,6 +494,10 @@ impl<'a> Builder<'a> {
             let flag_at = at.key(&definition.key);
             let definition_at = flag_at.key("definition");
             let variants_at = definition_at.key("variants");
+            if definition.variants.is_empty() {
+                let message = "a flag has at least one variant: there is nothing to serve else";
+                self.problem(&variants_at, message.to_owned());
+            }
             if definition.variants.len() > VARIANTS_PER_FLAG_MAX {
                 let count = definition.variants.len();
                 self.problem(

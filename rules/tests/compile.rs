@@ -254,6 +254,13 @@ fn every_place_that_names_a_variant_is_checked() {
 }
 
 #[test]
+fn a_flag_without_variants_is_refused() {
+    let mut document = with("/flags/f/definition/variants", json!({}));
+    put(&mut document, "/flags/f/config/fallthrough", json!("codeDefault"));
+    refused(&document, "/flags/f/definition/variants", &["at least one variant"]);
+}
+
+#[test]
 fn what_is_not_there_is_named() {
     refused(
         &with("/flags/f/config/prerequisites", json!([{ "flag": "h", "variants": ["a"] }])),
