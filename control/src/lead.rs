@@ -156,9 +156,14 @@ impl Lead {
                     self.tell(None);
                 }
             }
+            // Each renewal is a write, so one that leads does it no oftener than it must.
+            let pause = match self.epoch() {
+                Some(_) => self.lease / 3,
+                None => CAMPAIGN.min(self.lease / 3),
+            };
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(CAMPAIGN.min(self.lease / 3)) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
         if let Err(error) = self.resign().await {

@@ -129,6 +129,7 @@ pub async fn migrate(database: &Database) -> Result<Vec<i64>, StartError> {
 /// Between attempts to open a database that is not there yet (± 50 %).
 const OPEN_PAUSE_FIRST: Duration = Duration::from_millis(100);
 const OPEN_PAUSE_MAX: Duration = Duration::from_secs(5);
+const LEASE_ALONE: Duration = Duration::from_secs(60);
 /// Answers that say "not yet" are short.
 const WAITING_DRAIN: Duration = Duration::from_millis(200);
 
@@ -148,7 +149,12 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(store.clone()));
     let public_key = PublicKey::of(&key);
     let holder = instance(&config.data_dir)?;
-    let lead = Arc::new(Lead::new(store.clone(), holder, config.lease));
+    // On SQLite nobody waits for the lease, and renewing it would wake a disk all day.
+    let lease = match store.has_others() {
+        true => config.lease,
+        false => config.lease.max(LEASE_ALONE),
+    };
+    let lead = Arc::new(Lead::new(store.clone(), holder, lease));
     let publisher = Publisher::new(store.clone(), bus.clone(), key, lead.clone());
     let publisher = Arc::new(publisher);
     if let Err(error) = publisher.restore().await {
