@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use e2e::http::{Admin, Ofrep, client, until};
 use e2e::nats::{NatsServer, free_port};
+use e2e::ofrep_schema::OfrepSchema;
 use e2e::postgres::PostgresServer;
 use e2e::process::Process;
 use e2e::world::{ENVIRONMENT, NAMESPACE, furnish};
@@ -324,6 +325,9 @@ async fn watch(ofrep: Ofrep, which: usize, known: Arc<Known>) -> (usize, BTreeSe
         let status = answer.status();
         let Ok(body) = answer.text().await else { continue };
         assert_eq!(status, 200, "edge {which}: {body}");
+        let path = "/ofrep/v1/evaluate/flags/n";
+        let checked = OfrepSchema::shared().check(path, "POST", 200, body.as_bytes());
+        checked.unwrap_or_else(|why| panic!("edge {which}: {why}"));
         let value = serde_json::from_str::<Value>(&body).unwrap()["value"].as_i64().unwrap();
         assert!(value >= highest, "edge {which} went back from {highest} to {value}");
         let sent = known.sent.load(Ordering::SeqCst);

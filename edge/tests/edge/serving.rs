@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::ofrep_schema::OfrepSchema;
 use crate::world::{DEADLINE, Events, World, config, hold, parse, server_key, version};
 
 const BANNER: &str = "/ofrep/v1/evaluate/flags/banner";
@@ -134,9 +135,11 @@ async fn connections_over_the_cap_are_closed_and_those_under_it_are_served() {
     let mut second = TcpStream::connect(world.edge.address).await.expect("a connection");
     assert!(read_to_end(&mut second).await.is_empty());
     first.write_all(b"{}").await.expect("sent");
-    let mut start = [0u8; 12];
-    first.read_exact(&mut start).await.expect("an answer");
-    assert_eq!(&start, b"HTTP/1.1 200");
+    let mut answer = vec![0u8; 4096];
+    let read = first.read(&mut answer).await.expect("an answer");
+    let answer = parse(&answer[..read]).expect("an answer");
+    assert_eq!(answer.status, 200);
+    hold("POST", BANNER, &answer);
 }
 
 #[tokio::test]
@@ -156,6 +159,7 @@ async fn a_client_that_speaks_http_2_at_once_is_answered() {
         assert_eq!(answer.status(), 200);
         let body = answer.into_body().collect().await.expect("a body").to_bytes();
         assert!(body.starts_with(b"{\"key\":\"banner\""), "{body:?}");
+        OfrepSchema::shared().check(BANNER, "POST", 200, &body).expect("OFREP");
     }
 }
 
