@@ -19,7 +19,7 @@ use crate::store::{Connection, Store, Touched, now_us, rfc3339};
 
 /// Edges report with every round of anti-entropy, at most 45 s apart by default; after two lost
 /// ones they count as gone.
-const HEARD_US: i64 = 100 * 1_000_000;
+pub const HEARD_US: i64 = 100 * 1_000_000;
 /// How long a write may wait for the fleet.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 pub const WAIT_DEFAULT: Duration = Duration::from_secs(10);

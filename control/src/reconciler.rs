@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::authorize::Scope;
+use crate::fleet::HEARD_US;
 use crate::lead;
 use crate::page::{Page, Paged};
 use crate::publisher::{PublishError, Publisher};
@@ -23,8 +24,6 @@ use crate::store::{Connection, now_us, rfc3339};
 
 /// An edge that is this long behind what was published is drifting, and not just on its way.
 const EDGE_GRACE_US: i64 = 60 * 1_000_000;
-/// Silent edges do not drift: they are shown as silent.
-const HEARD_US: i64 = 100 * 1_000_000;
 const KEPT_MAX: i64 = 10_000;
 /// Of one pass; what is left waits for the next.
 const FOUND_MAX: i64 = 100;
@@ -42,6 +41,7 @@ const UNPUBLISHED: &str = "SELECT e.id, n.key, e.key, e.generation, e.revision F
 const PUBLISHED: &str = "SELECT p.environment_id, n.key, e.key, p.generation, p.revision \
     FROM publication p JOIN environment e ON e.id = p.environment_id \
     JOIN namespace n ON n.id = e.namespace_id ORDER BY p.environment_id";
+/// Silent edges do not drift: they are shown as silent.
 const EDGES_BEHIND: &str = "SELECT r.environment_id, r.edge || ' ' || r.edge_key_id, r.generation, \
     r.revision, p.generation, p.revision FROM receipt r \
     JOIN publication p ON p.environment_id = r.environment_id \
