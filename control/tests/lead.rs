@@ -1,46 +1,21 @@
 //! Who publishes, and what becomes of what a former leader writes late; on either database.
 
+mod store;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use control::bus::{Bus, InProcessBus};
 use control::lead::{self, Epoch, FenceError, Lead};
 use control::publisher::{PublishError, Published, Publisher};
-use control::store::{Database, Store};
-use control::{authorize, environments, namespaces};
-use rules::secret::Secret;
-
-#[path = "../../e2e/src/postgres.rs"]
-#[allow(dead_code, reason = "the server is started by xtask")]
-mod postgres;
+use control::store::Store;
 
 const LONG: Duration = Duration::from_secs(600);
 /// Over as soon as it is taken.
 const OVER: Duration = Duration::ZERO;
 
-async fn store(dir: &tempfile::TempDir) -> Store {
-    let database = match postgres::database_for_test() {
-        Some(url) => Database::Postgres(Secret::new(url)),
-        None => Database::embedded(dir.path()),
-    };
-    Store::open(&database).await.expect("a store")
-}
-
 fn lead(store: &Store, holder: &str, lease: Duration) -> Arc<Lead> {
     Arc::new(Lead::new(store.clone(), holder.to_owned(), lease))
-}
-
-/// A store with one environment that waits to be published: its id.
-async fn with_work(store: &Store) -> String {
-    let mut tx = store.write().await.expect("a write");
-    let token = authorize::bootstrap(&mut tx).await.expect("a token").expect("the first");
-    let manage = authorize::Permission::Manage;
-    let scope = authorize::admin(&mut tx, Some(token.reveal()), manage, None).await.expect("in");
-    namespaces::create(&mut tx, &scope, "ours", "").await.expect("a namespace");
-    let scope = scope.namespace(&mut tx, "ours").await.expect("a scope");
-    let made = environments::create(&mut tx, &scope, "production", "").await.expect("made");
-    tx.commit().await.expect("a commit");
-    made.id
 }
 
 fn publisher(store: &Store, lead: &Arc<Lead>) -> Publisher {
@@ -52,7 +27,7 @@ fn publisher(store: &Store, lead: &Arc<Lead>) -> Publisher {
 #[tokio::test]
 async fn one_control_leads_until_it_resigns_and_each_leader_has_a_higher_epoch() {
     let dir = tempfile::tempdir().expect("a folder");
-    let store = store(&dir).await;
+    let store = store::open(&dir).await;
     let (one, other) = (lead(&store, "one", LONG), lead(&store, "other", LONG));
     assert_eq!(one.take().await.expect("asked"), Some(Epoch(1)));
     assert_eq!(other.take().await.expect("asked"), None);
@@ -67,7 +42,7 @@ async fn one_control_leads_until_it_resigns_and_each_leader_has_a_higher_epoch()
 #[tokio::test]
 async fn a_leader_that_was_restarted_leads_at_once_and_its_former_self_does_not() {
     let dir = tempfile::tempdir().expect("a folder");
-    let store = store(&dir).await;
+    let store = store::open(&dir).await;
     let before = lead(&store, "one", LONG);
     assert_eq!(before.take().await.expect("asked"), Some(Epoch(1)));
     let after = lead(&store, "one", LONG);
@@ -80,8 +55,8 @@ async fn a_leader_that_was_restarted_leads_at_once_and_its_former_self_does_not(
 #[tokio::test]
 async fn a_lease_that_ran_out_is_taken_and_what_the_former_leader_writes_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
-    let store = store(&dir).await;
-    let environment = with_work(&store).await;
+    let store = store::open(&dir).await;
+    let (_, _, environment) = store::furnish(&store).await;
     // It was paused for longer than its lease, and does not know.
     let paused = lead(&store, "paused", LONG);
     paused.take().await.expect("asked").expect("the first");
@@ -110,7 +85,7 @@ async fn a_lease_that_ran_out_is_taken_and_what_the_former_leader_writes_is_refu
 #[tokio::test]
 async fn a_takeover_waits_for_a_leaders_write_that_is_under_way() {
     let dir = tempfile::tempdir().expect("a folder");
-    let store = store(&dir).await;
+    let store = store::open(&dir).await;
     let one = lead(&store, "one", OVER);
     let epoch = one.take().await.expect("asked").expect("the first");
     let mut tx = store.write().await.expect("a write");

@@ -1,5 +1,7 @@
 //! What differs between database, bus and edges is found, mended and recorded; on either database.
 
+mod store;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,15 +11,10 @@ use control::lead::Lead;
 use control::page::Page;
 use control::publisher::{PublishError, Publisher};
 use control::reconciler::{self, Drift};
+use control::store::now_us;
 use control::store::query::query;
-use control::store::{Database, Store, now_us};
-use control::{authorize, edges, environments, flags, keys, namespaces, relay};
+use control::{authorize, edges, flags, keys, relay};
 use rules::head::{Receipt, Receipts, Version};
-use rules::secret::Secret;
-
-#[path = "../../e2e/src/postgres.rs"]
-#[allow(dead_code, reason = "the server is started by xtask")]
-mod postgres;
 
 struct World {
     publisher: Publisher,
@@ -31,19 +28,9 @@ impl World {
     /// One environment, published.
     async fn new() -> World {
         let dir = tempfile::tempdir().expect("a folder");
-        let database = match postgres::database_for_test() {
-            Some(url) => Database::Postgres(Secret::new(url)),
-            None => Database::embedded(dir.path()),
-        };
-        let store = Store::open(&database).await.expect("a store");
+        let store = store::open(&dir).await;
+        let (admin, scope, _) = store::furnish(&store).await;
         let mut tx = store.write().await.expect("a write");
-        let token = authorize::bootstrap(&mut tx).await.expect("a token").expect("the first");
-        let manage = authorize::Permission::Manage;
-        let admin =
-            authorize::admin(&mut tx, Some(token.reveal()), manage, None).await.expect("in");
-        namespaces::create(&mut tx, &admin, "ours", "").await.expect("a namespace");
-        let scope = admin.namespace(&mut tx, "ours").await.expect("a scope");
-        environments::create(&mut tx, &scope, "production", "").await.expect("made");
         let (edge_key, _) =
             keys::edge_create(&mut tx, &admin, "", &keys::Sees::All).await.expect("a key");
         tx.commit().await.expect("a commit");

@@ -2,36 +2,21 @@
 //! Run with `--features failpoints`. One test: failpoints belong to the whole process.
 #![cfg(feature = "failpoints")]
 
+mod store;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use control::bus::{Bus, InProcessBus};
 use control::lead::Lead;
 use control::publisher::{PublishError, Published, Publisher};
-use control::store::{Database, Store};
-use control::{authorize, environments, flags, namespaces, relay};
-use rules::secret::Secret;
-
-#[path = "../../e2e/src/postgres.rs"]
-#[allow(dead_code, reason = "the server is started by xtask")]
-mod postgres;
+use control::{flags, relay};
 
 #[tokio::test]
 async fn a_committed_write_is_published_wherever_the_publisher_died() {
     let dir = tempfile::tempdir().expect("a folder");
-    let database = match postgres::database_for_test() {
-        Some(url) => Database::Postgres(Secret::new(url)),
-        None => Database::embedded(dir.path()),
-    };
-    let store = Store::open(&database).await.expect("a store");
-    let mut tx = store.write().await.expect("a write");
-    let token = authorize::bootstrap(&mut tx).await.expect("a token").expect("the first");
-    let manage = authorize::Permission::Manage;
-    let scope = authorize::admin(&mut tx, Some(token.reveal()), manage, None).await.expect("in");
-    namespaces::create(&mut tx, &scope, "ours", "").await.expect("a namespace");
-    let scope = scope.namespace(&mut tx, "ours").await.expect("a scope");
-    let made = environments::create(&mut tx, &scope, "production", "").await.expect("made");
-    tx.commit().await.expect("a commit");
+    let store = store::open(&dir).await;
+    let (_, scope, environment) = store::furnish(&store).await;
 
     for (step, revision) in ["compile", "blob", "head", "mark"].into_iter().zip(2u64..) {
         let name = format!("publisher::{step}");
@@ -52,7 +37,7 @@ async fn a_committed_write_is_published_wherever_the_publisher_died() {
             Publisher::new(store.clone(), bus, key.clone(), lead)
         };
         fail::cfg(&name, "return").expect("a failpoint");
-        let died = restart().await.publish(&made.id).await;
+        let died = restart().await.publish(&environment).await;
         assert!(matches!(died, Err(PublishError::Died(_))), "{step}: {died:?}");
         fail::remove(&name);
 
@@ -70,7 +55,7 @@ async fn a_committed_write_is_published_wherever_the_publisher_died() {
             0,
             "{step}: nothing is left"
         );
-        let again = publisher.publish(&made.id).await.expect("published");
+        let again = publisher.publish(&environment).await.expect("published");
         assert!(matches!(again, Published::Already(_)), "{step}: {again:?}");
     }
 }

@@ -10,6 +10,7 @@ use rules::keys::ApiKey;
 use serde_json::{Value, json};
 
 use crate::http::{Admin, Ofrep, client, until};
+use crate::process::Process;
 use crate::tap::Tap;
 
 pub const NAMESPACE: &str = "demo";
@@ -41,6 +42,31 @@ pub async fn furnish(admin: &Admin) -> (String, String, String) {
     let edge = admin.post("/api/v1/edge-keys", &made).await.ok().json();
     let edge = edge["key"].as_str().expect("a new key is shown").to_owned();
     (admin.key("server").await, admin.key("browser").await, edge)
+}
+
+/// The admin API of a control that runs as a process, with the token that another one may have made.
+pub fn admin_of(control: &Process, token_of: &Process) -> Admin {
+    let token = std::fs::read_to_string(token_of.text("admin_token_file")).expect("a token");
+    Admin {
+        url: control.text("control_url"),
+        token: token.trim().to_owned(),
+        namespace: NAMESPACE.to_owned(),
+        environment: ENVIRONMENT.to_owned(),
+        http: client(),
+    }
+}
+
+/// An edge as a process, on a free port; `more` are further arguments.
+pub async fn edge_of(
+    control: &Process,
+    data: &Path,
+    more: &[&str],
+    settings: &[(&str, &str)],
+) -> Process {
+    let (control_url, trust) = (control.text("control_url"), control.text("public_key"));
+    let arguments = ["edge", "--listen", "127.0.0.1:0", "--control-url", &control_url];
+    let data = ["--trust", &trust, "--data-dir", data.to_str().expect("UTF-8")];
+    Process::start(&[&arguments[..], &data[..], more].concat(), settings).await
 }
 
 /// The flags that the clients of `interop/` expect.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use e2e::http::{Admin, Ofrep, client, until};
 use e2e::postgres::PostgresServer;
 use e2e::process::Process;
-use e2e::world::{ENVIRONMENT, NAMESPACE, furnish};
+use e2e::world::{NAMESPACE, admin_of, edge_of, furnish};
 use serde_json::{Value, json};
 
 const LEASE_SECONDS: u64 = 1;
@@ -60,28 +60,10 @@ impl Fleet {
         })
         .await;
         let other = control(folder.path(), "other", &database, lease_seconds).await;
-        let token = std::fs::read_to_string(one.text("admin_token_file")).unwrap();
-        let admin = Admin {
-            url: other.text("control_url"),
-            token: token.trim().to_owned(),
-            namespace: NAMESPACE.to_owned(),
-            environment: ENVIRONMENT.to_owned(),
-            http: client(),
-        };
+        let admin = admin_of(&other, &one);
         let (server_key, _, edge_key) = furnish(&admin).await;
-        let data = folder.path().join("edge");
-        let arguments = [
-            "edge",
-            "--listen",
-            "127.0.0.1:0",
-            "--control-url",
-            &admin.url,
-            "--trust",
-            &one.text("public_key"),
-            "--data-dir",
-            data.to_str().unwrap(),
-        ];
-        let edge = Process::start(&arguments, &[("TIDEGATE_EDGE_KEY", &edge_key)]).await;
+        let settings = [("TIDEGATE_EDGE_KEY", edge_key.as_str())];
+        let edge = edge_of(&other, &folder.path().join("edge"), &[], &settings).await;
         let ofrep = Ofrep::new(&edge.text("edge_url"), &server_key);
         let fleet = Fleet { one, other, admin, edge, ofrep, _postgres: postgres, folder };
         fleet

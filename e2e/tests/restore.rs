@@ -1,9 +1,9 @@
 //! The database is restored from an older copy: edges keep what they serve until an operator raises
 //! the generation, and then follow again.
 
-use e2e::http::{Admin, Ofrep, client, until};
+use e2e::http::{Ofrep, until};
 use e2e::process::Process;
-use e2e::world::{ENVIRONMENT, NAMESPACE, furnish};
+use e2e::world::{NAMESPACE, admin_of, edge_of, furnish};
 use serde_json::{Value, json};
 
 async fn control(data: &str, listen: &str) -> Process {
@@ -20,31 +20,12 @@ async fn after_a_restore_edges_keep_what_they_serve_until_the_generation_is_rais
     let (data, copy) = (folder.path().join("control"), folder.path().join("backup"));
     let data_text = data.to_str().unwrap().to_owned();
     let first = control(&data_text, "127.0.0.1:0").await;
-    let token = std::fs::read_to_string(first.text("admin_token_file")).unwrap();
-    let admin = Admin {
-        url: first.text("control_url"),
-        token: token.trim().to_owned(),
-        namespace: NAMESPACE.to_owned(),
-        environment: ENVIRONMENT.to_owned(),
-        http: client(),
-    };
+    let admin = admin_of(&first, &first);
     let listen = admin.url.strip_prefix("http://").unwrap().to_owned();
     let (server_key, _, edge_key) = furnish(&admin).await;
-    let edge_data = folder.path().join("edge");
-    let arguments = [
-        "edge",
-        "--listen",
-        "127.0.0.1:0",
-        "--control-url",
-        &admin.url,
-        "--trust",
-        &first.text("public_key"),
-        "--data-dir",
-        edge_data.to_str().unwrap(),
-        "--anti-entropy-seconds",
-        "1",
-    ];
-    let edge = Process::start(&arguments, &[("TIDEGATE_EDGE_KEY", &edge_key)]).await;
+    let more = ["--anti-entropy-seconds", "1"];
+    let settings = [("TIDEGATE_EDGE_KEY", edge_key.as_str())];
+    let edge = edge_of(&first, &folder.path().join("edge"), &more, &settings).await;
     let ofrep = Ofrep::new(&edge.text("edge_url"), &server_key);
     let on = json!({ "enabled": true, "fallthrough": { "variant": "n" } });
     admin.flag(&flag(1), &on).await;

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use e2e::http::{Admin, Ofrep, client, until};
+use e2e::http::{Admin, Ofrep, until};
 use e2e::process::Process;
-use e2e::world::{ENVIRONMENT, NAMESPACE, furnish};
+use e2e::world::{NAMESPACE, admin_of, furnish};
 use serde_json::json;
 
 struct Processes {
@@ -20,14 +20,7 @@ impl Processes {
     async fn start() -> Processes {
         let folder = tempfile::tempdir().unwrap();
         let control = control(folder.path(), "127.0.0.1:0").await;
-        let token = std::fs::read_to_string(control.text("admin_token_file")).unwrap();
-        let admin = Admin {
-            url: control.text("control_url"),
-            token: token.trim().to_owned(),
-            namespace: NAMESPACE.to_owned(),
-            environment: ENVIRONMENT.to_owned(),
-            http: client(),
-        };
+        let admin = admin_of(&control, &control);
         let (server_key, _, edge_key) = furnish(&admin).await;
         let trust = control.text("public_key");
         Processes { control: Some(control), admin, server_key, edge_key, trust, folder }

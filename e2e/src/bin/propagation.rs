@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use e2e::http::{Admin, Ofrep, client, until};
+use e2e::http::{Admin, Ofrep, until};
 use e2e::nats::NatsServer;
 use e2e::postgres::PostgresServer;
 use e2e::process::Process;
-use e2e::world::{ENVIRONMENT, NAMESPACE, furnish};
+use e2e::world::{admin_of, edge_of, furnish};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -122,14 +122,7 @@ async fn fleet(options: &Options, flags: usize) -> anyhow::Result<Fleet> {
     let data = data.to_string_lossy().into_owned();
     let arguments = ["control", "--listen", "127.0.0.1:0", "--data-dir", &data];
     let control = Process::start(&arguments, &settings).await;
-    let token = std::fs::read_to_string(control.text("admin_token_file"))?;
-    let admin = Admin {
-        url: control.text("control_url"),
-        token: token.trim().to_owned(),
-        namespace: NAMESPACE.to_owned(),
-        environment: ENVIRONMENT.to_owned(),
-        http: client(),
-    };
+    let admin = admin_of(&control, &control);
     let (server_key, _, edge_key) = furnish(&admin).await;
     let path = format!("{}/import?format=tidegate", admin.environment_path());
     admin.post(&path, &document(flags)).await.ok();
@@ -137,31 +130,13 @@ async fn fleet(options: &Options, flags: usize) -> anyhow::Result<Fleet> {
         "variants": { "on": true, "off": false } });
     admin.flag(&switch, &switched(false)).await;
 
-    let data = folder.path().join("edge").to_string_lossy().into_owned();
-    let trust = control.text("public_key");
-    let arguments = [
-        "edge",
-        "--listen",
-        "127.0.0.1:0",
-        "--control-url",
-        &admin.url,
-        "--trust",
-        &trust,
-        "--data-dir",
-        &data,
-        "--streams-max",
-        "16000",
-        "--connections-max",
-        "18000",
-        "--server-rate",
-        "0",
-    ];
     let mut settings = vec![("TIDEGATE_EDGE_KEY", edge_key.as_str()), ("TIDEGATE_LOG", "warn")];
     if options.nats {
         settings.push(("TIDEGATE_NATS_URL", nats_url.as_str()));
     }
     let started = Instant::now();
-    let edge = Process::start(&arguments, &settings).await;
+    let more = ["--streams-max", "16000", "--connections-max", "18000", "--server-rate", "0"];
+    let edge = edge_of(&control, &folder.path().join("edge"), &more, &settings).await;
     let ofrep = Ofrep::new(&edge.text("edge_url"), &server_key);
     until("the edge serving", async || match ofrep.one("switch", &json!({})).await {
         answer if answer.status == 200 => Ok(()),

@@ -1,0 +1,33 @@
+//! A store of a test's own, without a server in front of it; on SQLite, or on PostgreSQL where xtask
+//! started one.
+
+use control::authorize::{self, NamespaceScope, Permission, Scope};
+use control::store::{Database, Store};
+use control::{environments, namespaces};
+use rules::secret::Secret;
+
+#[path = "../../../e2e/src/postgres.rs"]
+#[allow(dead_code, reason = "the server is started by xtask")]
+mod postgres;
+
+pub async fn open(dir: &tempfile::TempDir) -> Store {
+    let database = match postgres::database_for_test() {
+        Some(url) => Database::Postgres(Secret::new(url)),
+        None => Database::embedded(dir.path()),
+    };
+    Store::open(&database).await.expect("a store")
+}
+
+/// Namespace `ours` with environment `production`, which waits to be published: its id, and who
+/// may do what.
+pub async fn furnish(store: &Store) -> (Scope, NamespaceScope, String) {
+    let mut tx = store.write().await.expect("a write");
+    let token = authorize::bootstrap(&mut tx).await.expect("a token").expect("the first");
+    let token = Some(token.reveal());
+    let admin = authorize::admin(&mut tx, token, Permission::Manage, None).await.expect("in");
+    namespaces::create(&mut tx, &admin, "ours", "").await.expect("a namespace");
+    let scope = admin.namespace(&mut tx, "ours").await.expect("a scope");
+    let made = environments::create(&mut tx, &scope, "production", "").await.expect("made");
+    tx.commit().await.expect("a commit");
+    (admin, scope, made.id)
+}
