@@ -6,14 +6,13 @@
 
 use std::time::Duration;
 
-use rules::head::Rejection;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::authorize::{NamespaceScope, Scope};
 use crate::environments;
 use crate::page::{Page, Paged};
-use crate::refusal::{Refusal, stored};
+use crate::refusal::Refusal;
 use crate::store::query::{query_as, query_scalar};
 use crate::store::{Connection, Store, Touched, now_us, rfc3339};
 
@@ -67,9 +66,9 @@ pub struct Report {
 
 impl Report {
     /// As the API shows it. `status` is one word for people: live, behind, rejected or silent.
-    pub fn state(&self, now_us: i64) -> Result<Value, Refusal> {
-        let rejected = self.rejected.as_deref().map(|text| stored::<Rejection>("rejection", text));
-        let rejected = rejected.transpose()?;
+    pub fn state(&self, now_us: i64) -> Value {
+        let text = self.rejected.as_deref();
+        let rejected = text.map(|text| serde_json::from_str::<Value>(text).unwrap_or_default());
         let published = (self.published_generation, self.published_revision);
         let behind = published > (Some(self.generation), Some(self.revision));
         let status = match () {
@@ -78,12 +77,12 @@ impl Report {
             () if behind => "behind",
             () => "live",
         };
-        Ok(json!({ "edge": self.edge, "edgeKey": self.edge_key_id, "namespace": self.namespace,
+        json!({ "edge": self.edge, "edgeKey": self.edge_key_id, "namespace": self.namespace,
             "environment": self.environment, "status": status, "generation": self.generation,
             "revision": self.revision, "digest": self.digest, "reader": self.reader,
             "publishedRevision": self.published_revision, "rejected": rejected,
             "lastSeen": rfc3339(self.received_at),
-            "ageSeconds": (now_us - self.received_at).max(0) / 1_000_000 }))
+            "ageSeconds": (now_us - self.received_at).max(0) / 1_000_000 })
     }
 }
 

@@ -1,19 +1,15 @@
 //! The admin API's routes for what edges report.
 
 use axum::extract::State;
-use http::StatusCode;
 use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, answer, list};
-use super::problem::respond;
+use super::extract::{At, Handled, Shared, list};
 use crate::authorize::Scope;
-use crate::fleet::{self, Report};
-use crate::page::{Page, Paged};
-use crate::reconciler;
-use crate::refusal::Refusal;
-use crate::store::now_us;
+use crate::page::Page;
+use crate::store::{now_us, rfc3339};
+use crate::{fleet, reconciler};
 
 pub fn router() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
@@ -29,13 +25,11 @@ async fn list_edges(State(shared): State<Shared>, scope: Scope, page: Page) -> H
     let mut read = shared.store.read().await?;
     let paged = fleet::edges(&mut read, &scope, &page).await?;
     let now = now_us();
-    let mut items = Vec::with_capacity(paged.items.len());
-    for (edge, reports) in &paged.items {
+    Ok(list(paged, |(edge, reports)| {
         let last_seen = reports.iter().map(|report| report.received_at).max().unwrap_or(0);
-        items.push(json!({ "edge": edge, "lastSeen": crate::store::rfc3339(last_seen),
-            "environments": show(reports, now)? }));
-    }
-    Ok(listed(items, paged.next_cursor))
+        let environments: Vec<Value> = reports.iter().map(|report| report.state(now)).collect();
+        json!({ "edge": edge, "lastSeen": rfc3339(last_seen), "environments": environments })
+    }))
 }
 
 /// The edges that serve an environment.
@@ -48,9 +42,9 @@ async fn list_environment_edges(
 ) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
-    let Paged { items, next_cursor } =
-        fleet::of_environment(&mut read, &scope, &at.environment, &page).await?;
-    Ok(listed(show(&items, now_us())?, next_cursor))
+    let paged = fleet::of_environment(&mut read, &scope, &at.environment, &page).await?;
+    let now = now_us();
+    Ok(list(paged, |report| report.state(now)))
 }
 
 /// What was found to differ between database, bus and edges, newest first, and when it was mended.
@@ -58,16 +52,4 @@ async fn list_environment_edges(
 async fn list_drift(State(shared): State<Shared>, scope: Scope, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     Ok(list(reconciler::page(&mut read, &scope, &page).await?, reconciler::Drift::state))
-}
-
-fn show(reports: &[Report], now_us: i64) -> Result<Vec<Value>, Refusal> {
-    reports.iter().map(|report| report.state(now_us)).collect()
-}
-
-fn listed(items: Vec<Value>, next_cursor: Option<String>) -> axum::response::Response {
-    let mut body = json!({ "items": items });
-    if let (Some(cursor), Value::Object(fields)) = (next_cursor, &mut body) {
-        fields.insert("nextCursor".to_owned(), json!(cursor));
-    }
-    respond(answer(StatusCode::OK, None, &body))
 }
