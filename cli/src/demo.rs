@@ -1,12 +1,14 @@
-//! The flags that `tidegate dev` starts with, written through the admin API like anybody's.
+//! The flags that `tidegate dev` starts with, written through the admin API like anybody's; and
+//! `tidegate demo`, which writes them to a control that runs elsewhere.
 
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::connection::{Environment, api_path};
+use crate::connection::{Connection, Environment, api_path};
 use crate::failure::{Exit, Failure};
+use crate::paint::{Output, print, print_json};
 
 pub const NAMESPACE: &str = "demo";
 pub const ENVIRONMENT: &str = "production";
@@ -28,6 +30,31 @@ struct Native {
 struct Flag {
     definition: Value,
     config: Value,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  tidegate demo --url http://127.0.0.1:8080 --token-file admin-token
+
+It makes the namespace `demo` with the environment `production`, and new keys each time. What is there
+already stays as it is.")]
+pub struct Demo {
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub async fn run(command: Demo, output: Output) -> Result<(), Failure> {
+    let client = command.connection.client()?;
+    seed(&client).await?;
+    let (server, browser) = (key(&client, "server").await?, key(&client, "browser").await?);
+    match output {
+        Output::Json => print_json(&json!({ "namespace": NAMESPACE, "environment": ENVIRONMENT,
+            "server_key": server, "browser_key": browser })),
+        Output::Text => print(&format!(
+            "flags of    {NAMESPACE} / {ENVIRONMENT}\nserver key  {server}\nbrowser key {browser}"
+        )),
+    }
+    Ok(())
 }
 
 pub fn environment() -> Environment {
@@ -85,7 +112,7 @@ fn at_path(mut failure: Failure, path: &str) -> Failure {
 
 /// A new key of the demo environment, as its holder gets it.
 pub async fn key(client: &Client, kind: &str) -> Result<String, Failure> {
-    let body = json!({"kind": kind, "name": format!("tidegate dev, {kind}")});
+    let body = json!({"kind": kind, "name": format!("demo, {kind}")});
     let answer = client.post(&environment().path(&["keys"]), &body).await?.body;
     answer["key"]
         .as_str()

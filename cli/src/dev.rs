@@ -21,6 +21,7 @@ use crate::client::Client;
 use crate::connection::{DEV_FILE, DevFile, read_dev_file};
 use crate::demo;
 use crate::failure::{Exit, Failure};
+use crate::files::{make_private_folder, write_private};
 use crate::paint::{Output, Paint, print, print_json};
 use crate::serve::{Logs, asked_to_end, start_embedded, start_failure};
 
@@ -246,30 +247,4 @@ impl Feed for Joined {
             }
         })
     }
-}
-
-fn make_private_folder(dir: &Path) -> Result<(), Failure> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
-        Failure::new(Exit::Failed, format!("cannot make {}: {error}", dir.display()))
-    })
-}
-
-/// Whole or not at all, and for this user only, from its first byte on.
-fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let next = path.with_extension("next");
-    let write = || {
-        // A file left by a crash would keep its own mode.
-        let _ = std::fs::remove_file(&next);
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&next, path)
-    };
-    write().map_err(|error: std::io::Error| {
-        Failure::new(Exit::Failed, format!("cannot write {}: {error}", path.display()))
-    })
 }

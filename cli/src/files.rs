@@ -52,3 +52,17 @@ pub fn write(path: Option<&Path>, text: &str) -> Result<(), Failure> {
         }
     }
 }
+
+pub fn make_private_folder(dir: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
+        Failure::new(Exit::Failed, format!("cannot make {}: {error}", dir.display()))
+    })
+}
+
+/// Whole or not at all, and for this user only, from its first byte on.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    control::signing::write_private(path, bytes).map_err(|error| {
+        Failure::new(Exit::Failed, format!("cannot write {}: {error}", path.display()))
+    })
+}

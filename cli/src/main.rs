@@ -12,6 +12,8 @@ mod eval;
 mod failure;
 mod files;
 mod flag;
+mod health;
+mod init;
 mod openapi;
 mod paint;
 mod readable;
@@ -67,11 +69,20 @@ enum Command {
     Migrate(serve::MigrateArgs),
     /// Runs an edge as a process of its own.
     Edge(serve::EdgeArgs),
+    /// Makes the keys and passwords that several processes begin with.
+    Init(init::Init),
+    /// Writes the demo flags to a control that runs.
+    Demo(demo::Demo),
+    /// Asks a server whether it is ready; for containers and scripts.
+    Health(health::Health),
     /// Prints the OpenAPI document of the admin API.
     Openapi(openapi::Openapi),
-    /// Prints docs/CLI.md; `cargo xtask docs` writes it.
+    /// Prints docs/CLI.md or docs/CONFIGURATION.md; `cargo xtask docs` writes them.
     #[command(hide = true)]
-    Reference,
+    Reference {
+        #[arg(value_enum, default_value = "commands")]
+        of: reference::Of,
+    },
 }
 
 #[tokio::main]
@@ -107,9 +118,12 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Control(command) => serve::control(command, cli.output).await,
         Command::Migrate(command) => serve::migrate(command, cli.output).await,
         Command::Edge(command) => serve::edge(command, cli.output).await,
+        Command::Init(command) => init::run(command, cli.output),
+        Command::Demo(command) => demo::run(command, cli.output).await,
+        Command::Health(command) => health::run(command, cli.output).await,
         Command::Openapi(command) => openapi::run(command).await,
-        Command::Reference => {
-            paint::print(&reference::markdown());
+        Command::Reference { of } => {
+            paint::print(&of.markdown());
             Ok(())
         }
     }

@@ -4,11 +4,12 @@
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use control::config::FirstKeys;
 use control::store::Database;
 use edge::feed::nats::NatsFeed;
 use edge::feed::{Feed, HttpFeed};
@@ -78,6 +79,14 @@ pub struct ControlArgs {
     /// copy [default: DIR/signing-key].
     #[arg(long, env = "TIDEGATE_SIGNING_KEY_FILE", value_name = "FILE")]
     signing_key_file: Option<PathBuf>,
+    /// File of an admin token to begin with, instead of one that is made. Only a database that has
+    /// none yet takes it.
+    #[arg(long, env = "TIDEGATE_FIRST_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    first_admin_token_file: Option<PathBuf>,
+    /// File of an edge key to begin with; it sees all namespaces. Only a database that has no admin
+    /// token yet takes it.
+    #[arg(long, env = "TIDEGATE_FIRST_EDGE_KEY_FILE", value_name = "FILE")]
+    first_edge_key_file: Option<PathBuf>,
     /// Seconds that another control waits for the one that publishes, once that one is silent.
     #[arg(long, env = "TIDEGATE_LEASE_SECONDS", value_name = "S", default_value_t = 5)]
     lease_seconds: u64,
@@ -253,9 +262,12 @@ pub struct EdgeArgs {
         env = "TIDEGATE_TRUST",
         value_name = "KEY",
         value_delimiter = ',',
-        required = true
+        required_unless_present = "trust_file"
     )]
     trust: Vec<PublicKey>,
+    /// File that holds such keys, one on each line.
+    #[arg(long, env = "TIDEGATE_TRUST_FILE", value_name = "FILE", conflicts_with = "trust")]
+    trust_file: Option<PathBuf>,
     /// Folder where snapshots survive a restart. Without it, an edge that starts while control is
     /// away has nothing to serve.
     #[arg(long, env = "TIDEGATE_DATA_DIR", value_name = "DIR")]
@@ -327,12 +339,16 @@ pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failu
     if let Some(file) = arguments.signing_key_file {
         config.signing_key_file = file;
     }
+    config.first = FirstKeys {
+        admin: first_key(arguments.first_admin_token_file.as_deref(), KeyKind::Admin)?,
+        edge: first_key(arguments.first_edge_key_file.as_deref(), KeyKind::Edge)?,
+    };
     let control = control::start(config)
         .await
         .map_err(|error| start_failure("control", arguments.listen, error))?;
     let url = format!("http://{}", control.address);
     // The replica that came first made the token and has its file.
-    let token_file = &control.admin_token_file;
+    let token_file = arguments.first_admin_token_file.as_ref().unwrap_or(&control.admin_token_file);
     let token_file = token_file.exists().then(|| token_file.display().to_string());
     let token = match &token_file {
         Some(file) => format!("admin token in {file}"),
@@ -351,6 +367,19 @@ pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failu
     asked_to_end().await?;
     control.shutdown().await;
     Ok(())
+}
+
+fn first_key(file: Option<&Path>, kind: KeyKind) -> Result<Option<ApiKey>, Failure> {
+    let Some(path) = file else { return Ok(None) };
+    let key = ApiKey::parse(&secret_from_file(path)?)
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    match key.kind == kind {
+        true => Ok(Some(key)),
+        false => {
+            let (is, wanted) = (key.kind.name(), kind.name());
+            Err(Failure::usage(format!("{}: a {is} key is no {wanted} key", path.display())))
+        }
+    }
 }
 
 pub async fn edge(arguments: EdgeArgs, output: Output) -> Result<(), Failure> {
@@ -386,8 +415,12 @@ pub async fn edge(arguments: EdgeArgs, output: Output) -> Result<(), Failure> {
             Arc::new(feed.map_err(|error| Failure::usage(format!("--nats-url: {error}")))?)
         }
     };
+    let trust = match &arguments.trust_file {
+        Some(file) => trust_from_file(file)?,
+        None => arguments.trust,
+    };
     let edge_id = arguments.edge_id.unwrap_or_else(machine_name);
-    let mut config = edge::config::Config::new(arguments.listen, edge_id.clone(), arguments.trust);
+    let mut config = edge::config::Config::new(arguments.listen, edge_id.clone(), trust);
     config.data_dir = arguments.data_dir;
     config.server_rate_per_s = NonZeroU32::new(arguments.server_rate);
     config.browser_rate_per_s = NonZeroU32::new(arguments.browser_rate);
@@ -407,6 +440,17 @@ pub async fn edge(arguments: EdgeArgs, output: Output) -> Result<(), Failure> {
     asked_to_end().await?;
     edge.shutdown().await;
     Ok(())
+}
+
+fn trust_from_file(path: &Path) -> Result<Vec<PublicKey>, Failure> {
+    let text = secret_from_file(path)?;
+    let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty());
+    let key = |(index, line): (usize, &str)| {
+        line.parse::<PublicKey>().map_err(|error| {
+            Failure::usage(format!("{}, line {}: {error}", path.display(), index + 1))
+        })
+    };
+    lines.map(key).collect()
 }
 
 /// One line on standard output, for whoever started us.

@@ -139,8 +139,8 @@ impl From<sqlx::Error> for Denied {
 
 const ADMIN: &str = "SELECT name, hash FROM admin_token WHERE id = $1";
 const ADMIN_COUNT: &str = "SELECT COUNT(*) FROM admin_token";
-const ADMIN_INSERT: &str =
-    "INSERT INTO admin_token (id, name, hash, created_at) VALUES ($1, $2, $3, $4)";
+const ADMIN_INSERT: &str = "INSERT INTO admin_token (id, name, hash, created_at) VALUES ($1, $2, $3, $4) \
+    ON CONFLICT (id) DO NOTHING";
 const NAMESPACE_ID: &str = "SELECT id FROM namespace WHERE key = $1";
 const EDGE_KEY: &str = "SELECT all_namespaces, hash FROM edge_key WHERE id = $1";
 const EDGE_LOCAL: &str = "INSERT INTO edge_key (id, name, all_namespaces, hash, created_at) \
@@ -230,18 +230,13 @@ fn same_hash(key: &ApiKey, stored: &[u8]) -> Result<(), Denied> {
     }
 }
 
-/// The first admin token, if there is none yet. It is kept as its hash only.
-pub async fn bootstrap(tx: &mut Connection) -> Result<Option<ApiKey>, Refusal> {
-    let count: i64 = query_scalar(ADMIN_COUNT).fetch_one(&mut *tx).await?;
-    if count > 0 {
-        return Ok(None);
-    }
-    let key = crate::keys::random(KeyKind::Admin)?;
-    insert_admin(tx, &key).await?;
-    Ok(Some(key))
+/// Whether nobody can enter yet.
+pub async fn is_new(tx: &mut Connection) -> Result<bool, sqlx::Error> {
+    Ok(query_scalar::<i64>(ADMIN_COUNT).fetch_one(tx).await? == 0)
 }
 
-async fn insert_admin(tx: &mut Connection, key: &ApiKey) -> Result<(), Refusal> {
+/// The first admin token. It is kept as its hash only. Two controls may bring the same one at once.
+pub async fn begin(tx: &mut Connection, key: &ApiKey) -> Result<(), Refusal> {
     query(ADMIN_INSERT)
         .bind(&key.id)
         .bind("bootstrap")

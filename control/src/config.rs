@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rules::bus::Broker;
+use rules::keys::ApiKey;
 
 use crate::guard::Timeouts;
 use crate::store::Database;
@@ -20,6 +21,7 @@ pub struct Config {
     pub database: Database,
     /// The key that heads are signed with; replicas of one control share it. Made if it is missing.
     pub signing_key_file: PathBuf,
+    pub first: FirstKeys,
     /// Connections beyond this are closed at once.
     pub connections_max: usize,
     /// How long requests may take to end once a shutdown has begun.
@@ -44,6 +46,16 @@ pub struct Config {
     pub write_timeout: Duration,
 }
 
+/// What a new database begins with, for who sets up several processes at once and cannot ask the
+/// first one for keys. A database that has an admin token takes neither: what was revoked stays so.
+#[derive(Debug, Clone, Default)]
+pub struct FirstKeys {
+    /// Made if it is none.
+    pub admin: Option<ApiKey>,
+    /// Of all namespaces.
+    pub edge: Option<ApiKey>,
+}
+
 impl Config {
     pub(crate) fn timeouts(&self) -> Timeouts {
         Timeouts { header: self.header_timeout, idle: self.idle_timeout, write: self.write_timeout }
@@ -56,6 +68,7 @@ impl Config {
             database: Database::embedded(&data_dir),
             signing_key_file: data_dir.join("signing-key"),
             data_dir,
+            first: FirstKeys::default(),
             connections_max: 10_000,
             drain: Duration::from_secs(10),
             tick: Duration::from_millis(500),

@@ -31,6 +31,8 @@ const EDGE_NAMESPACES: &str = "SELECT n.key FROM edge_key_namespace e \
 const EDGE_COUNT: &str = "SELECT COUNT(*) FROM edge_key";
 const EDGE_INSERT: &str = "INSERT INTO edge_key (id, name, all_namespaces, hash, created_at) \
     VALUES ($1, $2, $3, $4, $5)";
+const EDGE_FIRST: &str = "INSERT INTO edge_key (id, name, all_namespaces, hash, created_at) \
+    VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING";
 const EDGE_ADD: &str = "INSERT INTO edge_key_namespace (edge_key_id, namespace_id) VALUES ($1, $2)";
 const EDGE_DELETE: &str = "DELETE FROM edge_key WHERE id = $1";
 
@@ -250,6 +252,19 @@ pub async fn edge_create(
     }
     tracing::info!(actor = scope.actor(), edge_key = %row.id, "an edge key was made");
     Ok((key, row))
+}
+
+/// The edge key that a new database begins with. Two controls may bring it at once.
+pub async fn edge_first(tx: &mut Tx, key: &ApiKey) -> Result<(), Refusal> {
+    query(EDGE_FIRST)
+        .bind(&key.id)
+        .bind("first")
+        .bind(true)
+        .bind(key.hash().to_vec())
+        .bind(now_us())
+        .execute(tx)
+        .await?;
+    Ok(())
 }
 
 pub async fn edge_delete(tx: &mut Tx, scope: &Scope, id: &str) -> Result<(), Refusal> {

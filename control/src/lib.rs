@@ -49,6 +49,7 @@ use std::time::Duration;
 
 use ::http::{Request, Response};
 use rules::head::PublicKey;
+use rules::keys::KeyKind;
 use rules::secret::Secret;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -68,9 +69,9 @@ pub struct Control {
     pub bus: Arc<dyn Bus>,
     /// What edges trust heads by.
     pub public_key: PublicKey,
-    /// Holds the bootstrap token, mode 0600.
+    /// Holds the bootstrap token, mode 0600, if this control made it.
     pub admin_token_file: PathBuf,
-    /// The bootstrap token, on the start that made it.
+    /// The bootstrap token, on the database's first start.
     pub admin_token: Option<Secret<String>>,
     pub store: Store,
     stopping: CancellationToken,
@@ -144,7 +145,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     let (listener, store) = open_store(listener, &config).await?;
     let key = signing::load_or_make(&config.signing_key_file)?;
     let admin_token_file = config.data_dir.join("admin-token");
-    let admin_token = bootstrap(&store, &admin_token_file).await?;
+    let admin_token = bootstrap(&store, &config.first, &admin_token_file).await?;
 
     let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(store.clone()));
     let public_key = PublicKey::of(&key);
@@ -299,15 +300,27 @@ pub fn openapi() -> String {
 /// does not work and is replaced on the next start, never a database that nobody can enter.
 async fn bootstrap(
     store: &Store,
+    first: &config::FirstKeys,
     file: &std::path::Path,
 ) -> Result<Option<Secret<String>>, StartError> {
     let failed = |error: sqlx::Error| StartError::Bootstrap(error.into());
     let mut tx = store.write().await.map_err(failed)?;
-    let Some(key) = authorize::bootstrap(&mut tx).await.map_err(StartError::Bootstrap)? else {
+    if !authorize::is_new(&mut tx).await.map_err(failed)? {
         return Ok(None);
+    }
+    let key = match &first.admin {
+        Some(key) => key.clone(),
+        None => {
+            let key = keys::random(KeyKind::Admin).map_err(StartError::Bootstrap)?;
+            signing::write_private(file, format!("{}\n", key.reveal()).as_bytes())
+                .map_err(|source| StartError::TokenFile { path: file.to_owned(), source })?;
+            key
+        }
     };
-    signing::write_private(file, format!("{}\n", key.reveal()).as_bytes())
-        .map_err(|source| StartError::TokenFile { path: file.to_owned(), source })?;
+    authorize::begin(&mut tx, &key).await.map_err(StartError::Bootstrap)?;
+    if let Some(edge) = &first.edge {
+        keys::edge_first(&mut tx, edge).await.map_err(StartError::Bootstrap)?;
+    }
     tx.commit().await.map_err(failed)?;
     Ok(Some(Secret::new(key.reveal().to_owned())))
 }

@@ -74,7 +74,7 @@ enum Chore {
         #[arg(long, value_name = "N", default_value_t = 1)]
         seed: u64,
     },
-    /// Writes the generated documents: docs/CLI.md.
+    /// Writes the generated documents: docs/CLI.md, docs/CONFIGURATION.md.
     Docs,
 }
 
@@ -169,18 +169,20 @@ fn load(arguments: &[OsString]) -> anyhow::Result<()> {
 }
 
 fn docs() -> anyhow::Result<()> {
-    let path = root().join("docs/CLI.md");
-    let output = Command::new(cargo())
-        .current_dir(root())
-        .args(["run", "--quiet", "--locked", "--package", "cli", "--bin", "tidegate"])
-        .args(["--", "reference"])
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("cargo run")?;
-    if !output.status.success() {
-        bail!("tidegate reference: {}", output.status);
+    for (of, file) in [("commands", "CLI.md"), ("configuration", "CONFIGURATION.md")] {
+        let path = root().join("docs").join(file);
+        let output = Command::new(cargo())
+            .current_dir(root())
+            .args(["run", "--quiet", "--locked", "--package", "cli", "--bin", "tidegate"])
+            .args(["--", "reference", of])
+            .stderr(std::process::Stdio::inherit())
+            .output()
+            .context("cargo run")?;
+        if !output.status.success() {
+            bail!("tidegate reference {of}: {}", output.status);
+        }
+        std::fs::write(&path, &output.stdout).with_context(|| path.display().to_string())?;
+        println!("{}", path.display());
     }
-    std::fs::write(&path, &output.stdout).with_context(|| path.display().to_string())?;
-    println!("{}", path.display());
     Ok(())
 }

@@ -22,7 +22,8 @@ pub async fn open(dir: &tempfile::TempDir) -> Store {
 /// may do what.
 pub async fn furnish(store: &Store) -> (Scope, NamespaceScope, String) {
     let mut tx = store.write().await.expect("a write");
-    let token = authorize::bootstrap(&mut tx).await.expect("a token").expect("the first");
+    let token = control::keys::random(rules::keys::KeyKind::Admin).expect("a token");
+    authorize::begin(&mut tx, &token).await.expect("the first");
     let token = Some(token.reveal());
     let admin = authorize::admin(&mut tx, token, Permission::Manage, None).await.expect("in");
     namespaces::create(&mut tx, &admin, "ours", "").await.expect("a namespace");
