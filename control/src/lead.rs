@@ -4,6 +4,10 @@
 //! process can be paused for longer than its lease. So every write of a leader goes through
 //! [`fence`], which finds the leader's own epoch in the database and locks it until the commit:
 //! what a former leader writes late is refused, and a takeover waits for a write that is under way.
+//!
+//! The database has one coordinator at a time: itself, which counts epochs in `take`, or one etcd,
+//! whose revisions `record` adds to a base (`etcd.rs` runs the election). Another one, which a
+//! wiped etcd is, leads nobody until an operator adopts it (`adopt`), and the epoch never falls.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,13 +15,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::query::{query, query_scalar};
+use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, Store};
 
 /// The one task that has a leader: relay, reconciler and timers go together.
 const TASK: &str = "publisher";
 /// Epochs that this database counts itself.
-const DATABASE: &str = "database";
+pub const DATABASE: &str = "database";
+/// What the names of other coordinators begin with.
+const ETCD: &str = "etcd:";
+const COORDINATOR_BYTES_MAX: usize = 100;
 
 /// So long may a lease that was given back lie there.
 const CAMPAIGN: Duration = Duration::from_secs(1);
@@ -29,6 +36,16 @@ const TAKE: &str = "INSERT INTO leader (name, epoch, coordinator, holder, expire
     RETURNING epoch";
 const RENEW: &str =
     "UPDATE leader SET expires_at = $4 WHERE name = $1 AND holder = $2 AND epoch = $3";
+const RECORD: &str = "INSERT INTO leader (name, epoch, coordinator, holder, expires_at, base) \
+    VALUES ($1, $2, $3, $4, 0, 0) ON CONFLICT (name) DO UPDATE SET \
+    epoch = leader.base + excluded.epoch, holder = excluded.holder, expires_at = 0 \
+    WHERE leader.coordinator = excluded.coordinator \
+    AND leader.epoch < leader.base + excluded.epoch RETURNING epoch";
+const RECORDED: &str = "SELECT coordinator, epoch FROM leader WHERE name = $1";
+const ADOPT: &str = "INSERT INTO leader (name, epoch, coordinator, holder, expires_at, base) \
+    VALUES ($1, 1, $2, '', 0, 1) ON CONFLICT (name) DO UPDATE SET \
+    coordinator = excluded.coordinator, holder = '', expires_at = 0, \
+    epoch = leader.epoch + 1, base = leader.epoch + 1 RETURNING epoch";
 const FENCE: &str = "UPDATE leader SET epoch = epoch WHERE name = $1 AND epoch = $2";
 
 /// Counts the leaders that there were; what carries a smaller one than the database's is refused.
@@ -43,6 +60,57 @@ pub enum FenceError {
     Store(#[from] sqlx::Error),
 }
 
+/// What became of an election that was won elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recorded {
+    Leads(Epoch),
+    /// The database has seen a later epoch of the same coordinator: this winner is late, or the
+    /// coordinator has been set back.
+    Stale(Epoch),
+    /// The database has another coordinator.
+    NotAdopted(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    #[error(
+        "{0:?} is no coordinator: \"database\", or \"etcd:…\" as control's log and /readyz name it"
+    )]
+    Name(String),
+    #[error("the database did not take it")]
+    Store(#[from] sqlx::Error),
+}
+
+/// Who says from now on who leads; for operators. Whoever led before is refused from here on, and
+/// the epoch goes on from where it was, however small the new coordinator's own numbers are. Also
+/// for an etcd that was set back to an older state of itself. Returns the epoch that nobody has.
+pub async fn adopt(store: &Store, coordinator: &str) -> Result<Epoch, AdoptError> {
+    let is_etcd = coordinator.strip_prefix(ETCD).is_some_and(|id| !id.is_empty());
+    if coordinator != DATABASE && !is_etcd || coordinator.len() > COORDINATOR_BYTES_MAX {
+        return Err(AdoptError::Name(coordinator.to_owned()));
+    }
+    let mut tx = store.write().await?;
+    let epoch = query_scalar(ADOPT).bind(TASK).bind(coordinator).fetch_one(&mut tx).await?;
+    tx.commit().await?;
+    Ok(Epoch(epoch))
+}
+
+/// The coordinator that the database has, and the newest epoch. None: nobody has led yet.
+pub async fn recorded(store: &Store) -> Result<Option<(String, Epoch)>, sqlx::Error> {
+    let mut read = store.read().await?;
+    let row: Option<(String, i64)> =
+        query_as(RECORDED).bind(TASK).fetch_optional(&mut read).await?;
+    Ok(row.map(|(coordinator, epoch)| (coordinator, Epoch(epoch))))
+}
+
+/// Why a coordinator leads nobody, and what to do about it.
+pub fn not_adopted(recorded: &str, ours: &str) -> String {
+    format!(
+        "the database is coordinated by {recorded}, not by {ours}; nobody publishes through the \
+         latter until `tidegate control adopt-coordinator {ours}` is run"
+    )
+}
+
 /// The first statement of every write that a leader does.
 pub async fn fence(tx: &mut Connection, epoch: Epoch) -> Result<(), FenceError> {
     match query(FENCE).bind(TASK).bind(epoch.0).execute(tx).await? {
@@ -53,18 +121,21 @@ pub async fn fence(tx: &mut Connection, epoch: Epoch) -> Result<(), FenceError> 
 
 /// This process's part in it.
 pub struct Lead {
-    store: Store,
+    pub(crate) store: Store,
     /// The same after a restart, so that a restarted leader need not wait for its own lease.
-    holder: String,
-    lease: Duration,
+    pub(crate) holder: String,
+    pub(crate) lease: Duration,
     /// While it leads, and by its own clock only for as long as the lease.
     held: Mutex<Option<(Epoch, Instant)>>,
     changes: watch::Sender<Option<Epoch>>,
+    /// Why this process cannot come to lead, for people.
+    obstacle: Mutex<Option<String>>,
 }
 
 impl Lead {
     pub fn new(store: Store, holder: String, lease: Duration) -> Lead {
-        Lead { store, holder, lease, held: Mutex::new(None), changes: watch::Sender::new(None) }
+        let (held, obstacle) = (Mutex::new(None), Mutex::new(None));
+        Lead { store, holder, lease, held, changes: watch::Sender::new(None), obstacle }
     }
 
     /// Leading, as far as this process can know.
@@ -88,6 +159,63 @@ impl Lead {
         }
     }
 
+    /// Why this process cannot come to lead. None: it leads, or another one does.
+    pub fn obstacle(&self) -> Option<String> {
+        self.obstacle.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Logged when it changes, not with every try.
+    pub(crate) fn set_obstacle(&self, now: Option<String>) {
+        let mut obstacle = self.obstacle.lock().unwrap_or_else(PoisonError::into_inner);
+        if *obstacle != now {
+            match &now {
+                Some(text) => tracing::warn!("this control cannot lead: {text}"),
+                None => tracing::info!("this control can lead again"),
+            }
+            *obstacle = now;
+        }
+    }
+
+    /// Writes down that this process won an election elsewhere. It does not lead by that yet.
+    pub async fn record(&self, coordinator: &str, revision: i64) -> Result<Recorded, sqlx::Error> {
+        let mut tx = self.store.write().await?;
+        let record = query_scalar::<i64>(RECORD).bind(TASK).bind(revision).bind(coordinator);
+        if let Some(epoch) = record.bind(&self.holder).fetch_optional(&mut tx).await? {
+            tx.commit().await?;
+            return Ok(Recorded::Leads(Epoch(epoch)));
+        }
+        let (recorded, epoch): (String, i64) =
+            query_as(RECORDED).bind(TASK).fetch_one(&mut tx).await?;
+        Ok(match recorded == coordinator {
+            true => Recorded::Stale(Epoch(epoch)),
+            false => Recorded::NotAdopted(recorded),
+        })
+    }
+
+    /// Leads as `epoch`, until then by its own clock.
+    pub fn begin(&self, epoch: Epoch, until: Instant) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, until));
+        self.tell(Some(epoch));
+    }
+
+    /// Leads for longer; false if it does not lead as `epoch` any more.
+    pub fn extend(&self, epoch: Epoch, until: Instant) -> bool {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *held {
+            Some((now, end)) if *now == epoch => {
+                *end = until;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Does not lead from here on.
+    pub fn lose(&self) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.tell(None);
+    }
+
     /// Takes the lease if it is free, or keeps the one that it has.
     pub async fn take(&self) -> Result<Option<Epoch>, sqlx::Error> {
         // Read before the lease is: what the database needs for it counts against us.
@@ -104,14 +232,22 @@ impl Lead {
                 renew.execute(&mut tx).await? > 0
             }
         };
+        let mut obstacle = None;
         let epoch = match led.filter(|_| kept) {
             Some(epoch) => Some(epoch),
             None => {
                 let take = query_scalar::<i64>(TAKE).bind(TASK).bind(DATABASE).bind(&self.holder);
-                take.bind(now).bind(until).fetch_optional(&mut tx).await?.map(Epoch)
+                let taken = take.bind(now).bind(until).fetch_optional(&mut tx).await?.map(Epoch);
+                if taken.is_none() {
+                    let (by, _): (String, i64) =
+                        query_as(RECORDED).bind(TASK).fetch_one(&mut tx).await?;
+                    obstacle = (by != DATABASE).then(|| not_adopted(&by, DATABASE));
+                }
+                taken
             }
         };
         tx.commit().await?;
+        self.set_obstacle(obstacle);
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) =
             epoch.map(|epoch| (epoch, asked + self.lease));
         self.tell(epoch);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::bus::{Bus, InProcessBus};
-use control::lead::{self, Epoch, FenceError, Lead};
+use control::lead::{self, AdoptError, Epoch, FenceError, Lead, Recorded};
 use control::publisher::{PublishError, Published, Publisher};
 use control::store::Store;
 
@@ -98,4 +98,86 @@ async fn a_takeover_waits_for_a_leaders_write_that_is_under_way() {
     tx.commit().await.expect("a commit");
     let taken = takeover.await.expect("joined").expect("asked");
     assert_eq!(taken, Some(Epoch(2)));
+}
+
+const ONE: &str = "etcd:0000000000000001:one";
+const OTHER: &str = "etcd:0000000000000001:other";
+
+#[tokio::test]
+async fn an_epoch_that_is_not_higher_is_refused_whoever_brings_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = store::open(&dir).await;
+    let (winner, late) = (lead(&store, "winner", LONG), lead(&store, "late", LONG));
+    assert_eq!(winner.record(ONE, 7).await.expect("asked"), Recorded::Leads(Epoch(7)));
+    for revision in [7, 6, 1, 0, -1, i64::MIN] {
+        let recorded = late.record(ONE, revision).await.expect("asked");
+        assert_eq!(recorded, Recorded::Stale(Epoch(7)), "{revision}");
+    }
+    let known = lead::recorded(&store).await.expect("read");
+    assert_eq!(known, Some((ONE.to_owned(), Epoch(7))));
+    let mut tx = store.write().await.expect("a write");
+    lead::fence(&mut tx, Epoch(7)).await.expect("it leads");
+    drop(tx);
+    assert_eq!(late.record(ONE, 9).await.expect("asked"), Recorded::Leads(Epoch(9)));
+    let mut tx = store.write().await.expect("a write");
+    let over = lead::fence(&mut tx, Epoch(7)).await;
+    assert!(matches!(over, Err(FenceError::Over(7))), "{over:?}");
+}
+
+#[tokio::test]
+async fn another_coordinator_leads_nobody_until_it_is_adopted_and_the_epoch_never_falls() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = store::open(&dir).await;
+    let one = lead(&store, "one", LONG);
+    assert_eq!(one.record(ONE, 1_000).await.expect("asked"), Recorded::Leads(Epoch(1_000)));
+    // An etcd that was wiped, however far it has come meanwhile.
+    for revision in [3, 5_000] {
+        let recorded = one.record(OTHER, revision).await.expect("asked");
+        assert_eq!(recorded, Recorded::NotAdopted(ONE.to_owned()));
+    }
+    assert_eq!(one.take().await.expect("asked"), None, "nor by the database's lease");
+    let obstacle = one.obstacle().expect("it says why");
+    assert!(obstacle.contains(ONE) && obstacle.contains("adopt-coordinator"), "{obstacle}");
+
+    assert_eq!(lead::adopt(&store, OTHER).await.expect("adopted"), Epoch(1_001));
+    let mut tx = store.write().await.expect("a write");
+    let over = lead::fence(&mut tx, Epoch(1_000)).await;
+    assert!(matches!(over, Err(FenceError::Over(1_000))), "{over:?}");
+    drop(tx);
+    let recorded = one.record(ONE, 2_000).await.expect("asked");
+    assert_eq!(recorded, Recorded::NotAdopted(OTHER.to_owned()), "the former one is over");
+    assert_eq!(one.record(OTHER, 3).await.expect("asked"), Recorded::Leads(Epoch(1_004)));
+    assert_eq!(one.record(OTHER, 2).await.expect("asked"), Recorded::Stale(Epoch(1_004)));
+
+    // Set back to an older state of itself: adopted again, it goes on above what there was.
+    assert_eq!(lead::adopt(&store, OTHER).await.expect("adopted"), Epoch(1_005));
+    assert_eq!(one.record(OTHER, 1).await.expect("asked"), Recorded::Leads(Epoch(1_006)));
+
+    assert_eq!(lead::adopt(&store, lead::DATABASE).await.expect("adopted"), Epoch(1_007));
+    assert_eq!(one.take().await.expect("asked"), Some(Epoch(1_008)));
+    assert_eq!(one.obstacle(), None);
+    assert_eq!(lead::adopt(&store, ONE).await.expect("adopted"), Epoch(1_009));
+    assert_eq!(one.take().await.expect("asked"), None, "it was the database's leader");
+    assert_eq!(one.epoch(), None);
+
+    for wrong in ["", "etcd:", "postgres", "Database", &format!("etcd:{}", "1".repeat(100))] {
+        let refused = lead::adopt(&store, wrong).await;
+        assert!(matches!(refused, Err(AdoptError::Name(_))), "{wrong:?}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_leader_whose_epoch_was_refused_does_not_come_back_by_a_longer_lease() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = store::open(&dir).await;
+    let lead = lead(&store, "one", LONG);
+    let later = std::time::Instant::now() + LONG;
+    lead.begin(Epoch(4), later);
+    assert!(lead.extend(Epoch(4), later));
+    assert!(!lead.extend(Epoch(3), later));
+    lead.is_over(Epoch(4));
+    assert!(!lead.extend(Epoch(4), later));
+    assert_eq!(lead.epoch(), None);
+    lead.begin(Epoch(5), std::time::Instant::now());
+    assert_eq!(lead.epoch(), None, "its time is over by its own clock");
 }

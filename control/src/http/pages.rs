@@ -52,7 +52,8 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The database answers and the server is not about to stop.
+/// The database answers and the server is not about to stop. `obstacle` says why this control
+/// cannot come to publish, if there is a reason; it serves all the same.
 #[utoipa::path(get, path = "/readyz", tag = "server", responses((status = 200, body = Value), (status = 503, body = Value)))]
 async fn readyz(State(shared): State<Shared>) -> Response {
     let store = shared.store.read().await.is_ok();
@@ -66,7 +67,9 @@ async fn readyz(State(shared): State<Shared>) -> Response {
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
     let epoch = shared.lead.epoch().map(|epoch| epoch.0);
-    let body = json!({ "status": status, "leading": epoch.is_some(), "epoch": epoch }).to_string();
+    let body = json!({ "status": status, "leading": epoch.is_some(), "epoch": epoch,
+        "obstacle": shared.lead.obstacle() });
+    let body = body.to_string();
     (code, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body).into_response()
 }
 
