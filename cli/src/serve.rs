@@ -11,9 +11,11 @@ use std::time::Duration;
 use clap::ValueEnum;
 use control::config::FirstKeys;
 use control::store::Database;
+use edge::config::Register;
 use edge::feed::nats::NatsFeed;
 use edge::feed::{Feed, HttpFeed};
 use rules::bus::Broker;
+use rules::etcd::{self, Etcd};
 use rules::head::PublicKey;
 use rules::keys::{ApiKey, KeyKind};
 use rules::secret::Secret;
@@ -93,6 +95,8 @@ pub struct ControlArgs {
     #[command(flatten)]
     nats: Nats,
     #[command(flatten)]
+    etcd: EtcdArgs,
+    #[command(flatten)]
     logs: Logs,
 }
 
@@ -102,6 +106,9 @@ enum ControlTask {
     /// After a restore of the database: makes what is published from now on newer than whatever
     /// edges serve.
     RaiseGeneration(RaiseGeneration),
+    /// Says which coordinator elects the control that publishes, after it was changed, wiped or
+    /// restored.
+    AdoptCoordinator(AdoptCoordinator),
 }
 
 #[derive(Debug, clap::Args)]
@@ -133,6 +140,45 @@ async fn raise_generation(arguments: RaiseGeneration, output: Output) -> Result<
         }
         Output::Text => print(&format!(
             "{environments} environment(s) have generation {generation} now; control publishes them"
+        )),
+    }
+    Ok(())
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  tidegate control adopt-coordinator --database-url-file /etc/tidegate/database-url \\
+    etcd:cdf818194e3a8c32:0199c0de-0000-7000-8000-000000000000
+  tidegate control adopt-coordinator database
+
+The first coordinator of a database is adopted by itself, every other one only so, because a wiped
+etcd would count epochs from the start. Until then nobody publishes: writes are taken and wait, and
+edges serve what they have. Controls log the name of an etcd that waits for this, and tell it as
+`obstacle` of /readyz. Whoever led before is refused from then on. Control may run meanwhile.")]
+struct AdoptCoordinator {
+    #[command(flatten)]
+    store: Store,
+    /// `database`, or the etcd that control's log and /readyz name: etcd:….
+    #[arg(value_name = "COORDINATOR")]
+    coordinator: String,
+}
+
+async fn adopt_coordinator(arguments: AdoptCoordinator, output: Output) -> Result<(), Failure> {
+    let database = arguments.store.database()?;
+    let failed = |error: anyhow::Error| Failure::new(Exit::Failed, format!("{error:#}"));
+    let store =
+        control::store::Store::open(&database).await.map_err(|error| failed(error.into()))?;
+    let adopted = control::lead::adopt(&store, &arguments.coordinator).await;
+    store.close().await;
+    let epoch = adopted.map_err(|error| match error {
+        control::lead::AdoptError::Name(_) => Failure::usage(error.to_string()),
+        error => failed(error.into()),
+    })?;
+    let (coordinator, epoch) = (arguments.coordinator, epoch.0);
+    match output {
+        Output::Json => print_json(&json!({ "coordinator": coordinator, "epoch": epoch })),
+        Output::Text => print(&format!(
+            "{coordinator} says from now on who publishes; epochs up to {epoch} are over"
         )),
     }
     Ok(())
@@ -171,6 +217,62 @@ impl Nats {
         Broker::new(urls, user, password.map(Secret::new))
             .map(Some)
             .map_err(|error| Failure::usage(format!("--nats-url: {error}")))
+    }
+}
+
+/// How etcd is reached, the same for control and edges.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "etcd (for several controls; optional)")]
+struct EtcdArgs {
+    /// Address of an etcd, http://host:port or https://host:port; several of a cluster with commas.
+    /// With it etcd elects the control that publishes, and edges register there; without it a lease
+    /// in the database serves.
+    #[arg(long, env = "TIDEGATE_ETCD_ENDPOINTS", value_name = "URL", value_delimiter = ',')]
+    etcd_endpoints: Vec<String>,
+    /// Name to log in to etcd with.
+    #[arg(long, env = "TIDEGATE_ETCD_USER", value_name = "NAME", requires = "etcd_endpoints")]
+    etcd_user: Option<String>,
+    /// File that holds the password. The password itself can be in TIDEGATE_ETCD_PASSWORD; there is
+    /// no argument for it, since other users can read command lines.
+    #[arg(long, env = "TIDEGATE_ETCD_PASSWORD_FILE", value_name = "FILE", requires = "etcd_user")]
+    etcd_password_file: Option<PathBuf>,
+    /// PEM file of the certificates that https:// addresses are checked by [default: the system's].
+    #[arg(long, env = "TIDEGATE_ETCD_CA_FILE", value_name = "FILE", requires = "etcd_endpoints")]
+    etcd_ca_file: Option<PathBuf>,
+    /// What all keys in etcd begin with; every Tidegate on one etcd has one of its own.
+    #[arg(
+        long,
+        env = "TIDEGATE_ETCD_PREFIX",
+        value_name = "PATH",
+        default_value = etcd::PREFIX_DEFAULT
+    )]
+    etcd_prefix: String,
+}
+
+impl EtcdArgs {
+    /// None if no address is given.
+    fn etcd(self) -> Result<Option<Etcd>, Failure> {
+        // An empty variable, as container files set them, is one that is not set.
+        let endpoints = self.etcd_endpoints.into_iter().filter(|url| !url.is_empty());
+        let endpoints: Vec<String> = endpoints.collect();
+        if endpoints.is_empty() {
+            return Ok(None);
+        }
+        let password = match &self.etcd_password_file {
+            Some(path) => Some(secret_from_file(path)?),
+            None => std::env::var("TIDEGATE_ETCD_PASSWORD").ok().filter(|text| !text.is_empty()),
+        };
+        let user = self.etcd_user.unwrap_or_default();
+        let etcd = Etcd::new(endpoints, self.etcd_prefix, user, password.map(Secret::new));
+        let mut etcd =
+            etcd.map_err(|error| Failure::usage(format!("--etcd-endpoints: {error}")))?;
+        if let Some(file) = &self.etcd_ca_file {
+            let roots = std::fs::read_to_string(file).map_err(|error| {
+                Failure::usage(format!("--etcd-ca-file {}: {error}", file.display()))
+            })?;
+            etcd.roots = Some(roots);
+        }
+        Ok(Some(etcd))
     }
 }
 
@@ -310,6 +412,8 @@ pub struct EdgeArgs {
     )]
     nats_namespaces: Vec<String>,
     #[command(flatten)]
+    etcd: EtcdArgs,
+    #[command(flatten)]
     logs: Logs,
 }
 
@@ -328,13 +432,16 @@ pub async fn start_embedded(
 
 pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failure> {
     arguments.logs.start()?;
-    if let Some(ControlTask::RaiseGeneration(task)) = arguments.task {
-        return raise_generation(task, output).await;
+    match arguments.task {
+        Some(ControlTask::RaiseGeneration(task)) => return raise_generation(task, output).await,
+        Some(ControlTask::AdoptCoordinator(task)) => return adopt_coordinator(task, output).await,
+        None => {}
     }
     let database = arguments.store.database()?;
     let mut config = control::config::Config::new(arguments.listen, arguments.store.data_dir);
     config.database = database;
     config.broker = arguments.nats.broker()?;
+    config.etcd = arguments.etcd.etcd()?;
     config.lease = Duration::from_secs(arguments.lease_seconds.max(1));
     if let Some(file) = arguments.signing_key_file {
         config.signing_key_file = file;
@@ -422,6 +529,8 @@ pub async fn edge(arguments: EdgeArgs, output: Output) -> Result<(), Failure> {
     let edge_id = arguments.edge_id.unwrap_or_else(machine_name);
     let mut config = edge::config::Config::new(arguments.listen, edge_id.clone(), trust);
     config.data_dir = arguments.data_dir;
+    config.register =
+        arguments.etcd.etcd()?.map(|etcd| Register::new(etcd, &key_id, edge_id.clone()));
     config.server_rate_per_s = NonZeroU32::new(arguments.server_rate);
     config.browser_rate_per_s = NonZeroU32::new(arguments.browser_rate);
     config.connections_max = arguments.connections_max;

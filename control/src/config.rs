@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rules::bus::Broker;
+use rules::etcd::Etcd;
 use rules::keys::ApiKey;
 
 use crate::guard::Timeouts;
@@ -32,6 +33,8 @@ pub struct Config {
     pub reconcile: Duration,
     /// How long another control waits for the one that publishes, once that one is silent.
     pub lease: Duration,
+    /// Who elects the control that publishes, and where edges register. None: the database.
+    pub etcd: Option<Etcd>,
     /// Time for all of a request's headers to come, also of a connection's first one.
     pub header_timeout: Duration,
     /// Where heads and blobs are carried to, for edges that follow there. None: edges ask over HTTP.
@@ -74,6 +77,7 @@ impl Config {
             tick: Duration::from_millis(500),
             reconcile: Duration::from_secs(5),
             lease: Duration::from_secs(5),
+            etcd: None,
             header_timeout: Duration::from_secs(5),
             broker: None,
             broker_tick: Duration::from_secs(30),

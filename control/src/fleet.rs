@@ -4,6 +4,7 @@
 //! Only edges that were heard of lately count: one that is gone must not hold up a pipeline, and is
 //! shown with the time when it was last heard of. Receipts come in through `edges.rs`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ use crate::authorize::{NamespaceScope, Scope};
 use crate::environments;
 use crate::page::{Page, Paged};
 use crate::refusal::Refusal;
+use crate::registrations::{EdgeName, Registrations};
 use crate::store::query::{query_as, query_scalar};
 use crate::store::{Connection, Store, Touched, now_us, rfc3339};
 
@@ -25,9 +27,8 @@ pub const WAIT_DEFAULT: Duration = Duration::from_secs(10);
 /// Receipts come to any control, so their coming is not signalled here.
 const WAIT_POLL: Duration = Duration::from_millis(50);
 
-const EDGES: &str = "SELECT edge, edge_key_id, MAX(received_at) FROM receipt \
-    WHERE edge > $1 OR (edge = $1 AND edge_key_id > $2) GROUP BY edge, edge_key_id \
-    ORDER BY edge, edge_key_id LIMIT $3";
+const EDGES: &str = "SELECT DISTINCT edge, edge_key_id FROM receipt \
+    WHERE edge > $1 OR (edge = $1 AND edge_key_id > $2) ORDER BY edge, edge_key_id LIMIT $3";
 const OF_EDGE: &str = "SELECT r.edge, r.edge_key_id, n.key AS namespace, e.key AS environment, \
     r.generation, r.revision, r.digest, r.reader, r.rejected, r.received_at, \
     p.generation AS published_generation, p.revision AS published_revision \
@@ -105,19 +106,22 @@ impl Live {
     }
 }
 
-/// Every edge that ever reported and is not forgotten yet, with what it serves.
+/// Every edge that ever reported, or registered, and is not forgotten yet, with what it serves.
 pub async fn edges(
     read: &mut Connection,
     _scope: &Scope,
+    registrations: &Registrations,
     page: &Page,
-) -> Result<Paged<(String, Vec<Report>)>, Refusal> {
-    let (edge, key) = after(page)?;
-    let rows: Vec<(String, String, i64)> =
-        query_as(EDGES).bind(edge).bind(key).bind(page.fetch()).fetch_all(read).await?;
-    let paged = page.cut(rows, |(edge, key, _)| format!("{edge}\n{key}"));
+) -> Result<Paged<(EdgeName, Vec<Report>)>, Refusal> {
+    let after = after(page)?;
+    let reported: Vec<EdgeName> =
+        query_as(EDGES).bind(&after.0).bind(&after.1).bind(page.fetch()).fetch_all(read).await?;
+    let registered = registrations.after(&after, page.fetch() as usize);
+    let both: BTreeSet<EdgeName> = reported.into_iter().chain(registered).collect();
+    let paged = page.cut(both.into_iter().collect(), |(edge, key)| format!("{edge}\n{key}"));
     let mut items = Vec::with_capacity(paged.items.len());
-    for (edge, key, _) in paged.items {
-        let reports = query_as(OF_EDGE).bind(&edge).bind(&key).fetch_all(read).await?;
+    for edge in paged.items {
+        let reports = query_as(OF_EDGE).bind(&edge.0).bind(&edge.1).fetch_all(read).await?;
         items.push((edge, reports));
     }
     Ok(Paged { items, next_cursor: paged.next_cursor })

@@ -17,6 +17,8 @@ pub mod configs;
 pub mod delta;
 pub mod edges;
 pub mod environments;
+#[cfg(feature = "etcd")]
+mod etcd;
 pub mod evaluate;
 pub mod flags;
 pub mod fleet;
@@ -33,6 +35,7 @@ pub mod page;
 pub mod publisher;
 pub mod reconciler;
 pub mod refusal;
+pub mod registrations;
 pub mod relay;
 pub mod reports;
 pub mod segments;
@@ -60,6 +63,7 @@ use crate::carrier::Carrier;
 use crate::config::Config;
 use crate::lead::Lead;
 use crate::publisher::Publisher;
+use crate::registrations::Registrations;
 use crate::relay::Doorbell;
 use crate::store::{Database, Store};
 
@@ -110,6 +114,11 @@ pub enum StartError {
     Route(#[from] http::Unguarded),
     #[error(transparent)]
     Broker(#[from] bus::nats::ConnectError),
+    #[error(
+        "this tidegate was built without etcd; `cargo build -p cli --features etcd` builds it with \
+         it, and needs protoc"
+    )]
+    NoEtcd,
 }
 
 /// Brings the database to this build's schema without serving anything. `start` does the same;
@@ -135,6 +144,9 @@ const LEASE_ALONE: Duration = Duration::from_secs(60);
 const WAITING_DRAIN: Duration = Duration::from_millis(200);
 
 pub async fn start(config: Config) -> Result<Control, StartError> {
+    if config.etcd.is_some() && cfg!(not(feature = "etcd")) {
+        return Err(StartError::NoEtcd);
+    }
     // Before anything else, so that a taken port is the first thing one hears.
     let listening = |source| StartError::Listen { address: config.listen, source };
     let listener = tokio::net::TcpListener::bind(config.listen).await.map_err(listening)?;
@@ -165,11 +177,13 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
 
     let doorbell = Doorbell::default();
     let stopping = CancellationToken::new();
+    let registrations = Registrations::default();
     let app = Arc::new(http::App {
         store: store.clone(),
         bus: bus.clone(),
         doorbell: doorbell.clone(),
         lead: lead.clone(),
+        registrations: registrations.clone(),
         deltas: delta::Deltas::default(),
         metrics: recorder(),
         stopping: stopping.clone(),
@@ -209,9 +223,27 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     let (reconciled, until) = (publisher.clone(), stopping.clone());
     tasks.push(tokio::spawn(reconciler::run(reconciled, config.reconcile, until)));
     tasks.push(tokio::spawn(relay::run(publisher, doorbell, config.tick, stopping.clone())));
-    let (campaign, until) = (lead.clone(), stopping.clone());
-    tasks.push(tokio::spawn(async move { campaign.run(until).await }));
+    tasks.extend(coordinate(config.etcd, lead, registrations, &stopping));
     Ok(Control { address, bus, public_key, admin_token_file, admin_token, store, stopping, tasks })
+}
+
+/// Who says whether this control leads: etcd if there is one, else the database.
+#[cfg_attr(not(feature = "etcd"), allow(unused_variables))]
+fn coordinate(
+    etcd: Option<rules::etcd::Etcd>,
+    lead: Arc<Lead>,
+    registrations: Registrations,
+    stopping: &CancellationToken,
+) -> Vec<JoinHandle<()>> {
+    let until = stopping.clone();
+    match etcd {
+        #[cfg(feature = "etcd")]
+        Some(etcd) => vec![
+            tokio::spawn(etcd::elect(lead, etcd.clone(), until)),
+            tokio::spawn(etcd::follow_edges(etcd, registrations, stopping.clone())),
+        ],
+        _ => vec![tokio::spawn(async move { lead.run(until).await })],
+    }
 }
 
 /// Opens the database, and waits for one that is not there yet: processes start in any order.

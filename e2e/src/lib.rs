@@ -1,9 +1,10 @@
 //! Whole-system tests and what they share. `world` starts control and edge, `http` speaks to them,
-//! `nats` is a broker that can be mistreated, `ofrep_schema` holds what the edge says against the
+//! `nats`, `postgres` and `etcd` are servers that can be mistreated, `ofrep_schema` holds what the edge says against the
 //! protocol, `tap` does so between the edge and clients of other languages. The tests are in
 //! `tests/`, clients
 //! of other languages in `interop/`; how to run them is in `README.md`.
 
+pub mod etcd;
 pub mod http;
 pub mod nats;
 pub mod ofrep_schema;
@@ -11,3 +12,4 @@ pub mod postgres;
 pub mod process;
 pub mod tap;
 pub mod world;
+pub mod writes;

@@ -2,13 +2,12 @@
 //! never goes back, whatever becomes of the one that publishes.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use e2e::http::{Admin, Ofrep, client, until};
 use e2e::postgres::PostgresServer;
 use e2e::process::Process;
 use e2e::world::{NAMESPACE, admin_of, edge_of, furnish};
+use e2e::writes::{Watcher, flag};
 use serde_json::{Value, json};
 
 const LEASE_SECONDS: u64 = 1;
@@ -86,39 +85,6 @@ impl Fleet {
 }
 
 const WRITES_MAX: u64 = 5_000;
-
-/// Serves the number of the write that made it.
-fn flag(n: u64) -> Value {
-    json!({ "key": "n", "type": "integer", "variants": { "n": n } })
-}
-
-/// Asks the edge all the time and keeps what it said.
-struct Watcher {
-    stop: Arc<AtomicBool>,
-    seen: tokio::task::JoinHandle<Vec<i64>>,
-}
-
-impl Watcher {
-    fn of(ofrep: &Ofrep) -> Watcher {
-        let (stop, ofrep) = (Arc::new(AtomicBool::new(false)), ofrep.clone());
-        let stopped = stop.clone();
-        let seen = tokio::spawn(async move {
-            let mut seen = Vec::new();
-            while !stopped.load(Ordering::Relaxed) {
-                let answer = ofrep.one("n", &json!({})).await;
-                assert_eq!(answer.status, 200, "{}", answer.text);
-                seen.push(answer.json()["value"].as_i64().expect("a value"));
-            }
-            seen
-        });
-        Watcher { stop, seen }
-    }
-
-    async fn finish(self) -> Vec<i64> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.seen.await.expect("every answer was one")
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_paused_for_twice_its_lease_loses_nothing_and_no_edge_goes_back() {

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rules::etcd::Etcd;
 use rules::head::PublicKey;
 
 #[derive(Debug, Clone)]
@@ -39,6 +40,26 @@ pub struct Config {
     /// How long a shutdown waits for requests that are being answered.
     pub drain: Duration,
     pub timeouts: Timeouts,
+    /// Where this edge says that it is there. None: nowhere.
+    pub register: Option<Register>,
+}
+
+/// How an edge registers in etcd.
+#[derive(Debug, Clone)]
+pub struct Register {
+    pub etcd: Etcd,
+    /// Of the key that it reports with: edges of other keys may have the same name.
+    pub edge_key_id: String,
+    pub edge_id: String,
+    /// An edge that is gone without a word is registered for so long.
+    pub lease: Duration,
+}
+
+impl Register {
+    pub fn new(etcd: Etcd, edge_key_id: impl Into<String>, edge_id: impl Into<String>) -> Register {
+        let (edge_key_id, edge_id) = (edge_key_id.into(), edge_id.into());
+        Register { etcd, edge_key_id, edge_id, lease: Duration::from_secs(10) }
+    }
 }
 
 /// Against clients that hold a connection without using it.
@@ -84,6 +105,7 @@ impl Config {
             browser_rate_per_s: NonZeroU32::new(5_000),
             drain: Duration::from_secs(10),
             timeouts: Timeouts::default(),
+            register: None,
         }
     }
 }

@@ -15,6 +15,8 @@ mod events;
 pub mod feed;
 mod metrics;
 mod ofrep;
+#[cfg(feature = "etcd")]
+mod register;
 mod serve;
 mod state;
 mod sync;
@@ -51,6 +53,11 @@ pub enum StartError {
     Disk { path: PathBuf, source: std::io::Error },
     #[error("the sandbox does not start")]
     Sandbox(#[from] SandboxError),
+    #[error(
+        "this tidegate was built without etcd; `cargo build -p cli --features etcd` builds it with \
+         it, and needs protoc"
+    )]
+    NoEtcd,
     #[error("the metrics cannot be set up")]
     Metrics(#[source] metrics_exporter_prometheus::BuildError),
 }
@@ -81,6 +88,9 @@ pub async fn start_in(
     config: Config,
     feed: Arc<dyn Feed>,
 ) -> Result<Edge, StartError> {
+    if config.register.is_some() && cfg!(not(feature = "etcd")) {
+        return Err(StartError::NoEtcd);
+    }
     let address = config.listen;
     let listener = TcpListener::bind(address)
         .await
@@ -105,6 +115,17 @@ pub async fn start_in(
     tasks.spawn(upkeep(shared.clone(), sandbox));
     let until = stopping.clone();
     tasks.spawn(async move { sync.run(until).await });
+    #[cfg(feature = "etcd")]
+    if let Some(register) = config.register {
+        let started_at_us = now_ms().saturating_mul(1_000);
+        let said = rules::etcd::Registration {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            address: Some(address.to_string()),
+            started_at_us,
+            registered_at_us: started_at_us,
+        };
+        tasks.spawn(register::run(register, said, stopping.clone()));
+    }
     tasks.close();
     Ok(Edge { address, shared, tasks, _stop: stopping.drop_guard() })
 }

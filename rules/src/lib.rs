@@ -33,6 +33,7 @@ pub mod clause;
 pub mod compile;
 pub mod context;
 pub mod date;
+pub mod etcd;
 pub mod eval;
 pub mod flagd;
 pub mod hash;

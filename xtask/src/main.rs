@@ -3,13 +3,18 @@
 //! Nothing here needs a tool beyond cargo, Node and Python; what a chore installs, and where, it
 //! says before it does so. Chores: `test.rs` (everything that proves the house), `check.rs` (format,
 //! lints, arrows), `tree.rs` (the rules of the dependency tree), `wasm.rs` (the evaluator as wasm),
-//! `browser.rs` (the same for browsers), `toolchain.rs` (the compiler for both).
+//! `browser.rs` (the same for browsers), `toolchain.rs` (the compiler for both), `protoc.rs` (what
+//! etcd's client is built with).
 
 mod browser;
 mod check;
+#[path = "../../e2e/src/etcd.rs"]
+#[allow(dead_code, reason = "tests of the whole system use the rest")]
+mod etcd;
 #[path = "../../e2e/src/postgres.rs"]
 #[allow(dead_code, reason = "tests of the whole system use the rest")]
 mod postgres;
+mod protoc;
 mod steps;
 mod test;
 mod toolchain;

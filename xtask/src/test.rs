@@ -11,9 +11,10 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
+use crate::check::FEATURES;
 use crate::postgres::{PostgresServer, TEST_POSTGRES};
 use crate::steps::{Report, ask, run as run_program};
-use crate::{browser, cargo, root, wasm};
+use crate::{browser, cargo, protoc, root, wasm};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Step {
@@ -23,7 +24,7 @@ pub enum Step {
     Npm,
     /// A virtual environment with every requirements.txt.
     Python,
-    /// PostgreSQL's programs and nats-server, from Debian's packages where that may be done.
+    /// PostgreSQL's programs, nats-server and etcd, from Debian's packages where that may be done.
     Servers,
     /// All tests of the workspace, among them those that drive Node and Python clients.
     Rust,
@@ -93,15 +94,18 @@ fn install_servers() -> anyhow::Result<String> {
         if nats_server().is_none() {
             missing.push("nats-server");
         }
+        if crate::etcd::program().is_none() {
+            missing.push("etcd-server");
+        }
         missing
     };
     let packages = missing();
     if packages.is_empty() {
-        return Ok("PostgreSQL and NATS are installed".to_owned());
+        return Ok("PostgreSQL, NATS and etcd are installed".to_owned());
     }
     let names = packages.join(" ");
     let how = format!(
-        "PostgreSQL 15 and nats-server 2.9 or newer are needed (Debian: apt-get install {names})"
+        "PostgreSQL 15, nats-server 2.9 and etcd 3.4 or newer are needed (Debian: apt-get install {names})"
     );
     // A refusal would only be told after the package lists were fetched.
     let user = ask(Command::new("id").arg("-u"))?;
@@ -216,8 +220,9 @@ pub fn chaos(runs: u64, seed: u64) -> anyhow::Result<()> {
     let settings = [("TIDEGATE_CHAOS_RUNS", runs.as_str()), ("TIDEGATE_CHAOS_SEED", seed.as_str())];
     // All of the workspace is built, since the tests run its binary; one test of it runs.
     let mut command = Command::new(cargo());
+    protoc::with(&mut command)?;
     command.current_dir(root()).args(["test", "--locked", "--workspace", "--test", "chaos"]);
-    command.args(["--bin", "tidegate", "--features", "edge/failpoints,control/failpoints"]);
+    command.args(["--bin", "tidegate", "--features", FEATURES]);
     command.args(["--", "--nocapture", "whatever_dies"]).envs(settings);
     run_program(&mut command)
 }
@@ -251,9 +256,8 @@ fn cargo_test(
     } else {
         command.arg("test");
     }
-    // Faults at named steps: `edge/tests/disk_faults.rs`, `control/tests/restart.rs`. In other tests
-    // the points are there and do nothing.
-    command.args(["--features", "edge/failpoints,control/failpoints"]);
+    protoc::with(&mut command)?;
+    command.args(["--features", FEATURES]);
     command.args(["--locked", if nextest { "--no-fail-fast" } else { "--quiet" }]).args(what);
     command.envs(settings.iter().copied());
     if !nextest {

@@ -96,6 +96,7 @@ fn rules() -> anyhow::Result<Deny> {
 fn resolved() -> anyhow::Result<Vec<Package>> {
     let metadata = cargo_metadata::MetadataCommand::new()
         .manifest_path(crate::root().join("Cargo.toml"))
+        .features(cargo_metadata::CargoOpt::SomeFeatures(vec!["cli/etcd".to_owned()]))
         .other_options(vec![
             "--locked".to_owned(),
             // Other platforms' crates are neither shipped nor worth downloading.
@@ -130,6 +131,7 @@ fn shipped() -> anyhow::Result<BTreeSet<String>> {
     let output = Command::new(crate::cargo())
         .current_dir(crate::root())
         .args(["tree", "--locked", "--package", "cli", "--edges", "normal,build"])
+        .args(["--features", "etcd"])
         .args(["--prefix", "none", "--format", "{p}"])
         .output()
         .context("cargo tree")?;
@@ -313,6 +315,14 @@ mod tests {
         let problems = bans(&deny.bans.deny, &packages, &BTreeSet::new());
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(problems[0].starts_with("rules depends on async-nats"), "{problems:?}");
+    }
+
+    #[test]
+    fn etcds_client_is_looked_at_though_it_is_optional() {
+        let control = resolved().unwrap().into_iter().find(|package| package.name == "control");
+        let control = control.unwrap();
+        assert!(control.dependencies.iter().any(|name| name == "etcd-client"), "{control:?}");
+        assert!(shipped().unwrap().contains("etcd-client"));
     }
 
     #[test]

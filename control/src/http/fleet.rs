@@ -18,17 +18,19 @@ pub fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(list_drift))
 }
 
-/// Edges and what each serves. An environment's `status` is live, behind (an older revision than
+/// Edges and what each serves. With etcd, `registration` says whether an edge has registered there,
+/// or since when it has not; it is null without etcd, and while that cannot be read. An environment's `status` is live, behind (an older revision than
 /// the published one), rejected (it refused the newest snapshot) or silent (not heard of lately).
 #[utoipa::path(get, path = "/api/v1/edges", tag = "edges", responses((status = 200, body = Value)))]
 async fn list_edges(State(shared): State<Shared>, scope: Scope, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
-    let paged = fleet::edges(&mut read, &scope, &page).await?;
+    let paged = fleet::edges(&mut read, &scope, &shared.registrations, &page).await?;
     let now = now_us();
     Ok(list(paged, |(edge, reports)| {
-        let last_seen = reports.iter().map(|report| report.received_at).max().unwrap_or(0);
+        let last_seen = reports.iter().map(|report| report.received_at).max().map(rfc3339);
         let environments: Vec<Value> = reports.iter().map(|report| report.state(now)).collect();
-        json!({ "edge": edge, "lastSeen": rfc3339(last_seen), "environments": environments })
+        json!({ "edge": edge.0, "edgeKey": edge.1, "lastSeen": last_seen,
+            "registration": shared.registrations.state(edge), "environments": environments })
     }))
 }
 

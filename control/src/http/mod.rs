@@ -27,6 +27,7 @@ use crate::authorize::{self, Permission};
 use crate::bus::Bus;
 use crate::delta::Deltas;
 use crate::lead::Lead;
+use crate::registrations::Registrations;
 use crate::relay::Doorbell;
 use crate::store::Store;
 use extract::{Shared, bearer};
@@ -38,6 +39,7 @@ pub struct App {
     pub bus: Arc<dyn Bus>,
     pub doorbell: Doorbell,
     pub lead: Arc<Lead>,
+    pub registrations: Registrations,
     pub deltas: Deltas,
     pub metrics: PrometheusHandle,
     pub stopping: CancellationToken,
