@@ -50,7 +50,7 @@ fn configuration() -> String {
         setting is an argument\nor a variable; an argument wins. A variable that is set to nothing \
         counts as not set where that makes sense.\n\n\
         Passwords have a variable or a file and no argument, since other users can read command \
-        lines: `TIDEGATE_NATS_PASSWORD`.\n"
+        lines: `TIDEGATE_NATS_PASSWORD`, `TIDEGATE_ETCD_PASSWORD`.\n"
         .to_owned();
     let root = root();
     for name in ["control", "edge"] {
