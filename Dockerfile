@@ -6,7 +6,10 @@ RUN rustup target add wasm32-unknown-unknown
 WORKDIR /tidegate
 COPY . .
 RUN cargo xtask wasm
-RUN cargo build --release --locked --package cli --bin tidegate
+# etcd's client is built with protoc.
+RUN apt-get update && apt-get install --yes --no-install-recommends protobuf-compiler \
+    && rm -rf /var/lib/apt/lists/*
+RUN cargo build --release --locked --package cli --bin tidegate --features etcd
 
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates \

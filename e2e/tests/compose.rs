@@ -130,6 +130,8 @@ impl Here {
         let settings = service["environment"].as_object().expect("settings");
         let settings: Vec<(&str, String)> = settings
             .iter()
+            // A build without etcd has the database's lease.
+            .filter(|(key, _)| cfg!(feature = "etcd") || !key.starts_with("TIDEGATE_ETCD_"))
             .map(|(key, value)| (key.as_str(), self.of(name, value.as_str().expect("a text"))))
             .collect();
         let settings: Vec<(&str, &str)> =
@@ -184,6 +186,11 @@ async fn its_processes_serve_the_demo_and_go_on_without_one_of_the_controls() {
     nats.configure(workspace().join("deploy/nats.conf"), &settings);
     nats.run().await;
     here.hosts.push(("nats://nats:4222".to_owned(), nats.url()));
+
+    #[cfg(feature = "etcd")]
+    let etcd = e2e::etcd::EtcdServer::start(&folder.path().join("etcd-server")).expect("etcd");
+    #[cfg(feature = "etcd")]
+    here.hosts.push(("http://etcd:2379".to_owned(), etcd.url()));
 
     let first = here.start("control-1", services["control-1"]).await;
     let second = here.start("control-2", services["control-2"]).await;
