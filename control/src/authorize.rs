@@ -193,7 +193,7 @@ pub async fn edge(read: &mut Connection, bearer: Option<&str>) -> Result<EdgeSco
 pub async fn local_edge(tx: &mut Connection) -> Result<EdgeScope, Denied> {
     const LOCAL: &str = "local";
     let mut hash = vec![0u8; 32];
-    getrandom::fill(&mut hash)
+    seam::random(&mut hash)
         .map_err(|error| Refusal::Internal(format!("no randomness: {error}")))?;
     query(EDGE_LOCAL)
         .bind(LOCAL)

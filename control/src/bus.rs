@@ -101,6 +101,7 @@ pub fn compare(current: Option<&PublishedHead>, head: &PublishedHead) -> Move {
     let Some(current) = current else { return Move::Moved };
     match current.version.cmp(&head.version) {
         Ordering::Less => Move::Moved,
+        Ordering::Greater if seam::planted("bus-goes-back") => Move::Moved,
         Ordering::Greater => Move::Ahead(current.version),
         Ordering::Equal if current.signed == head.signed => Move::Already,
         Ordering::Equal => {

@@ -12,12 +12,13 @@
 //! from one whose news came from another replica by reading the database again. What is left is
 //! reported and not followed: an operator raises the generation.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rules::blob::Digest;
 use rules::head::Version;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{self, Bus, BusError, Move, PublishedHead};
@@ -40,9 +41,9 @@ pub struct Carrier {
     publisher: Arc<Publisher>,
     broker: Arc<dyn Bus>,
     /// What the broker is known to have from here.
-    carried: HashMap<Name, PublishedHead>,
+    carried: BTreeMap<Name, PublishedHead>,
     blobs_checked: Option<Instant>,
-    ahead: HashMap<Name, Ahead>,
+    ahead: BTreeMap<Name, Ahead>,
 }
 
 #[derive(Debug)]
@@ -83,6 +84,7 @@ impl Carrier {
                 // Somebody else does. Whoever begins does not know what is there.
                 all = true;
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     _ = leading.changed() => {}
                     () = tokio::time::sleep(RETRY_MAX) => {}
@@ -116,6 +118,7 @@ impl Carrier {
             };
             let failed = failures > 0;
             all = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 _ = published.changed() => failed,
                 _ = rung.changed() => {
@@ -217,6 +220,11 @@ impl Carrier {
     ) -> Result<(), BusError> {
         let done = match needed {
             Some(known) if known != Move::Moved => known,
+            _ if seam::planted("head-before-blobs") => {
+                let done = bus::move_head(self.broker.as_ref(), head.clone()).await?;
+                self.put_blobs(head).await?;
+                done
+            }
             _ => {
                 self.put_blobs(head).await?;
                 bus::move_head(self.broker.as_ref(), head.clone()).await?

@@ -160,7 +160,7 @@ pub async fn create(
     let (generation, revision) = retired.unwrap_or((1, 0));
     let id = new_id();
     let mut secret = [0u8; 32];
-    getrandom::fill(&mut secret)
+    seam::random(&mut secret)
         .map_err(|error| Refusal::Internal(format!("no randomness: {error}")))?;
     let done = query(INSERT)
         .bind(&id)
@@ -352,7 +352,7 @@ pub async fn load(read: &mut Connection, environment_id: &str) -> Result<Loaded,
 
 /// Compiling thousands of flags takes long enough to be in the way of other requests.
 pub async fn try_compile(loaded: Loaded) -> Result<Result<Compiled, Vec<Problem>>, Refusal> {
-    tokio::task::spawn_blocking(move || compile::compile(&loaded.state))
+    seam::blocking(move || compile::compile(&loaded.state))
         .await
         .map_err(|error| Refusal::Internal(format!("compiling failed: {error}")))
 }

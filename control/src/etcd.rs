@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use etcd_client::{
@@ -21,6 +21,7 @@ use etcd_client::{
     TlsOptions, Txn, TxnOp, TxnOpResponse, WatchFilterType, WatchOptions,
 };
 use rules::etcd::{Etcd, Registration};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::lead::{self, Lead, Recorded};

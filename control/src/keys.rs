@@ -55,7 +55,7 @@ pub struct EdgeKeyRow {
 
 pub fn random(kind: KeyKind) -> Result<ApiKey, Refusal> {
     let mut entropy = [0u8; KEY_ENTROPY_BYTES];
-    getrandom::fill(&mut entropy)
+    seam::random(&mut entropy)
         .map_err(|error| Refusal::Internal(format!("no randomness: {error}")))?;
     Ok(ApiKey::new(kind, &entropy))
 }

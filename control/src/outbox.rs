@@ -50,6 +50,9 @@ pub async fn add(
     trace_context: Option<&str>,
     at: i64,
 ) -> Result<(), Refusal> {
+    if seam::planted("no-outbox-row") {
+        return Ok(());
+    }
     query(ADD)
         .bind(&raised.environment_id)
         .bind(raised.revision)

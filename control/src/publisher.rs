@@ -154,6 +154,16 @@ impl Publisher {
                 query_as(PUBLICATION).bind(environment_id).fetch_optional(&mut read).await?;
             (loaded, publication)
         };
+        let mut loaded = loaded;
+        if seam::planted("torn-read") {
+            let mut again = self.store.read().await?;
+            loaded.revision = environments::load(&mut again, environment_id).await?.revision;
+        }
+        if seam::planted("revision-of-the-bus")
+            && let Some(head) = self.bus.head(&loaded.namespace, &loaded.environment).await?
+        {
+            loaded.revision = head.version.revision as i64 + 1;
+        }
         let version = version(loaded.generation, loaded.revision);
         if let Some((generation, revision, _, head)) = &publication
             && self::version(*generation, *revision) >= version
@@ -175,11 +185,12 @@ impl Publisher {
             publication.as_ref().map_or(0, |(_, _, flags, _)| u32::try_from(*flags).unwrap_or(0));
         let loaded = Arc::new(loaded);
         let work = loaded.clone();
-        let made = tokio::task::spawn_blocking(move || make(&work))
+        let made = seam::blocking(move || make(&work))
             .await
             .map_err(|error| Refusal::Internal(format!("compiling failed: {error}")))?;
         let gate = |made: &Made| match loaded.growth_allowed >= loaded.revision {
             true => Ok(()),
+            false if seam::planted("no-growth-gate") => Ok(()),
             false => blob::growth(previous_flags, made.flag_count),
         };
         let made = match made {
@@ -248,8 +259,11 @@ impl Publisher {
 
     async fn restore_in_turn(&self) -> Result<(), PublishError> {
         let rows: Vec<(String, String, i64, i64, String)> = {
-            let mut read = self.store.read().await?;
-            query_as(PUBLICATIONS).fetch_all(&mut read).await?
+            match self.store.read().await {
+                Ok(mut read) => query_as(PUBLICATIONS).fetch_all(&mut read).await?,
+                Err(_) if seam::planted("nothing-read-is-nothing-there") => Vec::new(),
+                Err(error) => return Err(error.into()),
+            }
         };
         let mut known = std::collections::BTreeSet::new();
         for (namespace, environment, generation, revision, head) in rows {
@@ -263,6 +277,9 @@ impl Publisher {
             self.move_head(head).await?;
         }
         for head in self.bus.heads().await? {
+            if seam::planted("orphans-stay") {
+                continue;
+            }
             if !known.contains(&(head.namespace.clone(), head.environment.clone())) {
                 self.bus.remove_head(&head.namespace, &head.environment).await?;
             }
@@ -411,7 +428,11 @@ impl Publisher {
         for statement in [PRUNE_SNAPSHOTS, PRUNE_USES] {
             query(statement).bind(&loaded.environment_id).bind(oldest).execute(&mut tx).await?;
         }
-        query(PRUNE_BLOBS).bind(now - PRUNE_AGE_US).execute(&mut tx).await?;
+        let unused = match seam::planted("used-blobs-pruned") {
+            true => "DELETE FROM blob WHERE created_at < $1",
+            false => PRUNE_BLOBS,
+        };
+        query(unused).bind(now - PRUNE_AGE_US).execute(&mut tx).await?;
         tx.commit().await?;
         Ok(())
     }

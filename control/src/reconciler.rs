@@ -119,6 +119,7 @@ pub async fn page(
 pub async fn run(publisher: Arc<Publisher>, tick: Duration, stop: CancellationToken) {
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(jittered(tick)) => {}
         }

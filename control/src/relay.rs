@@ -118,6 +118,7 @@ pub async fn run(
             }
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => break,
             () = rung, if !busy => {}
             // Beginning to lead, there may be work that the one before left.
@@ -138,6 +139,9 @@ pub async fn pass(publisher: &Publisher, retries: &mut Retries) -> Result<usize,
     metrics::gauge!("tidegate_control_outbox_environments").set(pending.len() as f64);
     let mut done = 0;
     for environment_id in pending {
+        if seam::planted("failed-is-forgotten") && retries.0.contains_key(&environment_id) {
+            continue;
+        }
         if !retries.is_due(&environment_id, Instant::now()) {
             continue;
         }
@@ -169,7 +173,7 @@ pub async fn pass(publisher: &Publisher, retries: &mut Retries) -> Result<usize,
 pub fn jittered(tick: Duration) -> Duration {
     let mut byte = [128u8; 1];
     // Without randomness the tick is merely regular.
-    let _ = getrandom::fill(&mut byte);
+    let _ = seam::random(&mut byte);
     tick.mul_f64(0.5 + f64::from(byte[0]) / 256.0)
 }
 

@@ -225,9 +225,10 @@ impl Store {
     }
 
     pub async fn write(&self) -> Result<Tx, sqlx::Error> {
+        seam::step("database write").await?;
         let inner = match &self.pools {
             Pools::Sqlite { writer, .. } => {
-                Connection::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?)
+                Connection::Sqlite(seam::real(writer.begin_with("BEGIN IMMEDIATE")).await?)
             }
             Pools::Postgres { writer, .. } => Connection::Postgres(writer.begin().await?),
         };
@@ -236,9 +237,14 @@ impl Store {
 
     /// One consistent state, for as long as the transaction is held.
     pub async fn read(&self) -> Result<Read, sqlx::Error> {
+        seam::step("database read").await?;
+        self.read_at_once().await
+    }
+
+    async fn read_at_once(&self) -> Result<Read, sqlx::Error> {
         const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
         Ok(Read(match &self.pools {
-            Pools::Sqlite { reader, .. } => Connection::Sqlite(reader.begin().await?),
+            Pools::Sqlite { reader, .. } => Connection::Sqlite(seam::real(reader.begin()).await?),
             Pools::Postgres { reader, .. } => Connection::Postgres(reader.begin_with(BEGIN).await?),
         }))
     }
@@ -279,7 +285,7 @@ impl Connection {
         const CLOCK: &str =
             "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
         match self {
-            Connection::Sqlite(_) => Ok(now_us()),
+            Connection::Sqlite(_) => Ok(seam::shared_now_us()),
             Connection::Postgres(_) => query::query_scalar(CLOCK).fetch_one(self).await,
         }
     }
@@ -288,7 +294,7 @@ impl Connection {
 impl Tx {
     /// The state as it is for everybody else, without what this transaction has done so far.
     pub async fn committed(&self) -> Result<Read, sqlx::Error> {
-        self.store.read().await
+        self.store.read_at_once().await
     }
 
     /// Takes its turn among transactions that name the same thing, until the end. SQLite's writers
@@ -302,10 +308,17 @@ impl Tx {
     }
 
     pub async fn commit(self) -> Result<(), sqlx::Error> {
-        match self.inner {
-            Connection::Sqlite(tx) => tx.commit().await,
-            Connection::Postgres(tx) => tx.commit().await,
+        match seam::fault("database commit") {
+            // Nothing of it is there, and nobody is told.
+            Err(_) if seam::planted("failed-commit-acknowledged") => return Ok(()),
+            done => done?,
         }
+        match self.inner {
+            Connection::Sqlite(tx) => seam::real(tx.commit()).await?,
+            Connection::Postgres(tx) => tx.commit().await?,
+        }
+        // Committed; whether the one who asked for it learns that is another matter.
+        Ok(seam::step("database committed").await?)
     }
 }
 
@@ -339,11 +352,16 @@ impl std::ops::DerefMut for Read {
 
 /// The stored form of a time.
 pub fn now_us() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    seam::now_us()
 }
 
 pub fn new_id() -> String {
+    if seam::is_simulated() {
+        let mut random = [0u8; 10];
+        let _ = seam::random(&mut random);
+        let at_ms = u64::try_from(now_us() / 1000).unwrap_or(0);
+        return uuid::Builder::from_unix_timestamp_millis(at_ms, &random).into_uuid().to_string();
+    }
     uuid::Uuid::now_v7().to_string()
 }
 

@@ -171,13 +171,13 @@ async fn a_leader_whose_epoch_was_refused_does_not_come_back_by_a_longer_lease()
     let dir = tempfile::tempdir().expect("a folder");
     let store = store::open(&dir).await;
     let lead = lead(&store, "one", LONG);
-    let later = std::time::Instant::now() + LONG;
+    let later = tokio::time::Instant::now() + LONG;
     lead.begin(Epoch(4), later);
     assert!(lead.extend(Epoch(4), later));
     assert!(!lead.extend(Epoch(3), later));
     lead.is_over(Epoch(4));
     assert!(!lead.extend(Epoch(4), later));
     assert_eq!(lead.epoch(), None);
-    lead.begin(Epoch(5), std::time::Instant::now());
+    lead.begin(Epoch(5), tokio::time::Instant::now());
     assert_eq!(lead.epoch(), None, "its time is over by its own clock");
 }

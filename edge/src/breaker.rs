@@ -12,9 +12,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rules::blob::Digest;
+use tokio::time::Instant;
 
 use crate::disk::Disk;
 use crate::state::Name;

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use rules::blob::Digest;
 use rules::head::{SignedHead, Version};
+use seam::FileStep;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::state::Name;
@@ -92,6 +93,9 @@ impl Disk {
         }
         let newest_first = |mut entries: Vec<Entry>| {
             entries.sort_by_key(|entry| Reverse(entry.version));
+            if seam::planted("oldest-file-first") {
+                entries.reverse();
+            }
             entries
         };
         Ok(found.into_values().map(newest_first).collect())
@@ -226,35 +230,40 @@ impl Disk {
     }
 
     fn write_through(&self, temporary: &Path, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-        fail_at("edge-disk-create")?;
+        fail_at("edge-disk-create", FileStep::Create, temporary)?;
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).open(temporary)?;
         for part in parts {
-            fail_at("edge-disk-write")?;
+            fail_at("edge-disk-write", FileStep::Write, temporary)?;
             file.write_all(part)?;
         }
-        fail_at("edge-disk-sync")?;
-        file.sync_all()?;
+        if !seam::planted("no-file-sync") {
+            fail_at("edge-disk-sync", FileStep::Sync, temporary)?;
+            file.sync_all()?;
+        }
         drop(file);
-        fail_at("edge-disk-rename")?;
+        fail_at("edge-disk-rename", FileStep::Rename, path)?;
         fs::rename(temporary, path)?;
-        fail_at("edge-disk-sync-dir")?;
+        if seam::planted("no-folder-sync") {
+            return Ok(());
+        }
         self.sync_dir()
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        fail_at("edge-disk-sync-dir", FileStep::SyncDir, &self.dir)?;
         File::open(&self.dir)?.sync_all()
     }
 }
 
 /// With the feature `failpoints` a test makes a step fail as a full or dying disk does.
-fn fail_at(step: &str) -> io::Result<()> {
+fn fail_at(step: &str, at: FileStep, path: &Path) -> io::Result<()> {
     fail::fail_point!(step, |kind| Err(match kind.as_deref() {
         Some("eio") => io::Error::other("injected input/output error"),
         _ => io::Error::from(io::ErrorKind::StorageFull),
     }));
     let _ = step;
-    Ok(())
+    seam::file(at, path)
 }
 
 fn decode(bytes: Bytes) -> Option<Stored> {

@@ -329,7 +329,7 @@ pub(crate) fn jittered(around: Duration) -> Duration {
 /// spread and nothing else.
 pub(crate) fn random_fraction() -> f64 {
     let mut bytes = [0u8; 4];
-    if getrandom::fill(&mut bytes).is_err() {
+    if seam::random(&mut bytes).is_err() {
         return 0.5;
     }
     f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)

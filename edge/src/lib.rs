@@ -18,13 +18,15 @@ mod ofrep;
 #[cfg(feature = "etcd")]
 mod register;
 mod serve;
+#[cfg(feature = "failpoints")]
+pub mod simulated;
 mod state;
 mod sync;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rules::blob::Digest;
 use rules::head::Version;
@@ -164,7 +166,5 @@ async fn upkeep(shared: Shared, sandbox: Arc<Sandbox>) {
 
 /// Milliseconds since the epoch. Before 1970 is 1970.
 fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    seam::now_us() / 1000
 }

@@ -288,6 +288,7 @@ impl State {
             let table = self.table.load();
             if let Some(current) = table.environments.get(&served.tenant.name)
                 && current.version > served.version
+                && !seam::planted("edge-goes-back")
             {
                 return Err(current.version);
             }

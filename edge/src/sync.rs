@@ -12,7 +12,7 @@
 //!
 //! An environment that the feed no longer names keeps being served: nothing is not an instruction.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -118,9 +118,9 @@ pub struct Sync {
     metrics: Metrics,
     pub progress: Arc<Mutex<Progress>>,
     /// What was refused last of each environment.
-    refused: Mutex<HashMap<Name, Refused>>,
+    refused: Mutex<BTreeMap<Name, Refused>>,
     /// Written again with the next tick.
-    unsaved: Mutex<HashMap<Name, Unsaved>>,
+    unsaved: Mutex<BTreeMap<Name, Unsaved>>,
     /// Lists that each file on disk names.
     lists_of: ListsOf,
     /// Shared between snapshots: a list of a million ids is 16 MB.
@@ -345,6 +345,7 @@ impl Sync {
             let until = tokio::time::Instant::now() + wait;
             loop {
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => {
                         self.breaker.end();
                         return;
@@ -377,7 +378,9 @@ impl Sync {
             let results: Vec<bool> =
                 futures_util::stream::iter(all).buffer_unordered(self.at_once()).collect().await;
             // What may succeed later is asked for again: a kept ETag would hide it for ever.
-            *etag = results.iter().all(|done| *done).then_some(new);
+            let done =
+                results.iter().all(|done| *done) || seam::planted("etag-kept-when-unfinished");
+            *etag = done.then_some(new);
             if etag.is_none() {
                 round = Round::Unfinished;
             }
@@ -396,6 +399,12 @@ impl Sync {
     async fn follow(&self, signed: &SignedHead) -> bool {
         let target = match signed.verify(&self.trusted) {
             Ok(head) => Target::of(head, &self.edge_id),
+            Err(_) if seam::planted("no-signature-check") && signed.claims().is_some() => {
+                match signed.claims() {
+                    Some(claims) => Target::of(claims, &self.edge_id),
+                    None => return true,
+                }
+            }
             Err(error) => {
                 self.refuse_unverified(signed, &error);
                 return true;
@@ -405,7 +414,11 @@ impl Sync {
         let tenant = self.state.tenant(&name, &self.metrics);
         let count = |result| tenant.metrics.count_sync(result);
         if let Some(served) = self.state.table().environment(&name.0, &name.1) {
-            if target.version < served.version {
+            let is_older = match seam::planted("generation-ignored") {
+                true => target.version.revision < served.version.revision,
+                false => target.version < served.version,
+            };
+            if is_older && !seam::planted("edge-goes-back") {
                 count(SyncResult::Older);
                 tracing::warn!(?name, offered = ?target.version, serving = ?served.version, "an older head is ignored");
                 return true;
@@ -442,6 +455,7 @@ impl Sync {
         target.check_limits()?;
         if let Some(served) = self.state.table().environment(&name.0, &name.1)
             && served.version == target.version
+            && !seam::planted("other-bytes-of-one-version")
         {
             return Err(Refusal::Diverged);
         }
@@ -451,7 +465,7 @@ impl Sync {
         }
         let breaker = self.breaker.clone();
         // Written down while the bytes are on their way, so that it costs no time.
-        let noted = tokio::task::spawn_blocking(move || breaker.begin(digest));
+        let noted = seam::blocking(move || breaker.begin(digest));
         let blob = self.fetch_snapshot(&name, target).await;
         let _ = noted.await;
         let loaded = match blob {
@@ -476,7 +490,7 @@ impl Sync {
         let base = match (&self.disk, served) {
             (Some(disk), Some((version, base))) if bytes >= DELTA_BYTES_MIN => {
                 let (disk, name) = (disk.clone(), name.clone());
-                let read = tokio::task::spawn_blocking(move || disk.blob(&name, version).ok());
+                let read = seam::blocking(move || disk.blob(&name, version).ok());
                 let read = read.await.ok().flatten();
                 // Rot is looked for here, or every delta on it would be made in vain.
                 read.filter(|bytes| Digest::of(bytes) == base).map(|bytes| (base, bytes))
@@ -531,7 +545,7 @@ impl Sync {
         let ruleset: Arc<[u8]> = Arc::from(ruleset);
         let sandbox = self.sandbox.clone();
         // Instantiating and decoding take milliseconds, which would hold up requests.
-        let evaluator = tokio::task::spawn_blocking(move || {
+        let evaluator = seam::blocking(move || {
             die_of(&ruleset);
             let evaluator = sandbox
                 .load(ruleset, Arc::new(SnapshotLists(id_lists)))
@@ -594,7 +608,7 @@ impl Sync {
     async fn save(&self, name: &Name, snapshot: Unsaved) {
         let Some(disk) = self.disk.clone() else { return };
         let (of, copy, lists_of) = (name.clone(), snapshot.clone(), self.lists_of.clone());
-        let written = tokio::task::spawn_blocking(move || {
+        let written = seam::blocking(move || {
             disk.save(&of, copy.version, &copy.stored, &copy.lists)?;
             prune(&disk, &lists_of);
             Ok(())
@@ -769,7 +783,8 @@ fn prune(disk: &Disk, lists_of: &Mutex<HashMap<PathBuf, Vec<Digest>>>) {
 }
 
 fn verify(what: &'static str, content: &Bytes, digest: Digest, bytes: u64) -> Result<(), Refusal> {
-    if content.len() as u64 == bytes && Digest::of(content) == digest {
+    let is_right = content.len() as u64 == bytes && Digest::of(content) == digest;
+    if is_right || seam::planted("no-digest-check") {
         Ok(())
     } else {
         Err(Refusal::Digest { what })

@@ -12,14 +12,15 @@ use serde::Deserialize;
 
 /// Which of our crates may depend on which. A new arrow is written into docs/ARCHITECTURE.md with
 /// its reason first.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("rules", &[]),
+    ("seam", &[]),
     ("sandbox", &["rules"]),
-    ("control", &["rules", "sandbox"]),
-    ("edge", &["rules", "sandbox"]),
+    ("control", &["rules", "seam", "sandbox"]),
+    ("edge", &["rules", "seam", "sandbox"]),
     ("sdk-wasm", &["rules"]),
     ("cli", &["control", "edge", "sandbox", "rules"]),
-    ("e2e", &["rules", "sandbox", "control", "edge", "sdk-wasm", "cli"]),
+    ("e2e", &["rules", "seam", "sandbox", "control", "edge", "sdk-wasm", "cli"]),
     ("xtask", &[]),
     ("xtask-bindgen", &[]),
 ];

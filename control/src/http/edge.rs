@@ -60,7 +60,9 @@ async fn heads(
         let body = serde_json::to_vec(&heads)
             .map_err(|error| Stop::from(Refusal::Internal(error.to_string())))?;
         let etag = format!("\"{}\"", Digest::of(&body));
-        if known != Some(etag.as_str()) {
+        if known != Some(etag.as_str())
+            && !(seam::planted("always-not-modified") && known.is_some())
+        {
             return Ok(answer(StatusCode::OK, &etag, body));
         }
         tokio::select! {

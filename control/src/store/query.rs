@@ -85,7 +85,8 @@ macro_rules! run {
         match $on {
             Connection::Sqlite(tx) => {
                 let arguments = sqlite($self.values)?;
-                sqlx::query_as_with::<_, $row, _>($self.sql, arguments).$run(&mut **tx).await
+                seam::real(sqlx::query_as_with::<_, $row, _>($self.sql, arguments).$run(&mut **tx))
+                    .await
             }
             Connection::Postgres(tx) => {
                 let arguments = postgres($self.values)?;
@@ -112,7 +113,8 @@ impl Query<'_, ()> {
         match on {
             Connection::Sqlite(tx) => {
                 let arguments = sqlite(self.values)?;
-                let done = sqlx::query_with(self.sql, arguments).execute(&mut **tx).await?;
+                let query = sqlx::query_with(self.sql, arguments);
+                let done = seam::real(query.execute(&mut **tx)).await?;
                 Ok(done.rows_affected())
             }
             Connection::Postgres(tx) => {

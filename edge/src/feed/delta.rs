@@ -30,7 +30,7 @@ pub enum DeltaError {
 pub fn apply(base: (Digest, &[u8]), frame: &[u8], bytes_max: u64) -> Result<Vec<u8>, DeltaError> {
     let (header, body) = frame.split_at_checked(HEADER_BYTES).ok_or(DeltaError::Frame)?;
     let dictionary = header.strip_prefix(&MAGIC).ok_or(DeltaError::Frame)?;
-    if dictionary != base.0.0 {
+    if dictionary != base.0.0 && !seam::planted("any-base-of-a-delta") {
         return Err(DeltaError::Dictionary);
     }
     let mut decoder = zstd::stream::read::Decoder::with_ref_prefix(body, base.1)?.single_frame();
