@@ -7,9 +7,9 @@ use crate::toolchain::{TARGET, Toolchain};
 use crate::{cargo, protoc, root, tree};
 
 /// What tests need beside the defaults. Points where faults are made (`edge/tests/disk_faults.rs`,
-/// `control/tests/restart.rs`), which are there and do nothing in other tests; and etcd, whose client
+/// `control/tests/restart.rs`) and what a simulation decides, which do nothing in other tests; and etcd, whose client
 /// is built with protoc.
-pub const FEATURES: &str = "edge/failpoints,control/failpoints,cli/etcd,e2e/etcd";
+pub const FEATURES: &str = "edge/failpoints,control/failpoints,e2e/failpoints,cli/etcd,e2e/etcd";
 
 pub fn run_all(report: &mut Report) {
     report.step("fmt", "cargo fmt --check", || {

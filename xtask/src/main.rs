@@ -1,8 +1,9 @@
 //! Every chore of the repository: `cargo xtask <chore>`.
 //!
 //! Nothing here needs a tool beyond cargo, Node and Python; what a chore installs, and where, it
-//! says before it does so. Chores: `test.rs` (everything that proves the house), `check.rs` (format,
-//! lints, arrows), `tree.rs` (the rules of the dependency tree), `wasm.rs` (the evaluator as wasm),
+//! says before it does so. Chores: `test.rs` (everything that proves the house), `simulation.rs`
+//! (seeds, and planted bugs), `check.rs` (format, lints, arrows), `tree.rs` (the rules of the
+//! dependency tree), `wasm.rs` (the evaluator as wasm),
 //! `browser.rs` (the same for browsers), `toolchain.rs` (the compiler for both), `protoc.rs` (what
 //! etcd's client is built with).
 
@@ -15,6 +16,7 @@ mod etcd;
 #[allow(dead_code, reason = "tests of the whole system use the rest")]
 mod postgres;
 mod protoc;
+mod simulation;
 mod steps;
 mod test;
 mod toolchain;
@@ -79,6 +81,24 @@ enum Chore {
         #[arg(long, value_name = "N", default_value_t = 1)]
         seed: u64,
     },
+    /// Runs the product's own code on a simulated network, seed after seed, and checks what holds.
+    Simulate {
+        /// How many seeds.
+        #[arg(long, value_name = "N", default_value_t = 1_000)]
+        seeds: u64,
+        /// The first seed.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        seed: u64,
+        /// Prints everything that happened.
+        #[arg(long)]
+        trace: bool,
+    },
+    /// Plants one bug after the other and looks whether the tests notice.
+    Mutants {
+        /// Only the bugs whose name contains this.
+        #[arg(default_value = "")]
+        name: String,
+    },
     /// Writes the generated documents: docs/CLI.md, docs/CONFIGURATION.md.
     Docs,
 }
@@ -95,6 +115,8 @@ fn main() -> ExitCode {
         Chore::Ci => check::run_and_finish().and_then(|()| test::run(None, &[])),
         Chore::Load { arguments } => load(&arguments),
         Chore::Chaos { runs, seed } => test::chaos(runs, seed),
+        Chore::Simulate { seeds, seed, trace } => simulation::run(seeds, seed, trace),
+        Chore::Mutants { name } => simulation::mutants(&name),
         Chore::Docs => docs(),
     };
     match result {

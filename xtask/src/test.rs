@@ -14,7 +14,9 @@ use anyhow::Context as _;
 use crate::check::FEATURES;
 use crate::postgres::{PostgresServer, TEST_POSTGRES};
 use crate::steps::{Report, ask, run as run_program};
-use crate::{browser, cargo, protoc, root, wasm};
+use crate::{browser, cargo, protoc, root, simulation, wasm};
+
+const SIMULATED_SEEDS: u64 = 10_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Step {
@@ -30,6 +32,8 @@ pub enum Step {
     Rust,
     /// The tests of control and of the whole system once more, on PostgreSQL.
     Postgres,
+    /// Ten thousand seeds of the simulation.
+    Simulation,
     /// The conformance corpus under Node.
     Node,
     /// The same through the door for browsers, packaged as they load it.
@@ -66,6 +70,13 @@ pub fn run(only: Option<Step>, arguments: &[OsString]) -> anyhow::Result<()> {
             postgres_tests(arguments)
         });
     }
+    if wanted(Step::Simulation) {
+        let what = "the real code on a simulated network, ten thousand times";
+        report.step("simulation", what, || {
+            simulation::run(SIMULATED_SEEDS, 1, false)?;
+            Ok(format!("{SIMULATED_SEEDS} seeds"))
+        });
+    }
     if wanted(Step::Node) {
         report.step("node", "the evaluator under Node", node);
     }
@@ -79,6 +90,7 @@ fn needs(step: Step) -> &'static [Step] {
     match step {
         // `browser::run` brings its own npm packages.
         Step::Wasm | Step::Npm | Step::Python | Step::Servers | Step::Browser => &[],
+        Step::Simulation => &[Step::Wasm],
         Step::Node => &[Step::Wasm, Step::Npm],
         Step::Rust | Step::Postgres => &[Step::Wasm, Step::Npm, Step::Python, Step::Servers],
     }
