@@ -104,6 +104,10 @@ pub struct Wait {
         value_parser = clap::value_parser!(u64).range(1..=60)
     )]
     wait: Option<u64>,
+    /// The change comes to all edges at once, past the stages of a rollout: for a switch that has to
+    /// be off now. Whatever is being rolled out in the environment comes with it.
+    #[arg(long)]
+    now: bool,
 }
 
 /// A flag in one environment, as the API gives it.
@@ -187,8 +191,15 @@ async fn set(
 ) -> Result<(), Failure> {
     let (client, environment) = place.resolve()?;
     let mut path = environment.path(&["flags", key]);
+    let mut query = Vec::new();
     if let Some(seconds) = wait.wait {
-        path.push_str(&format!("?wait=live&timeout={seconds}"));
+        query.push(format!("wait=live&timeout={seconds}"));
+    }
+    if wait.now {
+        query.push("rollout=now".to_owned());
+    }
+    if !query.is_empty() {
+        path.push_str(&format!("?{}", query.join("&")));
     }
     let whole = change.file.as_ref().map(|path| files::read_json(path)).transpose()?;
     let races_max = if whole.is_some() { 1 } else { RACES_MAX };
@@ -227,8 +238,12 @@ fn told_live(header: Option<&str>, seconds: u64, output: Output) -> Result<(), F
         }
         return Ok(());
     }
-    let what =
-        format!("the change is made, but live on {serving} of {edges} edges after {seconds} s");
+    let made = format!("the change is made, but live on {serving} of {edges} edges");
+    if member("rollout") == Some("halted") {
+        return Err(Failure::new(Exit::Failed, format!("{made}, and its rollout is halted"))
+            .mend("GET /api/v1/drift says why; the next change is rolled out anew"));
+    }
+    let what = format!("{made} after {seconds} s");
     Err(Failure::new(Exit::Failed, what).mend("GET /api/v1/edges says which edges are behind"))
 }
 

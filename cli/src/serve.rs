@@ -93,6 +93,12 @@ pub struct ControlArgs {
     #[arg(long, env = "TIDEGATE_LEASE_SECONDS", value_name = "S", default_value_t = 5)]
     lease_seconds: u64,
     #[command(flatten)]
+    /// Stages in which a new snapshot comes to the edges before it comes to all: `one:5s,25%:10s` is
+    /// one edge for at least 5 s, then a quarter of them for 10 s; `off` is all at once [default:
+    /// one:2s,25%:3s on PostgreSQL, else off].
+    #[arg(long, env = "TIDEGATE_ROLLOUT_STAGES", value_name = "STAGES")]
+    rollout_stages: Option<String>,
+    #[command(flatten)]
     nats: Nats,
     #[command(flatten)]
     etcd: EtcdArgs,
@@ -501,6 +507,14 @@ pub async fn edge(arguments: EdgeArgs, output: Output) -> Result<(), Failure> {
     };
     let key =
         ApiKey::parse(&key).map_err(|error| Failure::usage(format!("the edge key is {error}")))?;
+    // An empty variable, as container files set them, is one that is not set.
+    let stages = arguments.rollout_stages.filter(|stages| !stages.is_empty());
+    let stages = stages.as_deref().unwrap_or(match &database {
+        Database::Sqlite(_) => "off",
+        Database::Postgres(_) => control::rollout::DEFAULT,
+    });
+    config.rollout =
+        stages.parse().map_err(|error| Failure::usage(format!("--rollout-stages: {error}")))?;
     if key.kind != KeyKind::Edge {
         return Err(Failure::usage(format!("a {} key is no edge key", key.kind.name())));
     }

@@ -52,6 +52,7 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET", "~/environments/{environment}", Read),
     ("DELETE", "~/environments/{environment}", Manage),
     ("POST", "~/environments/{environment}/publish", Manage),
+    ("POST", "~/environments/{environment}/rollout", Manage),
     ("GET", "~/flags", Read),
     ("POST", "~/flags", Write),
     ("GET", "~/flags/{flag}", Read),

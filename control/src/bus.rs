@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use rules::blob::Digest;
-use rules::head::{SignedHead, Version};
+use rules::head::{STAGE_ALL, SignedHead, Version};
 use tokio::sync::watch;
 
 use crate::publisher;
@@ -81,6 +81,20 @@ impl PublishedHead {
     pub fn name(&self) -> (String, String) {
         (self.namespace.clone(), self.environment.clone())
     }
+
+    /// Whether it would take back what `current` has brought: a version, or a rollout's stage.
+    pub fn is_behind(&self, current: &PublishedHead) -> bool {
+        match current.version.cmp(&self.version) {
+            Ordering::Less => false,
+            Ordering::Greater => true,
+            Ordering::Equal => current.stage() > self.stage(),
+        }
+    }
+
+    /// What is no head has come to everybody that it will come to.
+    fn stage(&self) -> u16 {
+        self.signed.claims().map_or(STAGE_ALL, |head| head.stage())
+    }
 }
 
 /// What became of a head that was to be moved.
@@ -88,7 +102,7 @@ impl PublishedHead {
 pub enum Move {
     /// It is there now.
     Moved,
-    /// It was there already.
+    /// It was there already, or the same in a later stage of its rollout.
     Already,
     /// The bus has a newer one. It stays: edges may serve it, and they never go back.
     Ahead(Version),
@@ -107,10 +121,13 @@ pub fn compare(current: Option<&PublishedHead>, head: &PublishedHead) -> Move {
         Ordering::Equal => {
             let snapshot = |head: &PublishedHead| head.signed.claims().map(|head| head.snapshot);
             match snapshot(current) == snapshot(head) {
-                // Signed twice, by a publisher that died before it marked. Another key is news.
-                true if current.signed.key_id == head.signed.key_id => Move::Already,
-                true => Move::Moved,
                 false => Move::Diverged,
+                true if head.is_behind(current) => Move::Already,
+                // A rollout's next stage, or another key.
+                true if current.stage() < head.stage() => Move::Moved,
+                true if current.signed.key_id != head.signed.key_id => Move::Moved,
+                // Signed twice, by a publisher that died before it marked.
+                true => Move::Already,
             }
         }
     }
@@ -175,8 +192,9 @@ impl Bus for InProcessBus {
             {
                 let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
                 let at = (head.namespace.clone(), head.environment.clone());
-                let current = heads.get(&at).map(|head| head.version);
-                if current != expected || current.is_some_and(|current| current > head.version) {
+                let there = heads.get(&at);
+                let current = there.map(|head| head.version);
+                if current != expected || there.is_some_and(|there| head.is_behind(there)) {
                     return Err(BusError::Conflict { current });
                 }
                 heads.insert(at, head);
@@ -218,11 +236,21 @@ impl Bus for InProcessBus {
 mod tests {
     use ed25519_dalek::SigningKey;
     use rules::blob::Digest;
-    use rules::head::{BlobRef, Head};
+    use rules::head::{BlobRef, Head, Previous};
 
     use super::*;
 
     fn head(generation: u64, revision: u64, content: &[u8], key: u8) -> PublishedHead {
+        staged(generation, revision, content, key, STAGE_ALL)
+    }
+
+    fn staged(
+        generation: u64,
+        revision: u64,
+        content: &[u8],
+        key: u8,
+        stage: u16,
+    ) -> PublishedHead {
         let version = Version { generation, revision };
         let head = Head {
             namespace: "shop".to_owned(),
@@ -230,7 +258,12 @@ mod tests {
             version,
             snapshot: BlobRef { digest: Digest::of(content), bytes: content.len() as u64 },
             client: None,
-            previous: None,
+            previous: (stage < STAGE_ALL).then(|| Previous {
+                version: Version { generation: 1, revision: 1 },
+                snapshot: BlobRef { digest: Digest::of(b"previous"), bytes: 8 },
+                client: None,
+                stage,
+            }),
             min_reader: 1,
             issued_at_ms: 0,
             epoch: 0,
@@ -256,5 +289,31 @@ mod tests {
         let here = head(1, 5, b"five", 1);
         assert_eq!(compare(Some(&head(1, 5, b"other", 1)), &here), Move::Diverged);
         assert_eq!(compare(Some(&head(1, 5, b"five", 2)), &here), Move::Moved, "another key");
+    }
+
+    #[test]
+    fn a_stage_of_one_version_moves_forward_and_never_back() {
+        let [first, third, all] = [1, 3_000, STAGE_ALL].map(|at| staged(1, 5, b"five", 1, at));
+        assert_eq!(compare(Some(&first), &third), Move::Moved);
+        assert_eq!(compare(Some(&third), &all), Move::Moved);
+        for (there, late) in [(&third, &first), (&all, &first), (&all, &third)] {
+            assert_eq!(compare(Some(there), late), Move::Already);
+            assert!(late.is_behind(there) && !there.is_behind(late));
+        }
+        let with_another_key = staged(1, 5, b"five", 2, 1);
+        assert_eq!(compare(Some(&third), &with_another_key), Move::Already, "a late one");
+        assert_eq!(compare(Some(&all), &staged(1, 6, b"six", 1, 1)), Move::Moved, "a new version");
+    }
+
+    #[tokio::test]
+    async fn a_stage_that_was_decided_long_ago_does_not_pass_compare_and_set() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = crate::store::Database::embedded(folder.path());
+        let bus = InProcessBus::new(Store::open(&database).await.unwrap());
+        let version = Some(Version { generation: 1, revision: 5 });
+        bus.put_head(staged(1, 5, b"five", 1, 3_000), None).await.unwrap();
+        let late = bus.put_head(staged(1, 5, b"five", 1, 1), version).await;
+        assert!(matches!(late, Err(BusError::Conflict { .. })), "{late:?}");
+        bus.put_head(staged(1, 5, b"five", 1, STAGE_ALL), version).await.unwrap();
     }
 }

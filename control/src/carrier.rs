@@ -176,6 +176,8 @@ impl Carrier {
                     mended.missing += 1;
                     drift.push(drifted(head, "bus-missing", "the broker had no head".to_owned()));
                 }
+                // Another stage, or another key.
+                (Move::Moved, Some(there)) if there.version == head.version => {}
                 (Move::Moved, Some(there)) => {
                     mended.older += 1;
                     let Version { generation, revision } = there.version;
@@ -226,7 +228,11 @@ impl Carrier {
                 done
             }
             _ => {
-                self.put_blobs(head).await?;
+                let carried = self.carried.get(name).map(|carried| carried.version);
+                // What was carried a stage before lies there.
+                if needed.is_some() || carried != Some(head.version) {
+                    self.put_blobs(head).await?;
+                }
                 bus::move_head(self.broker.as_ref(), head.clone()).await?
             }
         };
@@ -243,11 +249,12 @@ impl Carrier {
 
     async fn put_blobs(&self, head: &PublishedHead) -> Result<(), BusError> {
         let Some(claims) = head.signed.claims() else { return Ok(()) };
-        let Some(lists) = self.put_blob(&head.namespace, claims.snapshot.digest).await? else {
-            return Ok(());
-        };
-        for list in lists {
-            self.put_blob(&head.namespace, list).await?;
+        let previous = claims.previous.map(|previous| previous.snapshot);
+        for snapshot in [Some(claims.snapshot), previous].into_iter().flatten() {
+            let lists = self.put_blob(&head.namespace, snapshot.digest).await?;
+            for list in lists.unwrap_or_default() {
+                self.put_blob(&head.namespace, list).await?;
+            }
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use rules::etcd::Etcd;
 use rules::keys::ApiKey;
 
 use crate::guard::Timeouts;
+use crate::rollout::Schedule;
 use crate::store::Database;
 
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ pub struct Config {
     pub etcd: Option<Etcd>,
     /// Time for all of a request's headers to come, also of a connection's first one.
     pub header_timeout: Duration,
+    /// In which stages a new snapshot comes to edges.
+    pub rollout: Schedule,
     /// Where heads and blobs are carried to, for edges that follow there. None: edges ask over HTTP.
     pub broker: Option<Broker>,
     /// What lies on the broker is compared with what was published this often (± 50 %).
@@ -79,6 +82,7 @@ impl Config {
             lease: Duration::from_secs(5),
             etcd: None,
             header_timeout: Duration::from_secs(5),
+            rollout: Schedule::default(),
             broker: None,
             broker_tick: Duration::from_secs(30),
             body_timeout: Duration::from_secs(10),

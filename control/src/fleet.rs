@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rules::head::place;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -31,17 +32,22 @@ const EDGES: &str = "SELECT DISTINCT edge, edge_key_id FROM receipt \
     WHERE edge > $1 OR (edge = $1 AND edge_key_id > $2) ORDER BY edge, edge_key_id LIMIT $3";
 const OF_EDGE: &str = "SELECT r.edge, r.edge_key_id, n.key AS namespace, e.key AS environment, \
     r.generation, r.revision, r.digest, r.reader, r.rejected, r.received_at, \
-    p.generation AS published_generation, p.revision AS published_revision \
+    p.generation AS published_generation, p.revision AS published_revision, o.stage \
     FROM receipt r JOIN environment e ON e.id = r.environment_id \
     JOIN namespace n ON n.id = e.namespace_id LEFT JOIN publication p ON p.environment_id = e.id \
+    LEFT JOIN rollout o ON o.environment_id = e.id AND o.state <> 'done' \
     WHERE r.edge = $1 AND r.edge_key_id = $2 ORDER BY n.key, e.key";
 const OF_ENVIRONMENT: &str = "SELECT r.edge, r.edge_key_id, n.key AS namespace, \
     e.key AS environment, r.generation, r.revision, r.digest, r.reader, r.rejected, r.received_at, \
-    p.generation AS published_generation, p.revision AS published_revision \
+    p.generation AS published_generation, p.revision AS published_revision, o.stage \
     FROM receipt r JOIN environment e ON e.id = r.environment_id \
     JOIN namespace n ON n.id = e.namespace_id LEFT JOIN publication p ON p.environment_id = e.id \
+    LEFT JOIN rollout o ON o.environment_id = e.id AND o.state <> 'done' \
     WHERE r.environment_id = $1 AND (r.edge > $2 OR (r.edge = $2 AND r.edge_key_id > $3)) \
     ORDER BY r.edge, r.edge_key_id LIMIT $4";
+/// A stopped rollout of this revision, or of one that has it inside.
+const HALTED: &str = "SELECT COUNT(*) FROM rollout WHERE environment_id = $1 AND state = 'halted' \
+    AND (generation > $2 OR (generation = $2 AND revision >= $3))";
 const COUNT: &str = "SELECT COUNT(*), COUNT(CASE WHEN generation > $2 OR (generation = $2 AND \
     revision >= $3) THEN 1 END), COUNT(CASE WHEN rejected IS NOT NULL THEN 1 END) FROM receipt \
     WHERE environment_id = $1 AND received_at >= $4";
@@ -63,10 +69,13 @@ pub struct Report {
     pub received_at: i64,
     pub published_generation: Option<i64>,
     pub published_revision: Option<i64>,
+    /// Of a rollout that is not done.
+    pub stage: Option<i64>,
 }
 
 impl Report {
-    /// As the API shows it. `status` is one word for people: live, behind, rejected or silent.
+    /// As the API shows it. `status` is one word for people: live, waiting, behind, rejected or
+    /// silent.
     pub fn state(&self, now_us: i64) -> Value {
         let text = self.rejected.as_deref();
         let rejected = text.map(|text| serde_json::from_str::<Value>(text).unwrap_or_default());
@@ -75,6 +84,7 @@ impl Report {
         let status = match () {
             () if self.received_at < now_us - HEARD_US => "silent",
             () if rejected.is_some() => "rejected",
+            () if behind && self.stage.is_some_and(|stage| self.place() >= stage) => "waiting",
             () if behind => "behind",
             () => "live",
         };
@@ -84,6 +94,10 @@ impl Report {
             "publishedRevision": self.published_revision, "rejected": rejected,
             "lastSeen": rfc3339(self.received_at),
             "ageSeconds": (now_us - self.received_at).max(0) / 1_000_000 })
+    }
+
+    fn place(&self) -> i64 {
+        i64::from(place(&self.namespace, &self.environment, &self.edge))
     }
 }
 
@@ -98,6 +112,8 @@ pub struct Live {
     pub rejected: i64,
     /// Its head is out.
     pub published: bool,
+    /// Its rollout is, so waiting is in vain.
+    pub halted: bool,
 }
 
 impl Live {
@@ -174,11 +190,17 @@ pub async fn live(
         .bind(revision)
         .fetch_one(read)
         .await?;
-    Ok(Live { edges, serving, rejected, published: published > 0 })
+    let halted: i64 = query_scalar(HALTED)
+        .bind(environment_id)
+        .bind(generation)
+        .bind(revision)
+        .fetch_one(read)
+        .await?;
+    Ok(Live { edges, serving, rejected, published: published > 0, halted: halted > 0 })
 }
 
-/// Until every edge serves what was touched, or the time is over; then as far as they came: of several
-/// environments the one that came least far.
+/// Until every edge serves what was touched, its rollout is halted, or the time is over; then as far
+/// as they came: of several environments the one that came least far.
 pub async fn wait(store: &Store, touched: &[Touched], wait: Duration) -> Result<Live, sqlx::Error> {
     let deadline = Instant::now() + wait.min(WAIT_MAX);
     loop {
@@ -188,16 +210,16 @@ pub async fn wait(store: &Store, touched: &[Touched], wait: Duration) -> Result<
             for touched in touched {
                 let Touched { environment_id, generation, revision } = touched;
                 let now = live(&mut read, environment_id, *generation, *revision).await?;
-                let missing = |of: Live| (of.published, of.serving - of.edges);
+                let missing = |of: Live| (!of.halted, of.published, of.serving - of.edges);
                 if least.is_none_or(|least| missing(now) < missing(least)) {
                     least = Some(now);
                 }
             }
         }
         // A write that changed nothing that edges serve is live already.
-        let nothing = Live { edges: 0, serving: 0, rejected: 0, published: true };
+        let nothing = Live { edges: 0, serving: 0, rejected: 0, published: true, halted: false };
         let least = least.unwrap_or(nothing);
-        if least.everywhere() || Instant::now() >= deadline {
+        if least.everywhere() || least.halted || Instant::now() >= deadline {
             return Ok(least);
         }
         tokio::time::sleep(WAIT_POLL.min(deadline - Instant::now())).await;

@@ -38,6 +38,7 @@ pub mod refusal;
 pub mod registrations;
 pub mod relay;
 pub mod reports;
+pub mod rollout;
 pub mod segments;
 mod serve;
 pub mod signing;
@@ -168,7 +169,8 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         false => config.lease.max(LEASE_ALONE),
     };
     let lead = Arc::new(Lead::new(store.clone(), holder, lease));
-    let publisher = Publisher::new(store.clone(), bus.clone(), key, lead.clone());
+    let mut publisher = Publisher::new(store.clone(), bus.clone(), key, lead.clone());
+    publisher.schedule = config.rollout.clone();
     let publisher = Arc::new(publisher);
     if let Err(error) = publisher.restore().await {
         // The next publication of each environment mends it.

@@ -4,14 +4,14 @@
 //! compare-and-set, never backwards → mark. No transaction is open while the bus is spoken to.
 //! What the loader or the growth gate refuses is recorded, and the head stays where it is.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use rules::blob::{self, Digest, ListRef, Manifest};
 use rules::compile::ListKind;
 use rules::eval::Evaluator;
-use rules::head::{BlobRef, Head, SignedHead, Version};
+use rules::head::{BlobRef, Head, Previous, PublicKey, SignedHead, Version};
 use tokio::sync::Mutex;
 
 use crate::bus::{self, Bus, BusError, Move, PublishedHead};
@@ -19,6 +19,7 @@ use crate::environments::{self, Loaded};
 use crate::lead::{self, Epoch, FenceError, Lead};
 use crate::outbox;
 use crate::refusal::{Refusal, stored, written};
+use crate::rollout::{self, Schedule};
 use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Store, now_us};
 
@@ -47,6 +48,14 @@ const MARK: &str = "INSERT INTO publication (environment_id, generation, revisio
     flag_count = excluded.flag_count, head = excluded.head, published_at = excluded.published_at \
     WHERE publication.generation < excluded.generation OR (publication.generation = \
     excluded.generation AND publication.revision < excluded.revision)";
+/// The head of a version in another stage, or signed with another key.
+const MARK_AGAIN: &str = "UPDATE publication SET head = $4 WHERE environment_id = $1 \
+    AND generation = $2 AND revision = $3";
+const NAMED: &str = "SELECT n.key, e.key, p.head FROM publication p \
+    JOIN environment e ON e.id = p.environment_id JOIN namespace n ON n.id = e.namespace_id \
+    WHERE p.environment_id = $1";
+const HEADS: &str = "SELECT environment_id, generation, revision, head FROM publication \
+    ORDER BY environment_id";
 const PRUNE_SNAPSHOTS: &str = "DELETE FROM snapshot WHERE environment_id = $1 AND revision < $2";
 const PRUNE_USES: &str = "DELETE FROM blob_use WHERE environment_id = $1 AND revision < $2";
 const PRUNE_BLOBS: &str = "DELETE FROM blob WHERE created_at < $1 \
@@ -102,7 +111,9 @@ pub struct Publisher {
     pub store: Store,
     pub bus: Arc<dyn Bus>,
     pub lead: Arc<Lead>,
-    pub key: SigningKey,
+    key: std::sync::Mutex<SigningKey>,
+    /// In which stages what is published comes to edges.
+    pub schedule: Schedule,
     /// Publishing and restoring take turns: between a head and its mark, a restore would take the
     /// head for one of an environment that is gone.
     turn: Mutex<()>,
@@ -121,7 +132,8 @@ pub struct Made {
 
 impl Publisher {
     pub fn new(store: Store, bus: Arc<dyn Bus>, key: SigningKey, lead: Arc<Lead>) -> Publisher {
-        Publisher { store, bus, lead, key, turn: Mutex::new(()) }
+        let (key, schedule) = (std::sync::Mutex::new(key), Schedule::default());
+        Publisher { store, bus, lead, key, schedule, turn: Mutex::new(()) }
     }
 
     /// Only while this control leads; the database refuses what it writes when it no longer does.
@@ -214,7 +226,13 @@ impl Publisher {
         }
 
         fail_at("publisher::blob")?;
-        let (digest, bytes) = self.keep(epoch, &loaded, &made).await?;
+        let published = match &publication {
+            Some((_, _, _, head)) => Some(stored::<SignedHead>("head", head)?),
+            None => None,
+        };
+        let (digest, bytes, previous) =
+            self.keep(epoch, &loaded, &made, published.as_ref()).await?;
+        let oldest = previous.as_ref().map(|previous| previous.version.revision);
         let snapshot = self.snapshot_bytes(digest, &made).await?;
         self.bus.put_blob(&loaded.namespace, digest, snapshot).await?;
         for list in &made.lists {
@@ -230,12 +248,12 @@ impl Publisher {
             version,
             snapshot: BlobRef { digest, bytes },
             client: None,
-            previous: None,
+            previous,
             min_reader: blob::MIN_READER,
             issued_at_ms: now_us() / 1000,
             epoch: u64::try_from(epoch.0).unwrap_or(0),
         };
-        let signed = SignedHead::sign(&head, &self.key)?;
+        let signed = self.sign(&head)?;
         let text = written("head", &signed)?;
         self.move_head(PublishedHead {
             namespace: head.namespace,
@@ -246,9 +264,118 @@ impl Publisher {
         .await?;
 
         fail_at("publisher::mark")?;
-        self.mark(epoch, &loaded, i64::from(made.flag_count), &text).await?;
+        self.mark(epoch, &loaded, i64::from(made.flag_count), &text, oldest).await?;
         metrics::counter!("tidegate_control_published_total").increment(1);
         Ok(Published::Moved(version))
+    }
+
+    fn sign(&self, head: &Head) -> Result<SignedHead, PublishError> {
+        let key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(SignedHead::sign(head, &key)?)
+    }
+
+    /// What heads are signed with from now on; `sign_again` brings those that are out.
+    pub fn set_key(&self, key: SigningKey) {
+        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = key;
+    }
+
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey::of(&self.key.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Signs what is published with another key anew: the same heads, under the key that this control
+    /// has now. How many there were.
+    pub async fn sign_again(&self) -> Result<usize, PublishError> {
+        let _turn = self.turn.lock().await;
+        let epoch = self.lead.epoch().ok_or(PublishError::NotLeading)?;
+        let key_id = self.public_key().id();
+        let rows: Vec<(String, i64, i64, String)> = {
+            let mut read = self.store.read().await?;
+            query_as(HEADS).fetch_all(&mut read).await?
+        };
+        let mut again = 0;
+        for (id, generation, revision, text) in rows {
+            let signed: SignedHead = stored("head", &text)?;
+            let Some(claims) = signed.claims().filter(|_| signed.key_id != key_id) else {
+                continue;
+            };
+            let (namespace, environment) = (claims.namespace.clone(), claims.environment.clone());
+            let epoch_now = u64::try_from(epoch.0).unwrap_or(0);
+            let signed = self.sign(&Head { epoch: epoch_now, ..claims })?;
+            let mut tx = self.store.write().await?;
+            lead::fence(&mut tx, epoch).await?;
+            let mark = query(MARK_AGAIN).bind(&id).bind(generation).bind(revision);
+            let marked = mark.bind(written("head", &signed)?).execute(&mut tx).await?;
+            tx.commit().await?;
+            fail_at("publisher::signed_again")?;
+            if marked > 0 {
+                let version = version(generation, revision);
+                self.move_head(PublishedHead { namespace, environment, version, signed }).await?;
+                again += 1;
+            }
+        }
+        Ok(again)
+    }
+
+    /// Brings an environment's rollout as far as its time and its edges allow. In the database first:
+    /// what a former leader decides late is refused there, and the head follows what stands there.
+    pub async fn move_rollout(&self, environment_id: &str) -> Result<(), PublishError> {
+        let _turn = self.turn.lock().await;
+        let epoch = self.lead.epoch().ok_or(PublishError::NotLeading)?;
+        let moved = self.move_rollout_as(epoch, environment_id).await;
+        if let Err(PublishError::NotLeading) = moved {
+            self.lead.is_over(epoch);
+        }
+        moved
+    }
+
+    async fn move_rollout_as(&self, epoch: Epoch, id: &str) -> Result<(), PublishError> {
+        let mut read = self.store.read().await?;
+        let named: Option<(String, String, String)> =
+            query_as(NAMED).bind(id).fetch_optional(&mut read).await?;
+        let Some((namespace, environment, text)) = named else { return Ok(()) };
+        let name = (namespace.as_str(), environment.as_str());
+        let Some(due) = rollout::due(&mut read, &self.schedule, name, id).await? else {
+            return Ok(());
+        };
+        drop(read);
+        let published: SignedHead = stored("head", &text)?;
+        let claims = published.claims();
+        let claims = claims.ok_or_else(|| Refusal::Internal("a stored head is none".to_owned()))?;
+        if claims.version != due.version() {
+            // Its head is not out yet, or it was replaced just now: the relay's work.
+            return Ok(());
+        }
+        fail_at("rollout::move")?;
+        let head = match due.head() {
+            None => None,
+            Some(previous) => {
+                let epoch = u64::try_from(epoch.0).unwrap_or(0);
+                Some(self.sign(&Head { previous, epoch, ..claims })?)
+            }
+        };
+        let version = due.version();
+        let mut tx = self.store.write().await?;
+        lead::fence(&mut tx, epoch).await?;
+        if !due.write(&mut tx, id).await? {
+            return Ok(());
+        }
+        if let Some(signed) = &head {
+            let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+            let mark = query(MARK_AGAIN).bind(id).bind(number(version.generation));
+            let mark = mark.bind(number(version.revision)).bind(written("head", signed)?);
+            if mark.execute(&mut tx).await? == 0 {
+                return Ok(());
+            }
+        }
+        tx.commit().await?;
+        fail_at("rollout::head")?;
+        if let Some(signed) = head {
+            let (namespace, environment) = (namespace.clone(), environment.clone());
+            self.move_head(PublishedHead { namespace, environment, version, signed }).await?;
+        }
+        due.tell(name);
+        Ok(())
     }
 
     /// Puts what was published on a bus that forgot it, and takes off what is no more.
@@ -312,13 +439,15 @@ impl Publisher {
         Ok(())
     }
 
-    /// The digest that this revision has from now on: the first one that was stored.
+    /// The digest that this revision has from now on (the first one that was stored), and what edges
+    /// serve until its rollout comes to them.
     async fn keep(
         &self,
         epoch: Epoch,
         loaded: &Loaded,
         made: &Made,
-    ) -> Result<(Digest, u64), PublishError> {
+        published: Option<&SignedHead>,
+    ) -> Result<(Digest, u64, Option<Previous>), PublishError> {
         let now = now_us();
         let digest = made.digest.to_string();
         let mut tx = self.store.write().await?;
@@ -355,11 +484,12 @@ impl Publisher {
                 .execute(&mut tx)
                 .await?;
         }
-        tx.commit().await?;
-        let first = first
+        let first: Digest = first
             .parse()
             .map_err(|_| Refusal::Internal("a stored digest is malformed".to_owned()))?;
-        Ok((first, u64::try_from(bytes).unwrap_or(0)))
+        let previous = rollout::begin(&mut tx, &self.schedule, loaded, published, first).await?;
+        tx.commit().await?;
+        Ok((first, u64::try_from(bytes).unwrap_or(0), previous))
     }
 
     async fn snapshot_bytes(&self, digest: Digest, made: &Made) -> Result<Bytes, PublishError> {
@@ -410,6 +540,7 @@ impl Publisher {
         loaded: &Loaded,
         flag_count: i64,
         head: &str,
+        previous_revision: Option<u64>,
     ) -> Result<(), PublishError> {
         let now = now_us();
         let mut tx = self.store.write().await?;
@@ -424,7 +555,13 @@ impl Publisher {
             .execute(&mut tx)
             .await?;
         outbox::forget(&mut tx, &loaded.environment_id, loaded.revision).await?;
+        if previous_revision.is_none() {
+            rollout::replaced(&mut tx, loaded).await?;
+        }
+        let previous = previous_revision.and_then(|revision| i64::try_from(revision).ok());
         let oldest = loaded.revision - REVISIONS_KEPT;
+        // Of what edges serve that the rollout has not come to, however many were replaced since.
+        let oldest = previous.map_or(oldest, |previous| previous.min(oldest));
         for statement in [PRUNE_SNAPSHOTS, PRUNE_USES] {
             query(statement).bind(&loaded.environment_id).bind(oldest).execute(&mut tx).await?;
         }

@@ -41,12 +41,15 @@ const UNPUBLISHED: &str = "SELECT e.id, n.key, e.key, e.generation, e.revision F
 const PUBLISHED: &str = "SELECT p.environment_id, n.key, e.key, p.generation, p.revision \
     FROM publication p JOIN environment e ON e.id = p.environment_id \
     JOIN namespace n ON n.id = e.namespace_id ORDER BY p.environment_id";
-/// Silent edges do not drift: they are shown as silent.
+/// Silent edges do not drift: they are shown as silent. Nor do those that a rollout has not come to.
 const EDGES_BEHIND: &str = "SELECT r.environment_id, r.edge || ' ' || r.edge_key_id, r.generation, \
     r.revision, p.generation, p.revision FROM receipt r \
     JOIN publication p ON p.environment_id = r.environment_id \
     WHERE r.received_at >= $1 AND p.published_at < $2 AND (r.generation < p.generation \
         OR (r.generation = p.generation AND r.revision < p.revision)) \
+    AND NOT EXISTS (SELECT 1 FROM rollout o WHERE o.environment_id = r.environment_id \
+        AND (o.state <> 'done' OR o.ended_at >= $2) AND (r.generation > o.previous_generation \
+        OR (r.generation = o.previous_generation AND r.revision >= o.previous_revision))) \
     ORDER BY r.environment_id, r.edge LIMIT $3";
 const EDGES_DIVERGED: &str = "SELECT r.environment_id, r.edge || ' ' || r.edge_key_id, \
     r.generation, r.revision, s.generation, s.revision FROM receipt r \
@@ -61,6 +64,10 @@ const EDGES_AHEAD: &str = "SELECT r.environment_id, r.edge || ' ' || r.edge_key_
     WHERE r.received_at >= $1 AND (r.generation > e.generation \
         OR (r.generation = e.generation AND r.revision > e.revision)) \
     ORDER BY r.environment_id, r.edge LIMIT $2";
+const HALTED: &str = "SELECT o.environment_id, n.key, e.key, o.generation, o.revision, o.reason \
+    FROM rollout o JOIN environment e ON e.id = o.environment_id \
+    JOIN namespace n ON n.id = e.namespace_id WHERE o.state = 'halted' \
+    ORDER BY o.environment_id LIMIT $1";
 const OPEN: &str = "INSERT INTO drift (environment_id, kind, subject, detail, found_at) \
     VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
 const STILL_OPEN: &str = "SELECT environment_id, kind, subject FROM drift WHERE mended_at IS NULL";
@@ -226,6 +233,15 @@ async fn compare_edges(read: &mut Connection, found: &mut Found) -> Result<(), s
     for (id, edge, generation, revision, ..) in diverged {
         let detail = format!("edge {edge} serves other bytes as {generation}.{revision}");
         found.insert((id, "edge-diverged", edge), detail);
+    }
+    type Halted = (String, String, String, i64, i64, Option<String>);
+    let halted: Vec<Halted> = query_as(HALTED).bind(FOUND_MAX).fetch_all(read).await?;
+    for (id, namespace, environment, generation, revision, reason) in halted {
+        let reason = reason.unwrap_or_default();
+        let detail = format!(
+            "the rollout of {namespace}/{environment} {generation}.{revision} is halted: {reason}"
+        );
+        found.insert((id, "rollout-halted", format!("{generation}.{revision}")), detail);
     }
     Ok(())
 }

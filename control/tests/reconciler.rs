@@ -156,7 +156,7 @@ async fn an_edge_that_stays_behind_or_serves_other_bytes_is_drift_until_it_catch
     assert!(world.drift().await.iter().all(|drift| drift.mended_at.is_none()));
 
     let head = world.publisher.bus.heads().await.expect("heads").remove(0);
-    let key = rules::head::PublicKey::of(&world.publisher.key);
+    let key = world.publisher.public_key();
     let digest = head.signed.verify(&[key]).expect("signed").snapshot.digest;
     world.report(2, digest).await;
     assert_eq!(world.pass().await, 0);

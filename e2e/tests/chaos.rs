@@ -130,6 +130,9 @@ impl World {
             text(&key),
             "--lease-seconds",
             "1",
+            // Stages too, short enough for the time that a fleet has to come together in.
+            "--rollout-stages",
+            "one:200ms,50%:300ms",
         ];
         let (database, broker) = (self.postgres.url("postgres"), self.nats.url());
         let settings = [

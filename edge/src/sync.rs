@@ -75,13 +75,12 @@ pub enum Refusal {
 impl Refusal {
     /// Whether the same head may succeed later. What is wrong with signed bytes stays wrong.
     fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Refusal::Fetch { .. }
-                | Refusal::Digest { .. }
-                | Refusal::ListMissing
-                | Refusal::Quarantined
-        )
+        self.is_unfetched() || matches!(self, Refusal::Quarantined)
+    }
+
+    /// Whether its bytes are all that is wrong, which says nothing of the snapshot.
+    fn is_unfetched(&self) -> bool {
+        matches!(self, Refusal::Fetch { .. } | Refusal::Digest { .. } | Refusal::ListMissing)
     }
 
     /// Whether a file with this fault is not what was once written.
@@ -138,6 +137,14 @@ struct Refused {
 }
 
 #[derive(Debug, Clone)]
+    unfetched: bool,
+}
+
+impl From<Refused> for Rejection {
+    fn from(refused: Refused) -> Rejection {
+        let Refused { version, reason, unfetched, .. } = refused;
+        Rejection { version, reason, unfetched }
+    }
 struct Unsaved {
     version: Version,
     stored: Stored,
@@ -430,6 +437,10 @@ impl Sync {
         }
         if self.refused_for_good(&name, &target) {
             return true;
+            if target.version < served.version && target.role == Role::Previous {
+                // A rollout that this edge was in has been replaced by one that comes later here.
+                return true;
+            }
         }
         match self.fetch_and_serve(signed, &target).await {
             Ok(()) => {
@@ -441,10 +452,11 @@ impl Sync {
             Err(refusal) => {
                 let lasting = !refusal.is_transient();
                 count(if lasting { SyncResult::Refused } else { SyncResult::Failed });
-                let reason = refusal.to_string();
+                let (reason, unfetched) = (refusal.to_string(), refusal.is_unfetched());
                 tracing::error!(?name, version = ?target.version, reason, "a snapshot is refused; the last good one stays");
                 let (version, digest) = (target.version, target.blob.digest);
-                lock(&self.refused).insert(name, Refused { version, digest, reason, lasting });
+                let refused = Refused { version, digest, reason, lasting, unfetched };
+                lock(&self.refused).insert(name, refused);
                 lasting
             }
         }
@@ -546,7 +558,7 @@ impl Sync {
         let sandbox = self.sandbox.clone();
         // Instantiating and decoding take milliseconds, which would hold up requests.
         let evaluator = seam::blocking(move || {
-            die_of(&ruleset);
+            fail_of(&ruleset)?;
             let evaluator = sandbox
                 .load(ruleset, Arc::new(SnapshotLists(id_lists)))
                 .map_err(|error| error.to_string())?;
@@ -661,17 +673,14 @@ impl Sync {
         };
         served.tenant.metrics.count_sync(SyncResult::Refused);
         let (version, digest) = (claimed.version, claimed.snapshot.digest);
-        lock(&self.refused).insert(name, Refused { version, digest, reason, lasting: false });
+        let refused = Refused { version, digest, reason, lasting: false, unfetched: false };
+        lock(&self.refused).insert(name, refused);
     }
 
     fn receipts(&self) -> Receipts {
         let table = self.state.table();
         let mut refused = lock(&self.refused).clone();
-        let mut rejection = |name: &Name| {
-            refused
-                .remove(name)
-                .map(|refused| Rejection { version: refused.version, reason: refused.reason })
-        };
+        let mut rejection = |name: &Name| refused.remove(name).map(Rejection::from);
         let mut receipts: Vec<Receipt> = table
             .environments()
             .map(|served| {
@@ -682,8 +691,8 @@ impl Sync {
         // Of what is refused and has no last good snapshot: version 0.0, which nothing real has.
         let nothing = Version { generation: 0, revision: 0 };
         for (name, refused) in refused {
-            let rejected = Rejection { version: refused.version, reason: refused.reason };
-            receipts.push(self.receipt(&name, nothing, Digest([0; 32]), Some(rejected)));
+            let rejected = Some(refused.into());
+            receipts.push(self.receipt(&name, nothing, Digest([0; 32]), rejected));
         }
         Receipts { receipts }
     }
@@ -709,14 +718,9 @@ impl Sync {
 
 impl Target {
     /// What this edge shall serve: the newest snapshot, or the one before while a staged rollout
-    /// has not come to this edge. Which edges come first differs from environment to environment.
+    /// has not come to this edge.
     fn of(head: Head, edge_id: &str) -> Target {
-        let waits = head.previous.as_ref().is_some_and(|previous| {
-            let place = format!("{edge_id}\n{}\n{}", head.namespace, head.environment);
-            let [first, second, ..] = Digest::of(place.as_bytes()).0;
-            u16::from_le_bytes([first, second]) % 100 >= u16::from(previous.stage)
-        });
-        if waits { Target::previous(head) } else { Target::newest(head) }
+        if head.reaches(edge_id) { Target::newest(head) } else { Target::previous(head) }
     }
 
     fn newest(head: Head) -> Target {
@@ -753,14 +757,21 @@ impl Target {
 }
 
 /// With the feature `failpoints` a snapshot that holds the text of `TIDEGATE_TEST_DIES_OF` ends the
-/// process, as a fault in the evaluator's host would.
-fn die_of(_ruleset: &[u8]) {
+/// process, as a fault in the evaluator's host would, and one with that of `TIDEGATE_TEST_REFUSES`
+/// does not load.
+fn fail_of(_ruleset: &[u8]) -> Result<(), String> {
     #[cfg(feature = "failpoints")]
-    if let Ok(text) = std::env::var("TIDEGATE_TEST_DIES_OF")
-        && !text.is_empty()
-        && _ruleset.windows(text.len()).any(|window| window == text.as_bytes())
     {
-        std::process::abort();
+        let holds = |setting: &str| {
+            let text = std::env::var(setting).unwrap_or_default();
+            !text.is_empty() && _ruleset.windows(text.len()).any(|part| part == text.as_bytes())
+        };
+        if holds("TIDEGATE_TEST_DIES_OF") {
+            std::process::abort();
+        }
+        if holds("TIDEGATE_TEST_REFUSES") {
+            return Err("this test wants it so".to_owned());
+        }
     }
 }
 
@@ -793,6 +804,7 @@ fn verify(what: &'static str, content: &Bytes, digest: Digest, bytes: u64) -> Re
 
 /// The self-check before a swap: the loaded snapshot answers every flag, for both audiences, with
 /// JSON of the right shape. What cannot answer an empty context cannot answer at all.
+    Ok(())
 fn check_answers(evaluator: &sandbox::Environment) -> Result<(), String> {
     #[derive(serde::Deserialize)]
     struct Answer<'a> {

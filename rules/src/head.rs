@@ -51,8 +51,32 @@ pub struct Previous {
     pub snapshot: BlobRef,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<BlobRef>,
-    /// Share of the fleet, of 100, that shall serve the new one.
-    pub stage: u8,
+    /// Share of the fleet, of [`STAGE_ALL`], that shall serve the new one.
+    pub stage: u16,
+}
+
+/// A stage that has come to every edge.
+pub const STAGE_ALL: u16 = 10_000;
+
+/// Where an edge stands in the order in which a staged rollout comes to edges, below [`STAGE_ALL`].
+/// The same for ever, and another one in each environment, so that not always the same edge is first.
+pub fn place(namespace: &str, environment: &str, edge: &str) -> u16 {
+    let Digest([a, b, c, d, ..]) =
+        Digest::of(format!("{edge}\n{namespace}\n{environment}").as_bytes());
+    let place = u32::from_le_bytes([a, b, c, d]).checked_rem(u32::from(STAGE_ALL));
+    place.and_then(|place| u16::try_from(place).ok()).unwrap_or_default()
+}
+
+impl Head {
+    /// How far it has come; heads of one version never go back in it.
+    pub fn stage(&self) -> u16 {
+        self.previous.as_ref().map_or(STAGE_ALL, |previous| previous.stage)
+    }
+
+    /// Whether it is this edge's turn to serve the newest snapshot.
+    pub fn reaches(&self, edge: &str) -> bool {
+        place(&self.namespace, &self.environment, edge) < self.stage()
+    }
 }
 
 /// A head as it travels: `head` is the signed text, parsed only once the signature holds.
@@ -90,6 +114,9 @@ pub struct Rejection {
     #[serde(flatten)]
     pub version: Version,
     pub reason: String,
+    /// Its bytes could not be had, which says nothing of the snapshot; it is fetched again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfetched: bool,
 }
 
 /// The body of `POST /edge/v1/receipts`.

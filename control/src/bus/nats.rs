@@ -346,8 +346,9 @@ impl Bus for NatsBus {
                 }
                 Some(entry) => (entry.revision, None),
             };
+            let behind = current.as_ref().is_some_and(|current| head.is_behind(current));
             let current = current.map(|current| current.version);
-            if current != expected || current.is_some_and(|current| current > head.version) {
+            if current != expected || behind {
                 return Err(BusError::Conflict { current });
             }
             let value = serde_json::to_vec(&head.signed).map_err(unreachable)?;

@@ -19,7 +19,7 @@ use crate::namespaces::Namespace;
 use crate::page::Page;
 use crate::refusal::Refusal;
 use crate::store::rfc3339;
-use crate::{audit, configs, environments, flags, fleet, keys, namespaces};
+use crate::{audit, configs, environments, flags, fleet, keys, namespaces, rollout};
 
 pub fn router() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
@@ -196,7 +196,7 @@ async fn create_environment(at: At, writing: Writing) -> Handled {
     write.finish(answer(StatusCode::CREATED, Some(made.revision), &show_environment(&made))).await
 }
 
-/// One environment: its revision, and the one that is published.
+/// One environment: its revision, the one that is published, and how its newest staged rollout goes.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}", tag = "environments", responses((status = 200, body = Value)))]
 async fn get_environment(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
@@ -208,6 +208,9 @@ async fn get_environment(State(shared): State<Shared>, scope: Scope, at: At) -> 
         let live = json!({ "everywhere": live.everywhere(), "edges": live.edges,
             "serving": live.serving, "rejected": live.rejected });
         fields.insert("live".to_owned(), live);
+        if let Some(rollout) = rollout::one(&mut read, &row.id).await? {
+            fields.insert("rollout".to_owned(), rollout.show());
+        }
     }
     Ok(respond(answer(StatusCode::OK, Some(row.revision), &shown)))
 }

@@ -24,6 +24,7 @@ use crate::http::problem::{Stop, respond};
 use crate::idempotency::{self, Answer};
 use crate::page::{Page, Paged};
 use crate::refusal::Refusal;
+use crate::rollout;
 use crate::store::{Connection, Tx};
 
 pub type Shared = Arc<App>;
@@ -107,13 +108,21 @@ impl FromRequestParts<Shared> for Page {
     }
 }
 
-/// `?wait=live&timeout=30`, of any write.
+/// `?wait=live&timeout=30` and `?rollout=now`, of any write.
 #[derive(Debug, Default, Deserialize)]
 struct Waiting {
     #[serde(default)]
     wait: Option<WaitFor>,
     #[serde(default)]
     timeout: Option<u64>,
+    #[serde(default)]
+    rollout: Option<RolloutAs>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RolloutAs {
+    Now,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -123,8 +132,9 @@ enum WaitFor {
 }
 
 impl Waiting {
-    fn of(parts: &Parts) -> Result<Option<Duration>, Stop> {
-        let Waiting { wait, timeout } = read_query(&parts.uri)?;
+    /// How long it waits, and whether it is urgent.
+    fn of(parts: &Parts) -> Result<(Option<Duration>, bool), Stop> {
+        let Waiting { wait, timeout, rollout } = read_query(&parts.uri)?;
         let max = fleet::WAIT_MAX.as_secs();
         match timeout {
             Some(seconds) if !(1..=max).contains(&seconds) => {
@@ -132,8 +142,9 @@ impl Waiting {
                 Err(Refusal::invalid("/timeout", message).into())
             }
             _ => {
-                Ok(wait
-                    .map(|WaitFor::Live| timeout.map_or(fleet::WAIT_DEFAULT, Duration::from_secs)))
+                let wait = wait
+                    .map(|WaitFor::Live| timeout.map_or(fleet::WAIT_DEFAULT, Duration::from_secs));
+                Ok((wait, matches!(rollout, Some(RolloutAs::Now))))
             }
         }
     }
@@ -144,7 +155,8 @@ pub fn query<T: DeserializeOwned>(parts: &Parts) -> Result<T, Stop> {
     if parts.method == Method::GET {
         return read_query(&parts.uri);
     }
-    let shared = |pair: &&str| !pair.starts_with("wait=") && !pair.starts_with("timeout=");
+    let shared =
+        |pair: &&str| !["wait=", "timeout=", "rollout="].iter().any(|name| pair.starts_with(name));
     let pairs = parts.uri.query().unwrap_or_default().split('&').filter(shared);
     let own = format!("/?{}", pairs.collect::<Vec<_>>().join("&"));
     match own.parse() {
@@ -179,6 +191,8 @@ pub struct Writing {
     headers: HeaderMap,
     request: Option<idempotency::Request>,
     wait: Option<Duration>,
+    /// It comes to all edges at once.
+    urgent: bool,
 }
 
 impl FromRequest<Shared> for Writing {
@@ -188,7 +202,7 @@ impl FromRequest<Shared> for Writing {
         let (parts, body) = request.into_parts();
         let scope = parts.extensions.get::<Scope>().cloned().ok_or_else(unscoped)?;
         let expected = expected(&parts.headers)?;
-        let wait = Waiting::of(&parts)?;
+        let (wait, urgent) = Waiting::of(&parts)?;
         let path = parts.uri.path();
         let long =
             path.ends_with("/import") || path.ends_with("/included") || path.ends_with("/excluded");
@@ -220,7 +234,8 @@ impl FromRequest<Shared> for Writing {
             }
         };
         let headers = parts.headers;
-        Ok(Writing { shared: shared.clone(), scope, expected, body, headers, request, wait })
+        let shared = shared.clone();
+        Ok(Writing { shared, scope, expected, body, headers, request, wait, urgent })
     }
 }
 
@@ -317,6 +332,7 @@ impl Writing {
             request: self.request,
             shared: self.shared,
             wait: self.wait,
+            urgent: self.urgent,
         })
     }
 }
@@ -333,6 +349,7 @@ pub struct Write {
     request: Option<idempotency::Request>,
     shared: Shared,
     wait: Option<Duration>,
+    urgent: bool,
 }
 
 impl Write {
@@ -348,6 +365,9 @@ impl Write {
             idempotency::keep(&mut self.tx, request, &kept).await?;
         }
         let touched = std::mem::take(&mut self.tx.touched);
+        for touched in touched.iter().filter(|_| self.urgent) {
+            rollout::urge(&mut self.tx, &touched.environment_id, touched.revision).await?;
+        }
         fail_at("change::commit")?;
         self.tx.commit().await?;
         fail_at("change::committed")?;
@@ -361,10 +381,11 @@ impl Write {
             };
             let word = match live {
                 Some(live) => format!(
-                    "live=?{}, serving={}, edges={}",
+                    "live=?{}, serving={}, edges={}{}",
                     u8::from(live.everywhere()),
                     live.serving,
-                    live.edges
+                    live.edges,
+                    if live.halted { ", rollout=halted" } else { "" }
                 ),
                 None => "live=?0".to_owned(),
             };

@@ -1,26 +1,65 @@
 //! The admin API's routes for what edges report.
 
 use axum::extract::State;
+use http::StatusCode;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, list};
+use super::extract::{At, Handled, Shared, Writing, answer, list};
 use crate::authorize::Scope;
 use crate::page::Page;
 use crate::store::{now_us, rfc3339};
-use crate::{fleet, reconciler};
+use crate::{fleet, reconciler, rollout};
 
 pub fn router() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list_edges))
         .routes(routes!(list_environment_edges))
         .routes(routes!(list_drift))
+        .routes(routes!(order_rollout))
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RolloutOrder {
+    action: Action,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Action {
+    /// Stop where it is.
+    Halt,
+    /// Try the stage again, and go on.
+    Resume,
+    /// To all edges now, whatever some have refused.
+    Finish,
+}
+
+/// Halt a staged rollout that is under way, go on with one that is halted, or let it come to all
+/// edges at once. What edges have is never taken back: to undo a change, write again.
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/rollout", tag = "environments", request_body = RolloutOrder, responses((status = 202, body = Value)))]
+async fn order_rollout(at: At, writing: Writing) -> Handled {
+    let RolloutOrder { action } = writing.json()?;
+    let order = match action {
+        Action::Halt => rollout::Order::Halt,
+        Action::Resume => rollout::Order::Resume,
+        Action::Finish => rollout::Order::Finish,
+    };
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    let ordered = rollout::order(&mut write.tx, &scope, &at.environment, order).await?;
+    write.finish(answer(StatusCode::ACCEPTED, None, &ordered.show())).await
 }
 
 /// Edges and what each serves. With etcd, `registration` says whether an edge has registered there,
-/// or since when it has not; it is null without etcd, and while that cannot be read. An environment's `status` is live, behind (an older revision than
-/// the published one), rejected (it refused the newest snapshot) or silent (not heard of lately).
+/// or since when it has not; it is null without etcd, and while that cannot be read. An
+/// environment's `status` is live, behind (an older revision than the published one), waiting (so,
+/// because a staged rollout has not come to it), rejected (it refused the newest snapshot) or silent
+/// (not heard of lately).
 #[utoipa::path(get, path = "/api/v1/edges", tag = "edges", responses((status = 200, body = Value)))]
 async fn list_edges(State(shared): State<Shared>, scope: Scope, page: Page) -> Handled {
     let mut read = shared.store.read().await?;

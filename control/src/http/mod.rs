@@ -144,13 +144,17 @@ async fn identify(app: &App, request: &mut Request, permission: Permission) -> R
 }
 
 /// What a write may be asked beside its own parameters.
-fn waiting() -> [Value; 2] {
+fn waiting() -> [Value; 3] {
     [
         json!({ "name": "wait", "in": "query", "required": false,
             "schema": { "type": "string", "enum": ["live"] },
             "description": "answer once every edge that was heard of lately serves the change, or \
-                when the time is over; the answer's Tidegate-Live header says which: \
+                its rollout is halted, or the time is over; the answer's Tidegate-Live header says which: \
                 live=?1, serving=3, edges=3" }),
+        json!({ "name": "rollout", "in": "query", "required": false,
+            "schema": { "type": "string", "enum": ["now"] },
+            "description": "the change comes to all edges at once, with whatever is being rolled \
+                out in the environment; for a kill switch that cannot wait for a staged rollout" }),
         json!({ "name": "timeout", "in": "query", "required": false,
             "schema": { "type": "integer", "minimum": 1,
                 "maximum": crate::fleet::WAIT_MAX.as_secs(),

@@ -98,6 +98,14 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
             Json(json!({})),
             202
         ),
+        below!(
+            "POST",
+            "/environments/{environment}/rollout",
+            "/environments/production/rollout",
+            Json(json!({ "action": "halt" })),
+            // Nothing is under way.
+            404
+        ),
         below!("GET", "/flags", "/flags", None, 200),
         below!("POST", "/flags", "/flags", Json(flag.clone()), 201),
         below!("GET", "/flags/{flag}", "/flags/new", None, 200),

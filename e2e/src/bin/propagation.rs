@@ -120,7 +120,10 @@ async fn fleet(options: &Options, flags: usize) -> anyhow::Result<Fleet> {
         settings.push(("TIDEGATE_NATS_URL", nats_url.as_str()));
     }
     let data = data.to_string_lossy().into_owned();
+    // A write on its way to all edges at once is what is measured, with one edge as with many.
     let arguments = ["control", "--listen", "127.0.0.1:0", "--data-dir", &data];
+    let stages = ["--rollout-stages", "off"];
+    let arguments = [&arguments[..], &stages].concat();
     let control = Process::start(&arguments, &settings).await;
     let admin = admin_of(&control, &control);
     let (server_key, _, edge_key) = furnish(&admin).await;

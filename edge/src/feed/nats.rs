@@ -66,7 +66,9 @@ pub struct NatsFeed {
 }
 
 /// The newest head of each subject.
-type Announced = BTreeMap<String, (Version, SignedHead)>;
+type Announced = BTreeMap<String, (Order, SignedHead)>;
+/// The stage counts too: a rollout moves on under one version.
+type Order = (Version, u16);
 
 /// What the broker has said and nobody has asked for yet.
 #[derive(Debug, Default)]
@@ -541,15 +543,15 @@ async fn last(stream: &Stream<()>, subject: String) -> Result<Option<StreamMessa
 }
 
 /// A head in its own place, with the version that it claims. Its signature is checked in `sync.rs`.
-fn parse(subject: &str, payload: &[u8]) -> Option<(Version, SignedHead)> {
+fn parse(subject: &str, payload: &[u8]) -> Option<(Order, SignedHead)> {
     let head: SignedHead = serde_json::from_slice(payload).ok()?;
     let claims = head.claims()?;
     let named = bus::head_subject(&claims.namespace, &claims.environment);
-    (named == subject).then_some((claims.version, head))
+    (named == subject).then_some(((claims.version, claims.stage()), head))
 }
 
-fn keep_newest(heads: &mut Announced, subject: String, head: (Version, SignedHead)) {
-    if heads.get(&subject).is_none_or(|(version, _)| *version <= head.0) {
+fn keep_newest(heads: &mut Announced, subject: String, head: (Order, SignedHead)) {
+    if heads.get(&subject).is_none_or(|(order, _)| *order <= head.0) {
         heads.insert(subject, head);
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use rules::blob::Digest;
-use rules::head::{Previous, PublicKey, SignedHead};
+use rules::head::{Previous, PublicKey, STAGE_ALL, SignedHead};
 use serde_json::json;
 
 use crate::world::{DEADLINE, Shop, Snapshot, Source, World, config, fixed, signing_key, version};
@@ -203,7 +203,7 @@ async fn a_staged_rollout_reaches_this_edge_at_its_stage_and_not_before() {
     let (old, new) = (Shop::new().snapshot(), off());
     world.source.store(&new);
     let mut head = new.head(version(1, 3));
-    let staged = |stage: u8| Previous {
+    let staged = |stage: u16| Previous {
         version: version(1, 2),
         snapshot: old.head(version(1, 2)).snapshot,
         client: None,
@@ -213,7 +213,7 @@ async fn a_staged_rollout_reaches_this_edge_at_its_stage_and_not_before() {
     world.source.head(sign(&head));
     world.serves(version(1, 2)).await;
     assert_eq!(banner(&world).await, true);
-    head.previous = Some(staged(100));
+    head.previous = Some(staged(STAGE_ALL));
     world.source.head(sign(&head));
     world.serves(version(1, 3)).await;
     assert_eq!(banner(&world).await, false);
