@@ -20,6 +20,7 @@ use rules::head::PublicKey;
 use rules::keys::{ApiKey, KeyKind};
 use rules::secret::Secret;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::connection::secret_from_file;
 use crate::failure::{Exit, Failure};
@@ -92,7 +93,6 @@ pub struct ControlArgs {
     /// Seconds that another control waits for the one that publishes, once that one is silent.
     #[arg(long, env = "TIDEGATE_LEASE_SECONDS", value_name = "S", default_value_t = 5)]
     lease_seconds: u64,
-    #[command(flatten)]
     /// Stages in which a new snapshot comes to the edges before it comes to all: `one:5s,25%:10s` is
     /// one edge for at least 5 s, then a quarter of them for 10 s; `off` is all at once [default:
     /// one:2s,25%:3s on PostgreSQL, else off].
@@ -115,6 +115,43 @@ enum ControlTask {
     /// Says which coordinator elects the control that publishes, after it was changed, wiped or
     /// restored.
     AdoptCoordinator(AdoptCoordinator),
+    /// Makes a key to sign snapshots with, for a change of keys, and prints its public half.
+    NewSigningKey(NewSigningKey),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  tidegate control new-signing-key /etc/tidegate/signing-key.next
+
+Let every edge trust the public key beside the old one, then move the file to where control has its
+signing key; it is noticed, and what is published is signed anew. docs/KEYS.md has every step.")]
+struct NewSigningKey {
+    /// Where to; a file that exists is left alone.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+fn new_signing_key(arguments: &NewSigningKey, output: Output) -> Result<(), Failure> {
+    let file = arguments.file.display();
+    let failed = |error: control::signing::SigningError| {
+        Failure::new(Exit::Failed, format!("{:#}", anyhow::Error::from(error)))
+    };
+    if arguments.file.exists() {
+        return Err(Failure::new(Exit::Conflict, format!("{file} exists already"))
+            .mend("name another file; a signing key that is overwritten is gone"));
+    }
+    let key = control::signing::load_or_make(&arguments.file).map_err(failed)?;
+    let public_key = PublicKey::of(&key);
+    match output {
+        Output::Json => print_json(&json!({ "file": arguments.file, "key": public_key.id(),
+            "public_key": public_key.to_string() })),
+        Output::Text => print(&format!(
+            "made {file}\nedges trust it by {public_key}  (key {})\nnext: let every edge trust it beside \
+             the old key, then move the file to where control has its signing key",
+            public_key.id()
+        )),
+    }
+    Ok(())
 }
 
 #[derive(Debug, clap::Args)]
@@ -373,8 +410,9 @@ pub struct EdgeArgs {
         required_unless_present = "trust_file"
     )]
     trust: Vec<PublicKey>,
-    /// File that holds such keys, one on each line.
-    #[arg(long, env = "TIDEGATE_TRUST_FILE", value_name = "FILE", conflicts_with = "trust")]
+    /// File of further such keys, one a line, # begins a comment. It is read again when it changes, so
+    /// that keys are changed without a restart.
+    #[arg(long, env = "TIDEGATE_TRUST_FILE", value_name = "FILE")]
     trust_file: Option<PathBuf>,
     /// Folder where snapshots survive a restart. Without it, an edge that starts while control is
     /// away has nothing to serve.
@@ -441,10 +479,19 @@ pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failu
     match arguments.task {
         Some(ControlTask::RaiseGeneration(task)) => return raise_generation(task, output).await,
         Some(ControlTask::AdoptCoordinator(task)) => return adopt_coordinator(task, output).await,
+        Some(ControlTask::NewSigningKey(task)) => return new_signing_key(&task, output),
         None => {}
     }
     let database = arguments.store.database()?;
     let mut config = control::config::Config::new(arguments.listen, arguments.store.data_dir);
+    // An empty variable, as container files set them, is one that is not set.
+    let stages = arguments.rollout_stages.filter(|stages| !stages.is_empty());
+    let stages = stages.as_deref().unwrap_or(match &database {
+        Database::Sqlite(_) => "off",
+        Database::Postgres(_) => control::rollout::DEFAULT,
+    });
+    config.rollout =
+        stages.parse().map_err(|error| Failure::usage(format!("--rollout-stages: {error}")))?;
     config.database = database;
     config.broker = arguments.nats.broker()?;
     config.etcd = arguments.etcd.etcd()?;
@@ -507,14 +554,6 @@ pub async fn edge(arguments: EdgeArgs, output: Output) -> Result<(), Failure> {
     };
     let key =
         ApiKey::parse(&key).map_err(|error| Failure::usage(format!("the edge key is {error}")))?;
-    // An empty variable, as container files set them, is one that is not set.
-    let stages = arguments.rollout_stages.filter(|stages| !stages.is_empty());
-    let stages = stages.as_deref().unwrap_or(match &database {
-        Database::Sqlite(_) => "off",
-        Database::Postgres(_) => control::rollout::DEFAULT,
-    });
-    config.rollout =
-        stages.parse().map_err(|error| Failure::usage(format!("--rollout-stages: {error}")))?;
     if key.kind != KeyKind::Edge {
         return Err(Failure::usage(format!("a {} key is no edge key", key.kind.name())));
     }
@@ -536,12 +575,12 @@ pub async fn edge(arguments: EdgeArgs, output: Output) -> Result<(), Failure> {
             Arc::new(feed.map_err(|error| Failure::usage(format!("--nats-url: {error}")))?)
         }
     };
-    let trust = match &arguments.trust_file {
-        Some(file) => trust_from_file(file)?,
-        None => arguments.trust,
-    };
     let edge_id = arguments.edge_id.unwrap_or_else(machine_name);
-    let mut config = edge::config::Config::new(arguments.listen, edge_id.clone(), trust);
+    let mut config =
+        edge::config::Config::new(arguments.listen, edge_id.clone(), arguments.trust.clone());
+    if let Some(file) = arguments.trust_file {
+        config.trusted = follow_trust(arguments.trust, file)?;
+    }
     config.data_dir = arguments.data_dir;
     config.register =
         arguments.etcd.etcd()?.map(|etcd| Register::new(etcd, &key_id, edge_id.clone()));
@@ -565,15 +604,64 @@ pub async fn edge(arguments: EdgeArgs, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-fn trust_from_file(path: &Path) -> Result<Vec<PublicKey>, Failure> {
-    let text = secret_from_file(path)?;
-    let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty());
+/// A changed file of keys is noticed within this time.
+const TRUST_TICK: Duration = Duration::from_secs(1);
+
+/// The keys of the command line and of a file, for as long as the process runs. A file that cannot be
+/// read later on changes nothing: an edge that trusts nobody follows nobody.
+fn follow_trust(
+    given: Vec<PublicKey>,
+    file: PathBuf,
+) -> Result<watch::Receiver<Vec<PublicKey>>, Failure> {
+    let all = move |file: &Path| -> Result<Vec<PublicKey>, Failure> {
+        let mut keys = given.clone();
+        keys.extend(read_trust(file)?);
+        Ok(keys)
+    };
+    let (sender, receiver) = watch::channel(all(&file)?);
+    tokio::spawn(async move {
+        let mut told = None;
+        loop {
+            tokio::time::sleep(TRUST_TICK).await;
+            match all(&file) {
+                Ok(keys) => {
+                    told = None;
+                    let changed = sender.send_if_modified(|trusted| {
+                        let changed = *trusted != keys;
+                        *trusted = keys;
+                        changed
+                    });
+                    if changed {
+                        let trusted: Vec<String> =
+                            sender.borrow().iter().map(PublicKey::id).collect();
+                        tracing::info!(?trusted, "other keys are trusted from now on");
+                    }
+                }
+                Err(failure) if told.as_ref() == Some(&failure.message) => {}
+                Err(failure) => {
+                    tracing::error!(reason = failure.message, "the keys that were trusted stay");
+                    told = Some(failure.message);
+                }
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+fn read_trust(file: &Path) -> Result<Vec<PublicKey>, Failure> {
+    let text = secret_from_file(file)?;
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     let key = |(index, line): (usize, &str)| {
         line.parse::<PublicKey>().map_err(|error| {
-            Failure::usage(format!("{}, line {}: {error}", path.display(), index + 1))
+            Failure::usage(format!("{}, line {}: {error}", file.display(), index + 1))
         })
     };
-    lines.map(key).collect()
+    let keys: Vec<PublicKey> =
+        lines.enumerate().filter(|(_, line)| !line.is_empty()).map(key).collect::<Result<_, _>>()?;
+    match keys.is_empty() {
+        false => Ok(keys),
+        true => Err(Failure::usage(format!("{} holds no key", file.display()))),
+    }
 }
 
 /// One line on standard output, for whoever started us.

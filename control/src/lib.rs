@@ -140,6 +140,8 @@ pub async fn migrate(database: &Database) -> Result<Vec<i64>, StartError> {
 /// Between attempts to open a database that is not there yet (± 50 %).
 const OPEN_PAUSE_FIRST: Duration = Duration::from_millis(100);
 const OPEN_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Somebody waits for it with a terminal in front of them.
+const SIGNING_KEY_TICK: Duration = Duration::from_secs(1);
 const LEASE_ALONE: Duration = Duration::from_secs(60);
 /// Answers that say "not yet" are short.
 const WAITING_DRAIN: Duration = Duration::from_millis(200);
@@ -224,6 +226,11 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     tasks.push(tokio::spawn(wake::run(store.clone(), doorbell.clone(), stopping.clone())));
     let (reconciled, until) = (publisher.clone(), stopping.clone());
     tasks.push(tokio::spawn(reconciler::run(reconciled, config.reconcile, until)));
+    let (rolled, until) = (publisher.clone(), stopping.clone());
+    tasks.push(tokio::spawn(rollout::run(rolled, config.tick, until)));
+    let (signing, until) = (publisher.clone(), stopping.clone());
+    let file = config.signing_key_file.clone();
+    tasks.push(tokio::spawn(signing::follow(signing, file, SIGNING_KEY_TICK, until)));
     tasks.push(tokio::spawn(relay::run(publisher, doorbell, config.tick, stopping.clone())));
     tasks.extend(coordinate(config.etcd, lead, registrations, &stopping));
     Ok(Control { address, bus, public_key, admin_token_file, admin_token, store, stopping, tasks })

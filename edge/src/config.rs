@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rules::etcd::Etcd;
 use rules::head::PublicKey;
+use tokio::sync::watch;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -18,7 +19,8 @@ pub struct Config {
     /// How this edge is called in receipts. It also decides when a staged rollout reaches it.
     pub edge_id: String,
     /// Keys that heads may be signed with. With none, nothing is ever served.
-    pub trusted: Vec<PublicKey>,
+    /// What it says may change while the edge runs.
+    pub trusted: watch::Receiver<Vec<PublicKey>>,
     pub sandbox: sandbox::SandboxConfig,
     /// How often heads are asked for although no change was announced; each time ± 50 %, so that a
     /// fleet that started together does not ask together.
@@ -93,7 +95,8 @@ impl Config {
             listen,
             data_dir: None,
             edge_id: edge_id.into(),
-            trusted,
+            // A receiver says the last value when its sender is gone.
+            trusted: watch::channel(trusted).1,
             sandbox: sandbox::SandboxConfig::default(),
             anti_entropy: Duration::from_secs(30),
             healthy_after: Duration::from_secs(30),

@@ -28,6 +28,7 @@ use rules::head::{
 };
 use rules::limits::{SEGMENT_IDS_MAX, SNAPSHOT_BYTES_MAX};
 use sandbox::Sandbox;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::breaker::Breaker;
@@ -107,7 +108,7 @@ pub struct Progress {
 
 pub struct Sync {
     edge_id: String,
-    trusted: Vec<PublicKey>,
+    trusted: watch::Receiver<Vec<PublicKey>>,
     anti_entropy: Duration,
     feed: Arc<dyn Feed>,
     sandbox: Arc<Sandbox>,
@@ -120,6 +121,8 @@ pub struct Sync {
     refused: Mutex<BTreeMap<Name, Refused>>,
     /// Written again with the next tick.
     unsaved: Mutex<BTreeMap<Name, Unsaved>>,
+    /// By its id, the key of each head that is on disk.
+    signed_with: Mutex<BTreeMap<Name, String>>,
     /// Lists that each file on disk names.
     lists_of: ListsOf,
     /// Shared between snapshots: a list of a million ids is 16 MB.
@@ -134,9 +137,6 @@ struct Refused {
     digest: Digest,
     reason: String,
     lasting: bool,
-}
-
-#[derive(Debug, Clone)]
     unfetched: bool,
 }
 
@@ -145,6 +145,9 @@ impl From<Refused> for Rejection {
         let Refused { version, reason, unfetched, .. } = refused;
         Rejection { version, reason, unfetched }
     }
+}
+
+#[derive(Debug, Clone)]
 struct Unsaved {
     version: Version,
     stored: Stored,
@@ -219,6 +222,7 @@ impl Sync {
             progress: Arc::default(),
             refused: Mutex::default(),
             unsaved: Mutex::default(),
+            signed_with: Mutex::default(),
             lists_of: ListsOf::default(),
             lists: Mutex::default(),
         }
@@ -299,7 +303,7 @@ impl Sync {
         suspects: Suspects,
     ) -> Result<Version, Result<Refusal, ReadError>> {
         let stored = disk.read(entry).map_err(Err)?;
-        let head = stored.head.verify(&self.trusted).map_err(|error| Ok(error.into()))?;
+        let head = stored.head.verify(&self.trusted.borrow()).map_err(|error| Ok(error.into()))?;
         let target = match (stored.role, &head.previous) {
             (Role::Newest, _) => Target::newest(head),
             (Role::Previous, Some(_)) => Target::previous(head),
@@ -318,6 +322,7 @@ impl Sync {
         let lists = loaded.manifest.lists.iter().map(|list| list.digest).collect();
         lock(&self.lists_of).insert(entry.path.clone(), lists);
         let version = target.version;
+        lock(&self.signed_with).insert(target.name(), stored.head.key_id);
         self.serve(&target, loaded).map_err(Ok)?;
         Ok(version)
     }
@@ -328,7 +333,9 @@ impl Sync {
         let mut failures: u32 = 0;
         let feed = self.feed.clone();
         let mut bell = feed.changed();
+        let mut trusted = self.trusted.clone();
         loop {
+            trusted.borrow_and_update();
             let wait = match self.round(&mut etag).await {
                 Ok(Round::Complete) => {
                     failures = 0;
@@ -360,6 +367,11 @@ impl Sync {
                     () = tokio::time::sleep_until(until) => break,
                     () = &mut bell => {
                         bell = feed.changed();
+                        break;
+                    }
+                    Ok(()) = trusted.changed() => {
+                        // What was refused may be good now, and nobody would send it again.
+                        etag = None;
                         break;
                     }
                     () = tokio::time::sleep(BREAKER_TICK) => self.breaker.upkeep(),
@@ -404,7 +416,7 @@ impl Sync {
 
     /// One head, through all steps. True if there is nothing left to try.
     async fn follow(&self, signed: &SignedHead) -> bool {
-        let target = match signed.verify(&self.trusted) {
+        let target = match signed.verify(&self.trusted.borrow()) {
             Ok(head) => Target::of(head, &self.edge_id),
             Err(_) if seam::planted("no-signature-check") && signed.claims().is_some() => {
                 match signed.claims() {
@@ -425,6 +437,10 @@ impl Sync {
                 true => target.version.revision < served.version.revision,
                 false => target.version < served.version,
             };
+            if is_older && target.role == Role::Previous && !seam::planted("edge-goes-back") {
+                // A rollout that this edge was in has been replaced by one that comes later here.
+                return true;
+            }
             if is_older && !seam::planted("edge-goes-back") {
                 count(SyncResult::Older);
                 tracing::warn!(?name, offered = ?target.version, serving = ?served.version, "an older head is ignored");
@@ -432,15 +448,12 @@ impl Sync {
             }
             if target.version == served.version && target.blob.digest == served.digest {
                 lock(&self.refused).remove(&name);
+                self.keep_signed(&name, &target, signed).await;
                 return true;
             }
         }
         if self.refused_for_good(&name, &target) {
             return true;
-            if target.version < served.version && target.role == Role::Previous {
-                // A rollout that this edge was in has been replaced by one that comes later here.
-                return true;
-            }
         }
         match self.fetch_and_serve(signed, &target).await {
             Ok(()) => {
@@ -460,6 +473,22 @@ impl Sync {
                 lasting
             }
         }
+    }
+
+    /// What is served was signed with another key since: the file has to say so too, or it could not
+    /// be believed once the old key is trusted no more.
+    async fn keep_signed(&self, name: &Name, target: &Target, signed: &SignedHead) {
+        let Some(disk) = self.disk.clone() else { return };
+        if lock(&self.signed_with).get(name) == Some(&signed.key_id) {
+            return;
+        }
+        let (of, version, digest) = (name.clone(), target.version, target.blob.digest);
+        let read = seam::blocking(move || disk.blob(&of, version).ok());
+        let read = read.await.ok().flatten().filter(|blob| Digest::of(blob) == digest);
+        // What is not on disk is written with the next snapshot, or when the disk takes it again.
+        let Some(blob) = read else { return };
+        let stored = Stored { head: signed.clone(), role: target.role, blob };
+        self.save(name, Unsaved { version, stored, lists: Vec::new() }).await;
     }
 
     async fn fetch_and_serve(&self, signed: &SignedHead, target: &Target) -> Result<(), Refusal> {
@@ -629,6 +658,7 @@ impl Sync {
         .unwrap_or_else(|_| Err(std::io::Error::other("writing it panicked")));
         match written {
             Ok(()) => {
+                lock(&self.signed_with).insert(name.clone(), snapshot.stored.head.key_id);
                 lock(&self.unsaved).remove(name);
                 lock(&self.progress).unsaved.remove(name);
             }
@@ -773,6 +803,7 @@ fn fail_of(_ruleset: &[u8]) -> Result<(), String> {
             return Err("this test wants it so".to_owned());
         }
     }
+    Ok(())
 }
 
 /// Keeps what may be needed: the newest files, and the lists that they name.
@@ -804,7 +835,6 @@ fn verify(what: &'static str, content: &Bytes, digest: Digest, bytes: u64) -> Re
 
 /// The self-check before a swap: the loaded snapshot answers every flag, for both audiences, with
 /// JSON of the right shape. What cannot answer an empty context cannot answer at all.
-    Ok(())
 fn check_answers(evaluator: &sandbox::Environment) -> Result<(), String> {
     #[derive(serde::Deserialize)]
     struct Answer<'a> {

@@ -314,7 +314,8 @@ async fn a_snapshot_signed_by_a_key_that_is_no_longer_trusted_is_not_served_and_
     let dir = tempfile::tempdir().expect("a folder");
     after_two_snapshots(dir.path()).await;
     let mut config = config(Some(dir.path()));
-    config.trusted = vec![PublicKey::of(&SigningKey::from_bytes(&[8; 32]))];
+    config.trusted =
+        tokio::sync::watch::channel(vec![PublicKey::of(&SigningKey::from_bytes(&[8; 32]))]).1;
     let source = Source::new();
     source.set_down(true);
     let world = World::start(config, source).await;
