@@ -19,6 +19,7 @@ mod paint;
 mod readable;
 mod reference;
 mod serve;
+mod snapshot;
 mod trace;
 mod transfer;
 
@@ -61,6 +62,9 @@ enum Command {
     Import(transfer::Import),
     /// Writes an environment's flags as one document.
     Export(transfer::Export),
+    /// Shows and checks snapshots: of an edge's data folder, or as control publishes them.
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
     /// Runs control and an edge in one process, with demo flags, for trying and developing.
     Dev(dev::Dev),
     /// Runs control as a process of its own.
@@ -114,6 +118,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Eval(command) => eval::run(command, cli.output).await,
         Command::Import(command) => transfer::import(command, cli.output).await,
         Command::Export(command) => transfer::export(command, cli.output).await,
+        Command::Snapshot(command) => snapshot::run(command, cli.output).await,
         Command::Dev(command) => dev::run(command, cli.output).await,
         Command::Control(command) => serve::control(command, cli.output).await,
         Command::Migrate(command) => serve::migrate(command, cli.output).await,

@@ -656,8 +656,11 @@ fn read_trust(file: &Path) -> Result<Vec<PublicKey>, Failure> {
             Failure::usage(format!("{}, line {}: {error}", file.display(), index + 1))
         })
     };
-    let keys: Vec<PublicKey> =
-        lines.enumerate().filter(|(_, line)| !line.is_empty()).map(key).collect::<Result<_, _>>()?;
+    let keys: Vec<PublicKey> = lines
+        .enumerate()
+        .filter(|(_, line)| !line.is_empty())
+        .map(key)
+        .collect::<Result<_, _>>()?;
     match keys.is_empty() {
         false => Ok(keys),
         true => Err(Failure::usage(format!("{} holds no key", file.display()))),

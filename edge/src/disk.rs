@@ -106,7 +106,7 @@ impl Disk {
         let most = HEADER_BYTES + SIGNED_HEAD_BYTES_MAX + rules::limits::SNAPSHOT_BYTES_MAX;
         let mut bytes = Vec::new();
         file.take(most as u64 + 1).read_to_end(&mut bytes)?;
-        decode(Bytes::from(bytes)).ok_or(ReadError::Damaged("not a whole snapshot file"))
+        decode(Bytes::from(bytes)).map_err(ReadError::Damaged)
     }
 
     /// The blob of a snapshot that was saved under this name and version.
@@ -266,32 +266,37 @@ fn fail_at(step: &str, at: FileStep, path: &Path) -> io::Result<()> {
     seam::file(at, path)
 }
 
-fn decode(bytes: Bytes) -> Option<Stored> {
-    let (magic, rest) = bytes.split_first_chunk::<8>()?;
-    let (role, rest) = rest.split_first()?;
-    let (head_len, rest) = rest.split_first_chunk()?;
-    let (blob_len, rest) = rest.split_first_chunk()?;
-    let (checksum, _) = rest.split_first_chunk()?;
+/// A snapshot's file, or what is wrong with it. Neither signature nor digest is looked at.
+pub fn decode(bytes: Bytes) -> Result<Stored, &'static str> {
+    const CUT: &str = "the file is cut short";
+    let (magic, rest) = bytes.split_first_chunk::<8>().ok_or(CUT)?;
     if magic != MAGIC {
-        return None;
+        return Err("the file does not begin as a snapshot's does");
     }
+    let (role, rest) = rest.split_first().ok_or(CUT)?;
+    let (head_len, rest) = rest.split_first_chunk().ok_or(CUT)?;
+    let (blob_len, rest) = rest.split_first_chunk().ok_or(CUT)?;
+    let (checksum, _) = rest.split_first_chunk().ok_or(CUT)?;
     let role = match role {
         0 => Role::Newest,
         1 => Role::Previous,
-        _ => return None,
+        _ => return Err("the file says nothing sensible of what it holds"),
     };
-    let head_len = u32::from_le_bytes(*head_len) as usize;
-    let head_end = HEADER_BYTES.checked_add(head_len)?;
-    let end = head_end.checked_add(usize::try_from(u64::from_le_bytes(*blob_len)).ok()?)?;
-    if end != bytes.len() {
-        return None;
+    let lengths = || {
+        let head_end = HEADER_BYTES.checked_add(u32::from_le_bytes(*head_len) as usize)?;
+        let blob_len = usize::try_from(u64::from_le_bytes(*blob_len)).ok()?;
+        Some((head_end, head_end.checked_add(blob_len)?))
+    };
+    let (head_end, end) = lengths().ok_or(CUT)?;
+    if end < bytes.len() {
+        return Err("more follows the file's end");
     }
-    let head = bytes.get(HEADER_BYTES..head_end)?;
+    let head = bytes.get(HEADER_BYTES..head_end).filter(|_| end == bytes.len()).ok_or(CUT)?;
     if xxh3_64(head) != u64::from_le_bytes(*checksum) {
-        return None;
+        return Err("the head in the file does not have the checksum that it was written with");
     }
-    let head = serde_json::from_slice(head).ok()?;
-    Some(Stored { head, role, blob: bytes.slice(head_end..) })
+    let head = serde_json::from_slice(head).map_err(|_| "the head in the file is none")?;
+    Ok(Stored { head, role, blob: bytes.slice(head_end..) })
 }
 
 fn file_name((namespace, environment): &Name, version: Version) -> String {
@@ -369,11 +374,11 @@ mod tests {
         assert_eq!(disk.read(&entry).unwrap(), stored);
         let whole = fs::read(&entry.path).unwrap();
         for len in 0..whole.len() {
-            assert!(decode(Bytes::copy_from_slice(&whole[..len])).is_none(), "{len} bytes");
+            assert!(decode(Bytes::copy_from_slice(&whole[..len])).is_err(), "{len} bytes");
         }
         let mut longer = whole.clone();
         longer.push(0);
-        assert!(decode(Bytes::from(longer)).is_none());
+        assert!(decode(Bytes::from(longer)).is_err());
         // The blob's bytes are the digest's business.
         for at in 0..whole.len() - stored.blob.len() {
             for bit in 0..8 {
@@ -381,7 +386,7 @@ mod tests {
                 flipped[at] ^= 1 << bit;
                 // The other role is the one flip that leaves a file whole; its head decides.
                 let other =
-                    decode(Bytes::from(flipped)).is_none_or(|read| read.role == Role::Previous);
+                    decode(Bytes::from(flipped)).map_or(true, |read| read.role == Role::Previous);
                 assert!(other, "byte {at}, bit {bit}");
             }
         }

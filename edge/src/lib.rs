@@ -10,7 +10,7 @@
 pub mod auth;
 mod breaker;
 pub mod config;
-mod disk;
+pub mod disk;
 mod events;
 pub mod feed;
 mod metrics;

@@ -6,4 +6,5 @@ mod commands;
 #[path = "../../../e2e/src/ofrep_schema.rs"]
 mod ofrep_schema;
 mod processes;
+mod snapshot;
 mod world;
