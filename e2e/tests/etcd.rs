@@ -67,6 +67,13 @@ async fn leading(control: &Process) -> Instant {
     Instant::now()
 }
 
+async fn either_leading(one: &Process, other: &Process) -> Instant {
+    tokio::select! {
+        at = leading(one) => at,
+        at = leading(other) => at,
+    }
+}
+
 /// Waits until it says what stands in its way; all of it.
 async fn obstacle(control: &Process, part: &str) -> String {
     let said = std::cell::RefCell::new(String::new());
@@ -169,42 +176,77 @@ fn coordinator_in(obstacle: &str) -> String {
     after.split('`').next().unwrap().to_owned()
 }
 
+/// How often the leader is paused; more for whoever has the time.
+const FAILOVERS: &str = "TIDEGATE_FAILOVERS";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_paused_for_twice_its_lease_writes_nothing_late_and_no_edge_goes_back() {
     let fleet = Fleet::start(LEASE.as_secs()).await;
+    // It follows `other`, which is the paused one every second time.
     let (edge, ofrep) = fleet.edge("edge-1", &[]).await;
-    let (before, epoch_before) = (fleet.revision().await, epoch(&ready(&fleet.one).await));
+    let before = fleet.revision().await;
     let watcher = Watcher::of(&ofrep);
-    let mut n = 0;
-    for _ in 0..20 {
-        n += 1;
-        fleet.set(n).await;
+    let failovers = std::env::var(FAILOVERS).ok().and_then(|text| text.parse().ok()).unwrap_or(2);
+    let (mut n, mut took_most) = (0, Duration::ZERO);
+    for round in 0..failovers {
+        let one_leads = ready(&fleet.one).await["leading"] == true;
+        let (leader, follower) =
+            if one_leads { (&fleet.one, &fleet.other) } else { (&fleet.other, &fleet.one) };
+        let epoch_before = epoch(&ready(leader).await);
+        let admin = admin_of(follower, &fleet.one);
+        let mut write = async || {
+            n += 1;
+            let path = format!("/api/v1/namespaces/{NAMESPACE}/flags/n");
+            admin.put(&path, &flag(n)).await.ok();
+        };
+        for _ in 0..20 {
+            write().await;
+        }
+        leader.signal("STOP");
+        let paused = Instant::now();
+        // Writes go on for twice the lease; they are what measures the time here.
+        let mut took = None;
+        while paused.elapsed() < 2 * LEASE {
+            write().await;
+            if took.is_none() && ready(follower).await["leading"] == true {
+                took = Some(paused.elapsed());
+            }
+        }
+        let took = took.unwrap_or_else(|| panic!("{round}: nobody took over"));
+        took_most = took_most.max(took);
+        assert!(took <= LEASE + MORE, "{round}: {took:?}");
+        leader.signal("CONT");
+        for _ in 0..20 {
+            write().await;
+        }
+        ofrep.serves("n", &json!({}), &json!(n)).await;
+        until("the paused control knowing that it follows", async || match ready(leader).await {
+            ready if ready["leading"] == false => Ok(()),
+            ready => Err(ready.to_string()),
+        })
+        .await;
+        assert!(epoch(&ready(follower).await) > epoch_before, "{round}");
     }
-    assert_eq!(ready(&fleet.one).await["leading"], true, "the first control should lead still");
-    fleet.one.signal("STOP");
-    // Writes go on for twice the lease; they are what measures the time here.
-    let paused = Instant::now();
-    while paused.elapsed() < 2 * LEASE {
-        n += 1;
-        fleet.set(n).await;
-    }
-    leading(&fleet.other).await;
-    fleet.one.signal("CONT");
-    for _ in 0..20 {
-        n += 1;
-        fleet.set(n).await;
-    }
-    ofrep.serves("n", &json!({}), &json!(n)).await;
-    until("the first control knowing that it follows", async || match ready(&fleet.one).await {
-        ready if ready["leading"] == false => Ok(()),
-        ready => Err(ready.to_string()),
-    })
-    .await;
-    assert!(epoch(&ready(&fleet.other).await) > epoch_before);
     let seen = watcher.finish().await;
+    println!("{failovers} failovers, at most {took_most:?}; {n} writes, {} answers", seen.len());
     assert!(seen.is_sorted(), "the edge went back: {seen:?}");
     assert_eq!(fleet.revision().await - before, i64::try_from(n).unwrap(), "writes were lost");
     edge.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_its_etcd_stops_at_once_and_need_not_wait_for_its_own_lease() {
+    // So long that a test would end before it does.
+    let mut fleet = Fleet::start(3_600).await;
+    fleet.etcd.kill();
+    let killed = Instant::now();
+    obstacle(&fleet.one, "etcd").await;
+    assert!(killed.elapsed() < MORE, "{:?}", killed.elapsed());
+    fleet.etcd.run().unwrap();
+    let back = Instant::now();
+    // The leader's key is there still, under the lease of who can give it back.
+    let took = either_leading(&fleet.one, &fleet.other).await - back;
+    assert!(took <= MORE, "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,13 +293,7 @@ async fn an_etcd_that_is_away_stops_publishing_and_nothing_else() {
 
     fleet.etcd.run().unwrap();
     let back = Instant::now();
-    let leader = async {
-        tokio::select! {
-            at = leading(&fleet.one) => at,
-            at = leading(&fleet.other) => at,
-        }
-    };
-    let took = leader.await - back;
+    let took = either_leading(&fleet.one, &fleet.other).await - back;
     assert!(took <= LEASE + MORE, "{took:?}");
     ofrep.serves("n", &json!({}), &json!(7)).await;
     let (one, other) = (ready(&fleet.one).await, ready(&fleet.other).await);
@@ -363,10 +399,7 @@ async fn a_fleet_comes_from_the_databases_lease_to_etcd_and_goes_back() {
     // It notices by itself; nothing has to be written.
     fleet.adopt(&coordinator_in(&said)).await;
     obstacle(&alone, "adopt-coordinator database").await;
-    tokio::select! {
-        _ = leading(&fleet.one) => {}
-        _ = leading(&fleet.other) => {}
-    }
+    either_leading(&fleet.one, &fleet.other).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
