@@ -99,10 +99,19 @@ fn pause_after(failures: u32) -> Duration {
     jittered(RETRY_FIRST.saturating_mul(1 << failures.min(10)).min(RETRY_MAX))
 }
 
+/// What this control may have left in etcd that keeps it, or another one, from leading.
+#[derive(Debug)]
+enum Seat {
+    /// Nobody has looked yet: before it was killed, it may have led.
+    OfFormerLife,
+    /// A lease that may hold the leader's key, also when etcd went away before it said so.
+    Granted(i64),
+    Nothing,
+}
+
 /// Campaigns, leads and campaigns again until told to stop, then resigns.
 pub async fn elect(lead: Arc<Lead>, etcd: Etcd, stop: CancellationToken) {
-    // A lease that may hold the leader's key, also when etcd went away before it said so.
-    let mut seat: Option<i64> = None;
+    let mut seat = Seat::OfFormerLife;
     let (mut attempt, mut failures) = (0usize, 0u32);
     loop {
         let began = Instant::now();
@@ -121,7 +130,7 @@ pub async fn elect(lead: Arc<Lead>, etcd: Etcd, stop: CancellationToken) {
             () = tokio::time::sleep(pause_after(failures)) => {}
         }
     }
-    let Some(lease) = seat else { return };
+    let Seat::Granted(lease) = seat else { return };
     let resign = async {
         let mut client = connect(&etcd, attempt).await?;
         revoke(&mut client, lease).await
@@ -166,12 +175,12 @@ async fn campaign(
     lead: &Lead,
     etcd: &Etcd,
     attempt: usize,
-    seat: &mut Option<i64>,
+    seat: &mut Seat,
 ) -> anyhow::Result<Infallible> {
     let mut client = connect(etcd, attempt).await?;
-    if let Some(lease) = *seat {
+    if let Seat::Granted(lease) = *seat {
         revoke(&mut client, lease).await?;
-        *seat = None;
+        *seat = Seat::Nothing;
     }
     let key = etcd.leader_key();
     let ttl_s = i64::try_from(lead.lease.as_secs()).unwrap_or(i64::MAX).max(1);
@@ -186,8 +195,10 @@ async fn campaign(
         }
         let there = ask("who leads", client.get(key.clone(), None)).await?;
         if let Some(leader) = there.kvs().first() {
-            if leader.value() == lead.holder.as_bytes() && leader.lease() != 0 {
-                // This very control, before it was killed.
+            // Only once: another one with this one's name, of a folder that was copied, is left alone.
+            let former = std::mem::replace(seat, Seat::Nothing);
+            let named_as_this = leader.value() == lead.holder.as_bytes() && leader.lease() != 0;
+            if matches!(former, Seat::OfFormerLife) && named_as_this {
                 revoke(&mut client, leader.lease()).await?;
                 continue;
             }
@@ -198,7 +209,7 @@ async fn campaign(
         }
         let asked = Instant::now();
         let granted = ask("a lease", client.lease_grant(ttl_s, None)).await?;
-        *seat = Some(granted.id());
+        *seat = Seat::Granted(granted.id());
         // As long as we asked for, or shorter if etcd thinks so.
         let lease = lead.lease.min(seconds(granted.ttl()));
         let held = PutOptions::new().with_lease(granted.id());
@@ -220,7 +231,7 @@ async fn campaign(
         match revision.filter(|_| taken.succeeded()) {
             None => {
                 revoke(&mut client, granted.id()).await?;
-                *seat = None;
+                *seat = Seat::Nothing;
             }
             Some(revision) => {
                 let won = Won { coordinator, revision, lease: granted.id(), life: lease };
