@@ -19,7 +19,7 @@ use rules::blob::Digest;
 use rules::head::{STAGE_ALL, SignedHead, Version};
 use tokio::sync::watch;
 
-use crate::publisher;
+use crate::blobs;
 use crate::store::Store;
 
 pub type BusFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BusError>> + Send + 'a>>;
@@ -169,7 +169,7 @@ impl Bus for InProcessBus {
     /// Of whichever namespace: who may have it is asked by who serves it.
     fn blob<'a>(&'a self, _: &'a str, digest: Digest) -> BusFuture<'a, Option<Bytes>> {
         Box::pin(async move {
-            publisher::stored_blob(&self.store, digest)
+            blobs::stored(&self.store, digest)
                 .await
                 .map_err(|error| BusError::Unreachable(error.into()))
         })

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::audit;
 use crate::authorize::NamespaceScope;
-use crate::environments;
+use crate::environments::{self, Read};
 use crate::outbox::{self, Raised};
 use crate::refusal::Refusal;
 use crate::store::{Touched, Tx, now_us};
@@ -101,12 +101,18 @@ impl Change {
 /// Refuses a change after which the environment would not load at an edge. Problems that were
 /// there before (stored by an older build) are not held against it.
 async fn check(tx: &mut Tx, environment_id: &str) -> Result<(), Refusal> {
-    let state = environments::load(tx, environment_id).await?;
-    let Err(problems) = environments::try_compile(state).await? else { return Ok(()) };
+    let parsed = tx.parsed();
+    let state = environments::load(tx, &parsed, Read::Own, environment_id).await?.state;
+    let compiled = environments::try_compile(parsed.clone(), environment_id, state).await?;
+    let Err(problems) = compiled else { return Ok(()) };
     let before = {
         let mut committed = tx.committed().await?;
-        match environments::load(&mut committed, environment_id).await {
-            Ok(state) => environments::try_compile(state).await?.err().unwrap_or_default(),
+        match environments::load(&mut committed, &parsed, Read::Committed, environment_id).await {
+            Ok(loaded) => {
+                let compiled =
+                    environments::try_compile(parsed, environment_id, loaded.state).await?;
+                compiled.err().unwrap_or_default()
+            }
             // Made by this very transaction.
             Err(Refusal::NotFound(_)) => Vec::new(),
             Err(refusal) => return Err(refusal),

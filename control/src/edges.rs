@@ -5,7 +5,9 @@ use rules::blob::Digest;
 use rules::head::{Heads, Receipts};
 
 use crate::authorize::EdgeScope;
+use crate::blobs;
 use crate::bus::{Bus, BusError};
+use crate::parsed::Parsed;
 use crate::refusal::{Refusal, written};
 use crate::store::query::{query, query_scalar};
 use crate::store::{Connection, now_us};
@@ -16,10 +18,9 @@ pub const RECEIPTS_MAX: usize = 1_000;
 const EDGES_PER_KEY_MAX: i64 = 10_000;
 const RECEIPT_AGE_US: i64 = 24 * 60 * 60 * 1_000_000;
 
-const BLOB: &str = "SELECT b.bytes FROM blob b WHERE b.digest = $1 AND EXISTS (\
-    SELECT 1 FROM blob_use u JOIN environment e ON e.id = u.environment_id \
-    WHERE u.digest = b.digest AND ($2 OR EXISTS (SELECT 1 FROM edge_key_namespace k \
-    WHERE k.edge_key_id = $3 AND k.namespace_id = e.namespace_id)))";
+const MAY_SEE: &str = "SELECT u.digest FROM blob_use u JOIN environment e ON e.id = u.environment_id \
+    WHERE u.digest = $1 AND ($2 OR EXISTS (SELECT 1 FROM edge_key_namespace k \
+    WHERE k.edge_key_id = $3 AND k.namespace_id = e.namespace_id)) LIMIT 1";
 const ENVIRONMENT: &str = "SELECT e.id FROM environment e JOIN namespace n ON n.id = e.namespace_id \
     WHERE n.key = $1 AND e.key = $2";
 const RECEIPT: &str = "INSERT INTO receipt (edge, edge_key_id, environment_id, generation, revision, \
@@ -40,16 +41,18 @@ pub async fn heads(bus: &dyn Bus, scope: &EdgeScope) -> Result<Heads, BusError> 
 /// A blob that is not there and one that is another's are told apart by nobody.
 pub async fn blob(
     read: &mut Connection,
+    parsed: &Parsed,
     scope: &EdgeScope,
     digest: Digest,
 ) -> Result<Bytes, Refusal> {
-    let bytes: Option<Vec<u8>> = query_scalar(BLOB)
+    let seen: Option<String> = query_scalar(MAY_SEE)
         .bind(digest.to_string())
         .bind(scope.sees_all())
         .bind(scope.key_id())
-        .fetch_optional(read)
+        .fetch_optional(&mut *read)
         .await?;
-    bytes.map(Bytes::from).ok_or(Refusal::NotFound("blob"))
+    seen.ok_or(Refusal::NotFound("blob"))?;
+    blobs::find(read, parsed, digest).await?.ok_or(Refusal::NotFound("blob"))
 }
 
 /// Reports of environments that the key may not see, or that are gone, are dropped.

@@ -1,7 +1,10 @@
 //! Environments: named deployments of a namespace, and the whole state of one, as the compiler
 //! and the publisher want it.
 
-use rules::compile::{self, Compiled, EnvironmentState, FlagState, Problem, SegmentState};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rules::compile::{Compiled, FlagState, Problem, SegmentState};
 use rules::keys::{KeyKind, KeyRecord};
 use rules::model::{FlagConfig, Metadata, Serve};
 use serde_json::json;
@@ -12,6 +15,7 @@ use crate::change::{Change, Expected, Touches};
 use crate::fleet;
 use crate::outbox::Raised;
 use crate::page::{Page, Paged};
+use crate::parsed::{Flags, Parsed, Stamp, State};
 use crate::refusal::{Refusal, check_name, check_slug, stored};
 use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, Tx, new_id, now_us, rfc3339};
@@ -50,8 +54,13 @@ const SET_METADATA: &str = "UPDATE environment SET metadata = $2 WHERE id = $1";
 const HEADER: &str = "SELECT n.id, n.key, e.key, e.generation, e.revision, e.metadata, \
     e.stream_secret, e.growth_allowed FROM environment e JOIN namespace n ON n.id = e.namespace_id \
     WHERE e.id = $1";
-const FLAGS: &str = "SELECT f.definition, c.config FROM flag f LEFT JOIN flag_config c \
+const STAMPS: &str = "SELECT f.id, f.version, f.updated_at, COALESCE(c.version, 0), \
+    COALESCE(c.updated_at, 0) FROM flag f LEFT JOIN flag_config c \
     ON c.flag_id = f.id AND c.environment_id = $1 WHERE f.namespace_id = $2 ORDER BY f.key";
+const FLAGS: &str = "SELECT f.id, f.definition, c.config FROM flag f LEFT JOIN flag_config c \
+    ON c.flag_id = f.id AND c.environment_id = $1 WHERE f.namespace_id = $2";
+const FLAG: &str = "SELECT f.id, f.definition, c.config FROM flag f LEFT JOIN flag_config c \
+    ON c.flag_id = f.id AND c.environment_id = $1 WHERE f.id = $2";
 const SEGMENTS: &str = "SELECT id, definition FROM segment WHERE environment_id = $1 ORDER BY key";
 const LISTS: &str = "SELECT s.key, l.kind, l.digest, l.bytes, l.id_count FROM segment_list l \
     JOIN segment s ON s.id = l.segment_id WHERE s.environment_id = $1 ORDER BY s.key, l.kind";
@@ -85,7 +94,7 @@ pub struct Loaded {
     pub revision: i64,
     pub growth_allowed: i64,
     pub stream_secret: [u8; 32],
-    pub state: EnvironmentState,
+    pub state: State,
     pub lists: Vec<StoredList>,
     pub keys: Vec<KeyRecord>,
 }
@@ -285,31 +294,39 @@ pub async fn set_metadata(
     Ok(())
 }
 
+/// As `load`, for who has nothing parsed.
+pub async fn load_afresh(read: &mut Connection, environment_id: &str) -> Result<Loaded, Refusal> {
+    load(read, &Parsed::default(), Read::Own, environment_id).await
+}
+
+/// Whose state is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// Everybody's.
+    Committed,
+    /// That of a write, which may come to nothing.
+    Own,
+}
+
 /// Call it in one transaction, or what it returns never was.
-pub async fn load(read: &mut Connection, environment_id: &str) -> Result<Loaded, Refusal> {
+pub async fn load(
+    read: &mut Connection,
+    parsed: &Parsed,
+    whose: Read,
+    environment_id: &str,
+) -> Result<Loaded, Refusal> {
     type Header = (String, String, String, i64, i64, String, Vec<u8>, i64);
     let header: Option<Header> =
         query_as(HEADER).bind(environment_id).fetch_optional(&mut *read).await?;
     let (namespace_id, namespace, environment, generation, revision, metadata, secret, growth) =
         header.ok_or(Refusal::NotFound("environment"))?;
-    let flags: Vec<(String, Option<String>)> =
-        query_as(FLAGS).bind(environment_id).bind(&namespace_id).fetch_all(&mut *read).await?;
+    let flags = flags(read, parsed, whose, environment_id, &namespace_id).await?;
     let segments: Vec<(String, String)> =
         query_as(SEGMENTS).bind(environment_id).fetch_all(&mut *read).await?;
     let lists: Vec<StoredList> = query_as(LISTS).bind(environment_id).fetch_all(&mut *read).await?;
     let keys: Vec<(String, String, String, Vec<u8>)> =
         query_as(KEYS).bind(environment_id).fetch_all(&mut *read).await?;
 
-    let flags = flags
-        .into_iter()
-        .map(|(definition, config)| {
-            let config = match config {
-                Some(config) => stored("flag configuration", &config)?,
-                None => absent_config(),
-            };
-            Ok(FlagState { definition: stored("flag definition", &definition)?, config })
-        })
-        .collect::<Result<Vec<_>, Refusal>>()?;
     let segments = segments
         .into_iter()
         .map(|(_, definition)| {
@@ -344,15 +361,70 @@ pub async fn load(read: &mut Connection, environment_id: &str) -> Result<Loaded,
         stream_secret: secret
             .try_into()
             .map_err(|_| Refusal::Internal("a stream secret is not 32 bytes".to_owned()))?,
-        state: EnvironmentState { flags, segments, metadata: stored("metadata", &metadata)? },
+        state: State { flags, segments, metadata: stored("metadata", &metadata)? },
         lists,
         keys,
     })
 }
 
+/// In the order of their keys. Only those that changed since they were read last are read as a whole.
+async fn flags(
+    read: &mut Connection,
+    parsed: &Parsed,
+    whose: Read,
+    environment_id: &str,
+    namespace_id: &str,
+) -> Result<Vec<Arc<FlagState>>, Refusal> {
+    /// With more than these the whole is read at once.
+    const ONE_BY_ONE_MAX: usize = 20;
+    let stamps: Vec<(String, i64, i64, i64, i64)> =
+        query_as(STAMPS).bind(environment_id).bind(namespace_id).fetch_all(&mut *read).await?;
+    let known = parsed.flags(environment_id);
+    let mut flags = Flags::with_capacity(stamps.len());
+    let mut missing = Vec::new();
+    for (id, version, at, config_version, config_at) in &stamps {
+        let stamp = (*version, *at, *config_version, *config_at);
+        match known.get(id) {
+            Some(flag) if flag.0 == stamp => drop(flags.insert(id.clone(), flag.clone())),
+            _ => missing.push((id, stamp)),
+        }
+    }
+    let rows: Vec<(String, String, Option<String>)> = if missing.len() > ONE_BY_ONE_MAX {
+        query_as(FLAGS).bind(environment_id).bind(namespace_id).fetch_all(&mut *read).await?
+    } else {
+        let mut rows = Vec::with_capacity(missing.len());
+        for (id, _) in &missing {
+            let flag = query_as(FLAG).bind(environment_id).bind(*id);
+            rows.push(flag.fetch_one(&mut *read).await?);
+        }
+        rows
+    };
+    let missing: HashMap<&String, Stamp> = missing.into_iter().collect();
+    for (id, definition, config) in rows {
+        let Some(stamp) = missing.get(&id) else { continue };
+        let config = match config {
+            Some(config) => stored("flag configuration", &config)?,
+            None => absent_config(),
+        };
+        let flag = FlagState { definition: stored("flag definition", &definition)?, config };
+        flags.insert(id, (*stamp, Arc::new(flag)));
+    }
+    let in_order = stamps.iter().filter_map(|(id, ..)| flags.get(id));
+    let in_order = in_order.map(|(_, flag)| flag.clone()).collect();
+    if whose == Read::Committed && !missing.is_empty() {
+        parsed.keep(environment_id, flags);
+    }
+    Ok(in_order)
+}
+
 /// Compiling thousands of flags takes long enough to be in the way of other requests.
-pub async fn try_compile(loaded: Loaded) -> Result<Result<Compiled, Vec<Problem>>, Refusal> {
-    seam::blocking(move || compile::compile(&loaded.state))
+pub async fn try_compile(
+    parsed: Arc<Parsed>,
+    environment_id: &str,
+    state: State,
+) -> Result<Result<Arc<Compiled>, Vec<Problem>>, Refusal> {
+    let id = environment_id.to_owned();
+    seam::blocking(move || parsed.compile(&id, &state))
         .await
         .map_err(|error| Refusal::Internal(format!("compiling failed: {error}")))
 }

@@ -1,5 +1,7 @@
 //! What a context would get, with the explanation: against what is there or against a draft.
 
+use std::sync::Arc;
+
 use rules::answer;
 use rules::compile::FlagState;
 use rules::context::ContextBuf;
@@ -38,7 +40,7 @@ pub async fn evaluate(
     asked: Asked,
 ) -> Result<Vec<Value>, Refusal> {
     let environment = environments::get(read, scope, environment).await?;
-    let mut loaded = environments::load(read, &environment.id).await?;
+    let mut loaded = environments::load_afresh(read, &environment.id).await?;
     if let Some((definition, config)) = asked.draft {
         let Some(key) = &asked.flag else {
             return Err(Refusal::invalid("/flag", "a draft needs the flag that it is of"));
@@ -46,17 +48,19 @@ pub async fn evaluate(
         let flags = &mut loaded.state.flags;
         match flags.iter_mut().find(|flag| flag.definition.key == *key) {
             Some(flag) => {
+                let flag = Arc::make_mut(flag);
                 flag.definition = definition.unwrap_or_else(|| flag.definition.clone());
                 flag.config = config.unwrap_or_else(|| flag.config.clone());
             }
-            None => flags.push(FlagState {
+            None => flags.push(Arc::new(FlagState {
                 definition: definition.ok_or(Refusal::NotFound("flag"))?,
                 config: config.unwrap_or_else(environments::absent_config),
-            }),
+            })),
         }
     }
     let ids = loaded.lists.clone();
-    let compiled = environments::try_compile(loaded).await?.map_err(Refusal::Invalid)?;
+    let compiled = environments::try_compile(Arc::default(), &environment.id, loaded.state).await?;
+    let compiled = compiled.map_err(Refusal::Invalid)?;
     let mut lists = Vec::new();
     for list in &compiled.lists {
         let kind = match list.kind {
@@ -72,7 +76,7 @@ pub async fn evaluate(
     let work = move || {
         let context = ContextBuf::from_json(asked.context.to_string().as_bytes())
             .map_err(|error| Refusal::invalid("/context", error.to_string()))?;
-        let evaluator = Evaluator::new(compiled.ruleset)
+        let evaluator = Evaluator::new(Arc::unwrap_or_clone(compiled).ruleset)
             .map_err(|error| Refusal::Internal(error.to_string()))?;
         let lists = Loaded(lists);
         let input = Input { context: context.view(), now_ms: asked.now_ms, lists: &lists };

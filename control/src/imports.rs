@@ -4,6 +4,8 @@
 //! All or nothing per request, but for flags that are refused one by one with the reason and the
 //! place. A dry run does the same and is not committed.
 
+use std::sync::Arc;
+
 use indexmap::IndexMap;
 use rules::compile::{self, FlagState, Problem};
 use rules::flagd::{self, ImportOptions, Refused};
@@ -100,7 +102,8 @@ pub async fn import(
     let environment = environments::get(tx, scope, environment).await?;
     // The namespace's lock first, as always; every environment's, as definitions belong to all.
     let change = Change::begin(tx, scope, Touches::All).await?;
-    let loaded = environments::load(tx, &environment.id).await?;
+    let parsed = tx.parsed();
+    let loaded = environments::load(tx, &parsed, environments::Read::Own, &environment.id).await?;
     let mut refused = std::mem::take(&mut read.refused);
     let mut wanted: Vec<FlagState> = Vec::new();
     for mut flag in std::mem::take(&mut read.flags) {
@@ -110,7 +113,7 @@ pub async fn import(
             flag: key.clone(),
             reason,
         };
-        let is_same = |other: &&FlagState| other.definition.key == key;
+        let is_same = |other: &&Arc<FlagState>| other.definition.key == key;
         if let Some(there) = loaded.state.flags.iter().find(is_same) {
             if there.definition.kind != flag.definition.kind {
                 refused.push(refuse("a flag keeps its type: callers rely on it".to_owned()));
@@ -139,7 +142,7 @@ pub async fn import(
         let there = loaded.state.flags.iter().find(|other| other.definition.key == *key);
         let became = match there {
             None => Became::Created,
-            Some(there) if there == flag => Became::Unchanged,
+            Some(there) if **there == *flag => Became::Unchanged,
             Some(_) => Became::Changed,
         };
         if became != Became::Unchanged {
@@ -187,12 +190,14 @@ async fn refuse_what_does_not_compile(
     refused: &mut Vec<Refused>,
 ) -> Result<(), Refusal> {
     loop {
-        let mut trial = loaded.clone();
+        let mut trial = loaded.state.clone();
         let keys: std::collections::HashSet<&str> =
             wanted.iter().map(|flag| flag.definition.key.as_str()).collect();
-        trial.state.flags.retain(|flag| !keys.contains(flag.definition.key.as_str()));
-        trial.state.flags.extend(wanted.iter().cloned());
-        let Err(problems) = environments::try_compile(trial).await? else { return Ok(()) };
+        trial.flags.retain(|flag| !keys.contains(flag.definition.key.as_str()));
+        trial.flags.extend(wanted.iter().cloned().map(Arc::new));
+        let compiled =
+            environments::try_compile(Arc::default(), &loaded.environment_id, trial).await?;
+        let Err(problems) = compiled else { return Ok(()) };
         let mut rest = Vec::new();
         for flag in wanted.drain(..) {
             let at = format!("/flags/{}/", pointer_segment(&flag.definition.key));
@@ -225,7 +230,7 @@ pub async fn export(
     partial: bool,
 ) -> Result<(Value, usize), Refusal> {
     let environment = environments::get(read, scope, environment).await?;
-    let state = environments::load(read, &environment.id).await?.state;
+    let state = environments::load_afresh(read, &environment.id).await?.state;
     if format == Format::Flagd {
         let exported = flagd::export(&state.flags, &state.segments, &state.metadata);
         let left_out = exported.refused.len();

@@ -9,6 +9,7 @@
 
 pub mod audit;
 pub mod authorize;
+mod blobs;
 pub mod bus;
 pub mod carrier;
 pub mod change;
@@ -32,6 +33,7 @@ pub mod lead;
 pub mod namespaces;
 pub mod outbox;
 pub mod page;
+mod parsed;
 pub mod publisher;
 pub mod reconciler;
 pub mod refusal;

@@ -14,13 +14,15 @@ use rules::eval::Evaluator;
 use rules::head::{BlobRef, Head, Previous, PublicKey, SignedHead, Version};
 use tokio::sync::Mutex;
 
+use crate::blobs;
 use crate::bus::{self, Bus, BusError, Move, PublishedHead};
 use crate::environments::{self, Loaded};
 use crate::lead::{self, Epoch, FenceError, Lead};
 use crate::outbox;
+use crate::parsed::Parsed;
 use crate::refusal::{Refusal, stored, written};
 use crate::rollout::{self, Schedule};
-use crate::store::query::{query, query_as, query_scalar};
+use crate::store::query::{query, query_as};
 use crate::store::{Store, now_us};
 
 /// Of one environment: what edges that are behind may still fetch.
@@ -38,7 +40,6 @@ const SNAPSHOT: &str = "SELECT digest, bytes, flag_count, rejected FROM snapshot
     WHERE environment_id = $1 AND generation = $2 AND revision = $3";
 const BLOB_ADD: &str = "INSERT INTO blob (digest, bytes, created_at) VALUES ($1, $2, $3) \
     ON CONFLICT (digest) DO NOTHING";
-const BLOB: &str = "SELECT bytes FROM blob WHERE digest = $1";
 const USE_ADD: &str = "INSERT INTO blob_use (digest, environment_id, revision) VALUES ($1, $2, $3) \
     ON CONFLICT (digest, environment_id) DO UPDATE SET revision = excluded.revision \
     WHERE excluded.revision > blob_use.revision";
@@ -154,7 +155,14 @@ impl Publisher {
     ) -> Result<Published, PublishError> {
         let (loaded, publication) = {
             let mut read = self.store.read().await?;
-            let loaded = match environments::load(&mut read, environment_id).await {
+            let loaded = match environments::load(
+                &mut read,
+                self.store.parsed(),
+                environments::Read::Committed,
+                environment_id,
+            )
+            .await
+            {
                 Ok(loaded) => loaded,
                 Err(Refusal::NotFound(_)) => {
                     drop(read);
@@ -169,7 +177,7 @@ impl Publisher {
         let mut loaded = loaded;
         if seam::planted("torn-read") {
             let mut again = self.store.read().await?;
-            loaded.revision = environments::load(&mut again, environment_id).await?.revision;
+            loaded.revision = environments::load_afresh(&mut again, environment_id).await?.revision;
         }
         if seam::planted("revision-of-the-bus")
             && let Some(head) = self.bus.head(&loaded.namespace, &loaded.environment).await?
@@ -196,8 +204,8 @@ impl Publisher {
         let previous_flags =
             publication.as_ref().map_or(0, |(_, _, flags, _)| u32::try_from(*flags).unwrap_or(0));
         let loaded = Arc::new(loaded);
-        let work = loaded.clone();
-        let made = seam::blocking(move || make(&work))
+        let (work, parsed) = (loaded.clone(), self.store.parsed().clone());
+        let made = seam::blocking(move || make(&parsed, &work))
             .await
             .map_err(|error| Refusal::Internal(format!("compiling failed: {error}")))?;
         let gate = |made: &Made| match loaded.growth_allowed >= loaded.revision {
@@ -236,7 +244,7 @@ impl Publisher {
         let snapshot = self.snapshot_bytes(digest, &made).await?;
         self.bus.put_blob(&loaded.namespace, digest, snapshot).await?;
         for list in &made.lists {
-            if let Some(bytes) = stored_blob(&self.store, *list).await? {
+            if let Some(bytes) = blobs::stored(&self.store, *list).await? {
                 self.bus.put_blob(&loaded.namespace, *list, bytes).await?;
             }
         }
@@ -494,9 +502,11 @@ impl Publisher {
 
     async fn snapshot_bytes(&self, digest: Digest, made: &Made) -> Result<Bytes, PublishError> {
         if digest == made.digest {
-            return Ok(Bytes::copy_from_slice(&made.blob));
+            let bytes = Bytes::copy_from_slice(&made.blob);
+            self.store.parsed().keep_blob(digest, bytes.clone());
+            return Ok(bytes);
         }
-        let stored = stored_blob(&self.store, digest).await?;
+        let stored = blobs::stored(&self.store, digest).await?;
         stored.ok_or_else(|| Refusal::Internal(format!("the blob {digest} is gone")).into())
     }
 
@@ -589,16 +599,22 @@ impl Publisher {
 }
 
 /// Compiles and proves by the edge's own loader. Pure, and slow for thousands of flags.
-pub fn make(loaded: &Loaded) -> Result<Made, String> {
-    let (compiled, problems) =
-        rules::compile::compile_lenient(&loaded.state).map_err(|problems| {
-            let told: Vec<String> = problems
-                .iter()
-                .take(3)
-                .map(|problem| format!("{}: {}", problem.pointer, problem.message))
-                .collect();
-            told.join("; ")
-        })?;
+fn make(parsed: &Parsed, loaded: &Loaded) -> Result<Made, String> {
+    let (compiled, problems) = match parsed.compile(&loaded.environment_id, &loaded.state) {
+        Ok(compiled) => (compiled, Vec::new()),
+        Err(_) => {
+            let lenient = rules::compile::compile_lenient(&loaded.state);
+            let (compiled, problems) = lenient.map_err(|problems| {
+                let told: Vec<String> = problems
+                    .iter()
+                    .take(3)
+                    .map(|problem| format!("{}: {}", problem.pointer, problem.message))
+                    .collect();
+                told.join("; ")
+            })?;
+            (Arc::new(compiled), problems)
+        }
+    };
     let mut lists = Vec::with_capacity(compiled.lists.len());
     for list in &compiled.lists {
         let kind = match list.kind {
@@ -622,7 +638,7 @@ pub fn make(loaded: &Loaded) -> Result<Made, String> {
         keys: loaded.keys.clone(),
         stream_secret: loaded.stream_secret,
         lists,
-        boundaries_ms: compiled.boundaries_ms,
+        boundaries_ms: compiled.boundaries_ms.clone(),
         flag_count,
     };
     let bytes = blob::encode_blob(&manifest, &ruleset);
@@ -635,13 +651,6 @@ pub fn make(loaded: &Loaded) -> Result<Made, String> {
         problems,
         blob: bytes,
     })
-}
-
-pub async fn stored_blob(store: &Store, digest: Digest) -> Result<Option<Bytes>, sqlx::Error> {
-    let mut read = store.read().await?;
-    let bytes: Option<Vec<u8>> =
-        query_scalar(BLOB).bind(digest.to_string()).fetch_optional(&mut read).await?;
-    Ok(bytes.map(Bytes::from))
 }
 
 fn version(generation: i64, revision: i64) -> Version {

@@ -12,6 +12,7 @@ pub mod query;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
@@ -21,6 +22,8 @@ use sqlx::sqlite::{
 use sqlx::{Postgres, Sqlite, Transaction};
 
 use rules::secret::Secret;
+
+use crate::parsed::Parsed;
 
 const READERS_MAX: u32 = 4;
 /// A writer that waits longer than this behind others gives up; the client may try again.
@@ -121,6 +124,7 @@ pub fn is_passing(error: &sqlx::Error) -> bool {
 #[derive(Debug, Clone)]
 pub struct Store {
     pools: Pools,
+    parsed: Arc<Parsed>,
 }
 
 #[derive(Debug, Clone)]
@@ -190,7 +194,7 @@ impl Store {
             .connect_with(options.pragma("query_only", "1"))
             .await
             .map_err(opened)?;
-        Ok(Store { pools: Pools::Sqlite { writer, reader } })
+        Ok(Store { pools: Pools::Sqlite { writer, reader }, parsed: Arc::default() })
     }
 
     async fn open_postgres(url: &Secret<String>) -> Result<Store, OpenError> {
@@ -215,7 +219,8 @@ impl Store {
         let reader =
             pool(POSTGRES_READERS_MAX).connect_with(options.clone()).await.map_err(opened)?;
         let options = Box::new(options);
-        Ok(Store { pools: Pools::Postgres { writer, reader, options } })
+        let pools = Pools::Postgres { writer, reader, options };
+        Ok(Store { pools, parsed: Arc::default() })
     }
 
     /// The versions of the schema that the database has, oldest first.
@@ -247,6 +252,11 @@ impl Store {
             Pools::Sqlite { reader, .. } => Connection::Sqlite(seam::real(reader.begin()).await?),
             Pools::Postgres { reader, .. } => Connection::Postgres(reader.begin_with(BEGIN).await?),
         }))
+    }
+
+    /// What was read from it and parsed before.
+    pub(crate) fn parsed(&self) -> &Arc<Parsed> {
+        &self.parsed
     }
 
     /// Whether other processes may write to it.
@@ -295,6 +305,10 @@ impl Tx {
     /// The state as it is for everybody else, without what this transaction has done so far.
     pub async fn committed(&self) -> Result<Read, sqlx::Error> {
         self.store.read_at_once().await
+    }
+
+    pub(crate) fn parsed(&self) -> Arc<Parsed> {
+        self.store.parsed.clone()
     }
 
     /// Takes its turn among transactions that name the same thing, until the end. SQLite's writers

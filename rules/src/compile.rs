@@ -14,6 +14,7 @@ mod place;
 mod render;
 mod split;
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::de::DeserializeOwned;
@@ -28,12 +29,21 @@ use crate::ruleset::{self, NONE, Ruleset, Span, Text};
 use place::Place;
 
 /// Everything that one environment's ruleset is made of.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct EnvironmentState {
-    pub flags: Vec<FlagState>,
+///
+/// Who compiles again and again, and changes few flags, may share them: `F` is then an `Arc`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EnvironmentState<F = FlagState> {
+    pub flags: Vec<F>,
     pub segments: Vec<SegmentState>,
     /// The flag set's metadata.
     pub metadata: Metadata,
+}
+
+impl<F> Default for EnvironmentState<F> {
+    fn default() -> EnvironmentState<F> {
+        let (flags, segments, metadata) = (Vec::new(), Vec::new(), Metadata::default());
+        EnvironmentState { flags, segments, metadata }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -87,8 +97,10 @@ pub struct Problem {
 pub const PROBLEMS_MAX: usize = 100;
 
 /// The ruleset, or everything that is wrong.
-pub fn compile(state: &EnvironmentState) -> Result<Compiled, Vec<Problem>> {
-    let attempt = Builder::new(state, &Quarantine::default()).build();
+pub fn compile<F: Borrow<FlagState>>(
+    state: &EnvironmentState<F>,
+) -> Result<Compiled, Vec<Problem>> {
+    let attempt = Builder::new(&Parts::of(state), &Quarantine::default()).build();
     match attempt.problems.is_empty() {
         true => Ok(attempt.compiled),
         false => Err(attempt.problems),
@@ -99,13 +111,16 @@ pub fn compile(state: &EnvironmentState) -> Result<Compiled, Vec<Problem>> {
 /// quarantined (a flag answers GENERAL; a segment takes the flags that ask for it along; the
 /// set's metadata is left out) and its neighbours keep serving. Fails only for what concerns the
 /// environment as a whole, such as too many flags.
-pub fn compile_lenient(state: &EnvironmentState) -> Result<(Compiled, Vec<Problem>), Vec<Problem>> {
+pub fn compile_lenient<F: Borrow<FlagState>>(
+    state: &EnvironmentState<F>,
+) -> Result<(Compiled, Vec<Problem>), Vec<Problem>> {
+    let parts = Parts::of(state);
     let mut quarantine = Quarantine::default();
     let mut problems = Vec::new();
     // Each round quarantines at least one thing more, and what only a round's end could see (a
     // chain behind a cycle) comes to light in the next; more rounds than this is nobody's state.
     for _ in 0..PROBLEMS_MAX {
-        let attempt = Builder::new(state, &quarantine).build();
+        let attempt = Builder::new(&parts, &quarantine).build();
         if attempt.problems.is_empty() {
             return Ok((attempt.compiled, problems));
         }
@@ -177,8 +192,22 @@ struct Attempt {
     hopeless: bool,
 }
 
+/// An environment's state, whoever owns its flags.
+struct Parts<'a> {
+    flags: Vec<&'a FlagState>,
+    segments: &'a [SegmentState],
+    metadata: &'a Metadata,
+}
+
+impl<'a> Parts<'a> {
+    fn of<F: Borrow<FlagState>>(state: &'a EnvironmentState<F>) -> Parts<'a> {
+        let flags = state.flags.iter().map(Borrow::borrow).collect();
+        Parts { flags, segments: &state.segments, metadata: &state.metadata }
+    }
+}
+
 struct Builder<'a> {
-    state: &'a EnvironmentState,
+    state: &'a Parts<'a>,
     quarantine: &'a Quarantine,
     /// Sorted by key, unique.
     flags: Vec<&'a FlagState>,
@@ -216,7 +245,7 @@ struct Subject<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(state: &'a EnvironmentState, quarantine: &'a Quarantine) -> Builder<'a> {
+    fn new(state: &'a Parts<'a>, quarantine: &'a Quarantine) -> Builder<'a> {
         Builder {
             state,
             quarantine,
@@ -319,7 +348,7 @@ impl<'a> Builder<'a> {
     }
 
     fn admit_flags(&mut self, at: &Place<'_>) {
-        let mut flags: Vec<&FlagState> = self.state.flags.iter().collect();
+        let mut flags: Vec<&FlagState> = self.state.flags.clone();
         flags.sort_by(|a, b| a.definition.key.as_bytes().cmp(b.definition.key.as_bytes()));
         let mut twice = Vec::new();
         for flag in flags {

@@ -17,6 +17,7 @@
 //! - Units that are no strings are hashed as their text, of whatever type they are.
 //! - Versions are compared by flagd's rules, which take no pre-release of a partial version.
 
+use std::borrow::Borrow;
 use std::cell::Cell;
 
 use indexmap::IndexMap;
@@ -448,8 +449,13 @@ fn refers(tree: &Value) -> Option<&str> {
 }
 
 /// A document that serves the same values, but for the differences above.
-pub fn export(flags: &[FlagState], segments: &[SegmentState], metadata: &Metadata) -> Exported {
-    let fractional = document_fractional(flags);
+pub fn export<F: Borrow<FlagState>>(
+    flags: &[F],
+    segments: &[SegmentState],
+    metadata: &Metadata,
+) -> Exported {
+    let flags: Vec<&FlagState> = flags.iter().map(Borrow::borrow).collect();
+    let fractional = document_fractional(&flags);
     let mut refused = Vec::new();
     let mut out = Map::new();
     for flag in flags {
@@ -475,7 +481,7 @@ pub fn export(flags: &[FlagState], segments: &[SegmentState], metadata: &Metadat
 
 /// A document has one meaning of `fractional`: that of the first tree which uses it. A native
 /// split is version 2.
-fn document_fractional(flags: &[FlagState]) -> Fractional {
+fn document_fractional(flags: &[&FlagState]) -> Fractional {
     let trees =
         flags.iter().flat_map(|flag| &flag.config.rules).filter_map(|rule| match &rule.serve {
             Some(Serve::Logic(logic)) if uses_fractional(&logic.tree) => Some(logic.fractional),

@@ -877,7 +877,7 @@ fn an_environment_has_so_many_flags_and_segments_and_no_more() {
     assert!(problems[0].pointer == "/flags" && problems[0].message.contains("10000"));
     assert!(compile_lenient(&flags(limits::FLAGS_MAX + 1)).is_err());
 
-    let segments = |n: usize| EnvironmentState {
+    let segments = |n: usize| EnvironmentState::<FlagState> {
         segments: (0..n)
             .map(|index| SegmentState {
                 segment: read(&json!({ "key": index.to_string() })),

@@ -98,10 +98,14 @@ async fn blob(
 ) -> Handled {
     let digest: Digest = at.digest.parse().map_err(|_| Stop::from(Refusal::NotFound("blob")))?;
     let mut read = shared.store.read().await?;
-    let bytes = edges::blob(&mut read, &scope, digest).await?;
+    let parsed = shared.store.parsed();
+    let bytes = edges::blob(&mut read, parsed, &scope, digest).await?;
     let base = match dictionary(&headers) {
         // Only what the key may read, or deltas would tell what is in foreign blobs.
-        Some(base) => edges::blob(&mut read, &scope, base).await.ok().map(|bytes| (base, bytes)),
+        Some(base) => {
+            let bytes = edges::blob(&mut read, parsed, &scope, base).await;
+            bytes.ok().map(|bytes| (base, bytes))
+        }
         None => None,
     };
     drop(read);

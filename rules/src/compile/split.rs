@@ -1,7 +1,7 @@
 //! Splits, hashes and ramps.
 
 use super::place::Place;
-use super::{Builder, EnvironmentState, Subject, append, len32};
+use super::{Builder, Parts, Subject, append, len32};
 use crate::limits::{SPLIT_TOTAL, VARIANTS_PER_FLAG_MAX};
 use crate::model::{self, Algorithm, Bound, Encode, HashPart, Project, Units};
 use crate::ruleset::{self, NONE, Span};
@@ -16,7 +16,7 @@ const RAMP_PARTS: i64 = 100;
 /// Attributes that are tried for a unit, and ranges of one arm.
 const UNITS_MAX: usize = 16;
 
-pub fn ramp_steps_max(state: &EnvironmentState) -> i64 {
+pub fn ramp_steps_max(state: &Parts<'_>) -> i64 {
     let is_ramp = |serve: &model::Serve| match serve {
         model::Serve::Split(split) => split.ramp.is_some(),
         _ => false,
