@@ -220,8 +220,7 @@ async fn from_control(url: &str, of: &Of) -> Result<Vec<Report>, Failure> {
     let mut reports = Vec::new();
     for signed in heads {
         let claims = signed.claims();
-        let name = claims.as_ref().map_or("a head".to_owned(), name_of);
-        let place = format!("{name} at {url}");
+        let place = url.to_owned();
         let Some(claims) = claims else {
             reports.push(Report::unreadable(place, "the head is none"));
             continue;
@@ -472,8 +471,9 @@ impl Report {
             row(
                 "holds",
                 format!(
-                    "{} flags, {server} server and {browser} browser key(s), {lists}",
-                    grouped(u64::from(manifest.flag_count))
+                    "{} flag{}, {server} server and {browser} browser key(s), {lists}",
+                    grouped(u64::from(manifest.flag_count)),
+                    if manifest.flag_count == 1 { "" } else { "s" }
                 ),
             );
             let boundaries = match manifest.boundaries_ms.iter().find(|at| **at > now_ms()) {

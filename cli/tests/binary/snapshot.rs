@@ -86,7 +86,7 @@ fn a_snapshot_is_shown_and_each_kind_of_damage_has_its_reason() {
     for part in [
         "shop/production 1.",
         "not checked",
-        "1 flags, 1 server and 0 browser",
+        "1 flag, 1 server and 0 browser",
         "all edges",
         "reader 1",
         "checkout",
