@@ -39,7 +39,8 @@ const POSTGRES_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 const POSTGRES_SETTINGS: [(&str, &str); 4] = [
     ("statement_timeout", "20s"),
     ("lock_timeout", "5s"),
-    ("idle_in_transaction_session_timeout", "60s"),
+    // A leader that is paused in the middle of a write holds the row that another one has to take.
+    ("idle_in_transaction_session_timeout", "10s"),
     ("application_name", "tidegate-control"),
 ];
 
