@@ -9,7 +9,7 @@
 
 pub mod audit;
 pub mod authorize;
-mod blobs;
+pub mod blobs;
 pub mod bus;
 pub mod carrier;
 pub mod change;

@@ -9,11 +9,11 @@ use std::time::Duration;
 use control::authorize::{self, NamespaceScope};
 use control::bus::{Bus, InProcessBus};
 use control::lead::Lead;
-use control::publisher::{self, PublishError, Publisher};
+use control::publisher::{PublishError, Publisher};
 use control::rollout::{self, Order, State};
 use control::store::Store;
 use control::store::query::query;
-use control::{edges, flags, fleet, keys, relay};
+use control::{blobs, edges, flags, fleet, keys, relay};
 use rules::head::{Head, Receipt, Receipts, Rejection, STAGE_ALL, Version, place};
 
 const LONG: Duration = Duration::from_secs(600);
@@ -207,7 +207,7 @@ async fn a_write_in_the_middle_replaces_it_and_the_previous_snapshot_is_kept_for
     }
     let previous = world.head().await.previous.expect("one before");
     assert_eq!((previous.version.revision, world.reached().await), (1, 1));
-    let kept = publisher::stored_blob(&world.publisher.store, previous.snapshot.digest).await;
+    let kept = blobs::stored(&world.publisher.store, previous.snapshot.digest).await;
     assert!(kept.expect("read").is_some(), "edges that it has not come to could not start");
 }
 
