@@ -496,7 +496,6 @@ impl Sync {
         target.check_limits()?;
         if let Some(served) = self.state.table().environment(&name.0, &name.1)
             && served.version == target.version
-            && !seam::planted("other-bytes-of-one-version")
         {
             return Err(Refusal::Diverged);
         }
@@ -648,6 +647,7 @@ impl Sync {
     /// Never keeps a snapshot from being served; remembers what it could not write.
     async fn save(&self, name: &Name, snapshot: Unsaved) {
         let Some(disk) = self.disk.clone() else { return };
+        let version = snapshot.version;
         let (of, copy, lists_of) = (name.clone(), snapshot.clone(), self.lists_of.clone());
         let written = seam::blocking(move || {
             disk.save(&of, copy.version, &copy.stored, &copy.lists)?;
@@ -659,14 +659,22 @@ impl Sync {
         match written {
             Ok(()) => {
                 lock(&self.signed_with).insert(name.clone(), snapshot.stored.head.key_id);
-                lock(&self.unsaved).remove(name);
-                lock(&self.progress).unsaved.remove(name);
+                let mut unsaved = lock(&self.unsaved);
+                // A burst brings two versions at once, and the older one may be written last: that
+                // says nothing of the newer one.
+                if unsaved.get(name).is_none_or(|kept| kept.version <= version) {
+                    unsaved.remove(name);
+                    lock(&self.progress).unsaved.remove(name);
+                }
             }
             Err(error) => {
                 self.metrics.disk_failures.increment(1);
                 tracing::error!(?name, %error, "a snapshot is served but could not be written");
-                lock(&self.unsaved).insert(name.clone(), snapshot);
-                lock(&self.progress).unsaved.insert(name.clone(), error.to_string());
+                let mut unsaved = lock(&self.unsaved);
+                if unsaved.get(name).is_none_or(|kept| kept.version <= version) {
+                    unsaved.insert(name.clone(), snapshot);
+                    lock(&self.progress).unsaved.insert(name.clone(), error.to_string());
+                }
             }
         }
     }
