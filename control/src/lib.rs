@@ -33,7 +33,7 @@ pub mod lead;
 pub mod namespaces;
 pub mod outbox;
 pub mod page;
-mod parsed;
+pub mod parsed;
 pub mod publisher;
 pub mod reconciler;
 pub mod refusal;

@@ -412,9 +412,6 @@ impl Publisher {
             self.move_head(head).await?;
         }
         for head in self.bus.heads().await? {
-            if seam::planted("orphans-stay") {
-                continue;
-            }
             if !known.contains(&(head.namespace.clone(), head.environment.clone())) {
                 self.bus.remove_head(&head.namespace, &head.environment).await?;
             }

@@ -182,6 +182,8 @@ impl Store {
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // A file does not hang up, so it is not asked before each use whether it did.
+            .test_before_acquire(false)
             .connect_with(options.clone())
             .await
             .map_err(opened)?;
@@ -192,6 +194,7 @@ impl Store {
         let reader = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
             .connect_with(options.pragma("query_only", "1"))
             .await
             .map_err(opened)?;

@@ -16,6 +16,7 @@ use control::store::query::{query_as, query_scalar};
 use control::store::{Database, Store};
 use control::{audit, configs, environments, flags, reconciler};
 use edge::simulated::{Node, Serving};
+use futures_util::FutureExt as _;
 use rules::head::{PublicKey, Version};
 use sandbox::{Sandbox, SandboxConfig};
 use tokio::time::Instant;
@@ -26,19 +27,19 @@ use crate::oracle::{Change, Intent, Name, Values, Write};
 use crate::sim::{EVENTS, Natural, Process, Scheduler, Sim, Stepped};
 use crate::template::{self, ENVIRONMENTS, FLAGS, NAMESPACES, Template};
 
-const LEASE: Duration = Duration::from_secs(5);
+const LEASE: Duration = Duration::from_secs(6);
 const RELAY_TICK: Duration = Duration::from_secs(2);
 const RECONCILE: Duration = Duration::from_secs(5);
 const BROKER_TICK: Duration = Duration::from_secs(30);
 /// Of an edge, as in production: heads are asked for within 45 s whatever happens.
 const ANTI_ENTROPY: Duration = Duration::from_secs(30);
-/// After the last fault: a lease and a round of anti-entropy, and what a relay's retry has grown to
-/// in a run's faults.
-pub const HEALED_WITHIN: Duration = Duration::from_secs(75);
+/// After the last fault: a request that began to stall just before it (45 s), then a round of
+/// anti-entropy, if the news of meanwhile were lost (45 s).
+pub const HEALED_WITHIN: Duration = Duration::from_secs(95);
 /// A run that goes on for longer than this turns in a circle.
 const STEPS_MAX: u64 = 200_000;
 /// Events among steps, while there are any: one in so many.
-const EVENT_EVERY: usize = 220;
+const EVENT_EVERY: usize = 130;
 
 #[derive(Debug, Clone)]
 pub struct Outcome {
@@ -55,6 +56,10 @@ struct ControlProcess {
     process: Process,
     /// None: it is dead.
     doorbell: Option<Doorbell>,
+    lead: Option<Arc<Lead>>,
+    bus: Option<Arc<dyn Bus>>,
+    /// Heads that it was seen to serve in this life.
+    heads: usize,
     starts_at: Option<Instant>,
 }
 
@@ -86,6 +91,9 @@ pub struct Fleet {
     next_write: Instant,
     writes_left: usize,
     made_flags: Vec<Vec<String>>,
+    /// What decides whether all is settled has changed since it was last asked.
+    looked_again: bool,
+    broker_written: Option<u64>,
 }
 
 /// One for all runs of the process: compiling the evaluator takes a second.
@@ -135,6 +143,9 @@ impl Fleet {
         let controls = ["control-1", "control-2"].map(|name| ControlProcess {
             process: sim.add_process(name),
             doorbell: None,
+            lead: None,
+            bus: None,
+            heads: 0,
             starts_at: Some(Instant::now()),
         });
         let narrow = BTreeSet::from([NAMESPACES[0].to_owned()]);
@@ -153,7 +164,7 @@ impl Fleet {
                     looked: false,
                     floor: BTreeMap::new(),
                 });
-        let writes_left = 6 + sim.draw(11);
+        let writes_left = 4 + sim.draw(6);
         let mut fleet = Fleet {
             scheduler: Scheduler::new(sim.clone()),
             front: Arc::default(),
@@ -164,6 +175,8 @@ impl Fleet {
             next_write: Instant::now(),
             writes_left,
             made_flags: vec![Vec::new(); template.scopes.len()],
+            looked_again: true,
+            broker_written: None,
             template,
             sim,
         };
@@ -239,8 +252,11 @@ impl Fleet {
         while !self.failed() {
             self.start_what_is_due();
             self.step().await;
-            if self.is_settled() {
-                return now.elapsed();
+            if self.looked_again || self.broker_written != self.broker.writes() {
+                (self.looked_again, self.broker_written) = (false, self.broker.writes());
+                if self.is_settled() {
+                    return now.elapsed();
+                }
             }
             if now.elapsed() > HEALED_WITHIN {
                 let state = self.unsettled();
@@ -260,6 +276,7 @@ impl Fleet {
                     self.cut_power(index);
                 }
             }
+            self.count_heads(process);
             let led = self.sim.lock().led_commit.take();
             if let Some(by) = led {
                 self.check_leader(by).await;
@@ -268,10 +285,33 @@ impl Fleet {
         if stepped == Stepped::Waited {
             self.time_passed();
         }
+        let leads = |control: &&ControlProcess| {
+            control.lead.as_ref().is_some_and(|lead| lead.epoch().is_some())
+        };
+        if self.controls.iter().filter(leads).count() > 1 {
+            self.sim.violated("two controls believe that they lead".to_owned());
+        }
         let steps = self.sim.lock().steps;
         if steps > STEPS_MAX {
             self.sim.violated(format!("it did not end within {STEPS_MAX} steps"));
         }
+    }
+
+    /// No environment is ever deleted, so no control ever stops serving one.
+    fn count_heads(&mut self, process: Process) {
+        let Some(control) = self.controls.iter_mut().find(|control| control.process == process)
+        else {
+            return;
+        };
+        let Some(Some(Ok(heads))) = control.bus.as_ref().map(|bus| bus.heads().now_or_never())
+        else {
+            return;
+        };
+        if heads.len() < control.heads {
+            let problem = format!("a control served {} heads, now {}", control.heads, heads.len());
+            self.sim.violated(problem);
+        }
+        control.heads = heads.len();
     }
 
     fn time_passed(&mut self) {
@@ -313,13 +353,16 @@ impl Fleet {
         let publisher = Arc::new(Publisher::new(store.clone(), bus.clone(), key, lead.clone()));
         let doorbell = Doorbell::default();
         control.doorbell = Some(doorbell.clone());
+        control.lead = Some(lead.clone());
+        control.bus = Some(bus.clone());
+        control.heads = 0;
         let (started, stop) = (CancellationToken::new(), CancellationToken::new());
 
         let (restored, front, is_up) = (publisher.clone(), self.front.clone(), started.clone());
         self.scheduler.spawn(process, "start", true, async move {
             let _ = restored.restore().await;
             let mut controls = front.controls.lock().unwrap_or_else(PoisonError::into_inner);
-            controls.insert(process, Served { process, store, bus });
+            controls.insert(process, Served { process, store, bus, parsed: Arc::default() });
             is_up.cancel();
         });
         let (campaign, up, until) = (lead, started.clone(), stop.clone());
@@ -390,6 +433,8 @@ impl Fleet {
         self.scheduler.kill(control.process);
         self.front.controls.lock().unwrap_or_else(PoisonError::into_inner).remove(&control.process);
         control.doorbell = None;
+        control.lead = None;
+        control.bus = None;
         control.starts_at = Some(starts_at);
         self.sim.lock().processes[control.process].paused_until = None;
     }
@@ -531,7 +576,7 @@ impl Fleet {
         if now < self.next_write {
             return;
         }
-        self.next_write = self.after(4_000);
+        self.next_write = self.after(3_000);
         let live: Vec<usize> = (0..self.controls.len())
             .filter(|index| self.controls[*index].doorbell.is_some())
             .collect();
@@ -632,6 +677,7 @@ impl Fleet {
         if edge.looked && serving == edge.seen {
             return;
         }
+        self.looked_again = true;
         let id = edge.id;
         let find = |list: &[Serving], name: &Name| {
             list.iter().find(|serving| serving.name == *name).cloned()
@@ -799,6 +845,13 @@ impl Fleet {
                     problems.push(format!("I8: {write:?} is in the audit log {found} times"));
                 }
             }
+        }
+        let lost: i64 = query_scalar("SELECT COUNT(*) FROM drift WHERE kind = 'unpublished'")
+            .fetch_one(&mut read)
+            .await
+            .expect("a read");
+        if lost > 0 {
+            problems.push(format!("{lost} committed changes were in no outbox"));
         }
         let rows: Vec<(String, i64, i64, i64, i64)> = query_as(
             "SELECT e.id, e.generation, e.revision, p.generation, p.revision FROM environment e \

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use control::authorize;
 use control::bus::{Bus, BusError, BusFuture, PublishedHead};
+use control::parsed::Parsed;
 use control::store::Store;
 use ed25519_dalek::SigningKey;
 use edge::feed::{Feed, FeedError};
@@ -68,6 +69,9 @@ struct Broker {
     late: Vec<(Instant, Write)>,
     down_until: Option<Instant>,
     watchers: Vec<Arc<Watcher>>,
+    /// Blobs that were there once, whatever has become of them.
+    blobs_put: BTreeSet<(String, Digest)>,
+    writes: u64,
 }
 
 /// An edge's subscription to heads.
@@ -127,6 +131,9 @@ impl SimBroker {
             });
         }
         for write in due {
+            if self.is_down() {
+                continue;
+            }
             self.sim.trace(|| "broker: a late write arrives".to_owned());
             let _ = self.apply(&write);
         }
@@ -169,12 +176,19 @@ impl SimBroker {
     }
 
     pub fn calm(&self) {
-        {
+        let was_down = {
             let mut broker = lock(&self.broker);
             broker.late.clear();
-            broker.down_until = None;
+            broker.down_until.take().is_some()
+        };
+        if was_down {
+            self.reconnected();
         }
-        self.reconnected();
+    }
+
+    /// Counts writes. Never none, which is what nobody has seen yet.
+    pub fn writes(&self) -> Option<u64> {
+        Some(lock(&self.broker).writes)
     }
 
     pub fn versions(&self) -> BTreeMap<Name, Version> {
@@ -196,6 +210,23 @@ impl SimBroker {
         let mut broker = lock(&self.broker);
         let before = broker.now.clone();
         broker.now.apply(write)?;
+        broker.writes += 1;
+        match write {
+            Write::Blob(namespace, digest, _) => {
+                broker.blobs_put.insert((namespace.clone(), *digest));
+            }
+            Write::Head(head, _) => {
+                let snapshot = head.signed.claims().map(|head| head.snapshot.digest);
+                let blob = snapshot.map(|digest| (head.namespace.clone(), digest));
+                if !blob.is_some_and(|blob| broker.blobs_put.contains(&blob)) {
+                    let name = head.name();
+                    self.sim.violated(format!("the broker got a head of {name:?} before its blob"));
+                }
+            }
+            Write::RemoveHead(name) => {
+                self.sim.violated(format!("the head of {name:?} was removed, which is there"));
+            }
+        }
         broker.history.push_back(before);
         if broker.history.len() > HISTORY_MAX {
             broker.history.pop_front();
@@ -352,6 +383,7 @@ pub struct Served {
     pub process: usize,
     pub store: Store,
     pub bus: Arc<dyn Bus>,
+    pub parsed: Arc<Parsed>,
 }
 
 /// The address that edges ask: one of the controls that live answers.
@@ -379,7 +411,9 @@ impl SimFeed {
     async fn reach(&self, name: &'static str) -> Result<Served, FeedError> {
         self.sim.gate(name).await;
         if self.sim.fault("http: an answer takes for ever") {
-            tokio::time::sleep(Duration::from_secs(120)).await;
+            // The client gives up what stalls after 45 s (`edge::feed::HttpFeed`).
+            tokio::time::sleep(Duration::from_secs(45)).await;
+            return Err(lost("stalled"));
         }
         let controls: Vec<Served> = lock(&self.front.controls).values().cloned().collect();
         if controls.is_empty() || self.sim.fault("http: a request is lost") {
@@ -476,7 +510,7 @@ impl Feed for SimFeed {
             let scope = self.scope(&control).await?;
             let failed = |_| FeedError::Status { status: 503 };
             let mut read = control.store.read().await.map_err(failed)?;
-            let bytes = control::edges::blob(&mut read, &scope, digest)
+            let bytes = control::edges::blob(&mut read, &control.parsed, &scope, digest)
                 .await
                 .map_err(|_| FeedError::Status { status: 404 })?;
             drop(read);
