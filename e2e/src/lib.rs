@@ -10,6 +10,7 @@ pub mod nats;
 pub mod ofrep_schema;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod tap;
 pub mod world;
 pub mod writes;
