@@ -4,10 +4,12 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use crate::postgres::ports;
 
 const START_MAX: Duration = Duration::from_secs(60);
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -27,16 +29,11 @@ pub fn program() -> Option<PathBuf> {
     folders.map(|folder| folder.join("etcd")).find(|file| file.is_file())
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
-}
-
 impl EtcdServer {
     /// A place for a server that nobody has started yet.
     pub fn nowhere(folder: &Path) -> io::Result<EtcdServer> {
         fs::create_dir_all(folder)?;
-        let (client, peer) = (free_port()?, free_port()?);
+        let (client, peer) = (ports::free()?, ports::free()?);
         Ok(EtcdServer { folder: folder.to_owned(), client, peer, child: None })
     }
 

@@ -14,3 +14,5 @@ pub mod proxy;
 pub mod tap;
 pub mod world;
 pub mod writes;
+
+pub use postgres::ports;

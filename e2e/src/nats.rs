@@ -1,17 +1,18 @@
 //! A nats-server of a test's own, on a free port, with its store in a temporary folder. It can be
 //! killed, started again where it was, and made to lose its store or to go back to an older one.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use rules::bus::Broker;
 use rules::secret::Secret;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::http::until;
+use crate::ports;
 
 pub struct NatsServer {
     child: Option<Child>,
@@ -31,17 +32,11 @@ fn binary() -> PathBuf {
         .expect("there is no nats-server: run `cargo xtask test`, or apt-get install nats-server")
 }
 
-/// A port that was free a moment ago, for a server that is yet to be started.
-pub async fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
-    listener.local_addr().expect("its address")
-}
-
 impl NatsServer {
     /// A place for a server that nobody has started yet.
     pub async fn nowhere() -> NatsServer {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let address = free_port().await;
+        let address = ports::free().expect("a free port");
         NatsServer { child: None, address, config: None, settings: Vec::new(), folder }
     }
 

@@ -2,9 +2,12 @@
 //! by its pid. Only the standard library, since xtask and the tests of `control` include this file
 //! by its path.
 
+#[path = "ports.rs"]
+pub mod ports;
+
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -76,7 +79,7 @@ impl PostgresServer {
             chown(folder, Some(uid), Some(gid))?;
             chown(&password, Some(uid), Some(gid))?;
         }
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let port = ports::free()?.port();
         let folder = folder.to_owned();
         let mut server = PostgresServer { folder, programs, user, port, child: None };
         let made = server

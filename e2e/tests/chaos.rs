@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 
 use e2e::etcd::EtcdServer;
 use e2e::http::{Admin, Ofrep, client, until};
-use e2e::nats::{NatsServer, free_port};
+use e2e::nats::NatsServer;
 use e2e::ofrep_schema::OfrepSchema;
+use e2e::ports;
 use e2e::postgres::PostgresServer;
 use e2e::process::Process;
 use e2e::proxy::{Link, Proxy};
@@ -89,7 +90,7 @@ impl World {
         let nats = NatsServer::start().await;
         let mut at = Vec::new();
         for _ in 0..CONTROLS + EDGES {
-            at.push(free_port().await);
+            at.push(ports::free().expect("a free port"));
         }
         let edge_at = at.split_off(CONTROLS);
         let to_postgres = Proxy::before(([127, 0, 0, 1], postgres.port()).into()).await;
