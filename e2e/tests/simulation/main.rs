@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use fleet::Outcome;
 use template::Template;
 
-/// Under a plain test run; `cargo xtask test` asks for ten thousand.
+/// Under a plain test run; `cargo xtask test` asks for more.
 const SEEDS: u64 = 40;
 /// Seeds that found something: 1523 that an edge's news wait for a request that stalls; 1665 that an
 /// older snapshot, written last, hid that a newer one was not.
