@@ -1,9 +1,10 @@
 //! Who publishes: one control at a time, for economy. Correctness does not rest on it.
 //!
 //! A lease in the database, or an election elsewhere, says who leads; neither is proof, since a
-//! process can be paused for longer than its lease. So every write of a leader goes through
-//! [`fence`], which finds the leader's own epoch in the database and locks it until the commit:
-//! what a former leader writes late is refused, and a takeover waits for a write that is under way.
+//! process can be paused for longer than its lease. So every write of a leader begins with
+//! [`write`], which finds the leader's own epoch in the database and locks it until the commit:
+//! what a former leader writes late is refused, and a takeover waits for a write that is under way
+//! (a second at most for one whose process is paused).
 //!
 //! The database has one coordinator at a time: itself, which counts epochs in `take`, or one etcd,
 //! whose revisions `record` adds to a base (`etcd.rs` runs the election). Another one, which a
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::query::{query, query_as, query_scalar};
-use crate::store::{Connection, Store};
+use crate::store::{Store, Tx};
 
 /// The one task that has a leader: relay, reconciler and timers go together.
 const TASK: &str = "publisher";
@@ -90,7 +91,7 @@ pub async fn adopt(store: &Store, coordinator: &str) -> Result<Epoch, AdoptError
     if coordinator != DATABASE && !is_etcd || coordinator.len() > COORDINATOR_BYTES_MAX {
         return Err(AdoptError::Name(coordinator.to_owned()));
     }
-    let mut tx = store.write().await?;
+    let mut tx = store.write_briefly().await?;
     let epoch = query_scalar(ADOPT).bind(TASK).bind(coordinator).fetch_one(&mut tx).await?;
     tx.commit().await?;
     Ok(Epoch(epoch))
@@ -112,14 +113,15 @@ pub fn not_adopted(recorded: &str, ours: &str) -> String {
     )
 }
 
-/// The first statement of every write that a leader does.
-pub async fn fence(tx: &mut Connection, epoch: Epoch) -> Result<(), FenceError> {
+/// Begins a write of the leader of that epoch; all of a leader's writes begin so.
+pub async fn write(store: &Store, epoch: Epoch) -> Result<Tx, FenceError> {
+    let mut tx = store.write_briefly().await?;
     if seam::planted("no-fence") {
-        return Ok(());
+        return Ok(tx);
     }
-    match query(FENCE).bind(TASK).bind(epoch.0).execute(tx).await? {
+    match query(FENCE).bind(TASK).bind(epoch.0).execute(&mut tx).await? {
         0 => Err(FenceError::Over(epoch.0)),
-        _ => Ok(()),
+        _ => Ok(tx),
     }
 }
 
@@ -182,7 +184,7 @@ impl Lead {
 
     /// Writes down that this process won an election elsewhere. It does not lead by that yet.
     pub async fn record(&self, coordinator: &str, revision: i64) -> Result<Recorded, sqlx::Error> {
-        let mut tx = self.store.write().await?;
+        let mut tx = self.store.write_briefly().await?;
         let record = query_scalar::<i64>(RECORD).bind(TASK).bind(revision).bind(coordinator);
         if let Some(epoch) = record.bind(&self.holder).fetch_optional(&mut tx).await? {
             tx.commit().await?;
@@ -225,7 +227,7 @@ impl Lead {
         // Read before the lease is: what the database needs for it counts against us.
         let asked = Instant::now();
         let led = self.held.lock().unwrap_or_else(PoisonError::into_inner).map(|(epoch, _)| epoch);
-        let mut tx = self.store.write().await?;
+        let mut tx = self.store.write_briefly().await?;
         let now = tx.clock_us().await?;
         let lease_us = i64::try_from(self.lease.as_micros()).unwrap_or(i64::MAX);
         let until = now.saturating_add(lease_us);
@@ -265,7 +267,7 @@ impl Lead {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.tell(None);
         let Some((epoch, _)) = held else { return Ok(()) };
-        let mut tx = self.store.write().await?;
+        let mut tx = self.store.write_briefly().await?;
         let resign = query(RENEW).bind(TASK).bind(&self.holder).bind(epoch.0).bind(0i64);
         resign.execute(&mut tx).await?;
         tx.commit().await

@@ -310,8 +310,7 @@ impl Publisher {
             let (namespace, environment) = (claims.namespace.clone(), claims.environment.clone());
             let epoch_now = u64::try_from(epoch.0).unwrap_or(0);
             let signed = self.sign(&Head { epoch: epoch_now, ..claims })?;
-            let mut tx = self.store.write().await?;
-            lead::fence(&mut tx, epoch).await?;
+            let mut tx = lead::write(&self.store, epoch).await?;
             let mark = query(MARK_AGAIN).bind(&id).bind(generation).bind(revision);
             let marked = mark.bind(written("head", &signed)?).execute(&mut tx).await?;
             tx.commit().await?;
@@ -363,8 +362,7 @@ impl Publisher {
             }
         };
         let version = due.version();
-        let mut tx = self.store.write().await?;
-        lead::fence(&mut tx, epoch).await?;
+        let mut tx = lead::write(&self.store, epoch).await?;
         if !due.write(&mut tx, id).await? {
             return Ok(());
         }
@@ -455,8 +453,7 @@ impl Publisher {
     ) -> Result<(Digest, u64, Option<Previous>), PublishError> {
         let now = now_us();
         let digest = made.digest.to_string();
-        let mut tx = self.store.write().await?;
-        lead::fence(&mut tx, epoch).await?;
+        let mut tx = lead::write(&self.store, epoch).await?;
         query(SNAPSHOT_ADD)
             .bind(&loaded.environment_id)
             .bind(loaded.generation)
@@ -523,8 +520,7 @@ impl Publisher {
             "a snapshot is rejected, the last good one stays"
         );
         metrics::counter!("tidegate_control_rejected_total").increment(1);
-        let mut tx = self.store.write().await?;
-        lead::fence(&mut tx, epoch).await?;
+        let mut tx = lead::write(&self.store, epoch).await?;
         query(SNAPSHOT_ADD)
             .bind(&loaded.environment_id)
             .bind(loaded.generation)
@@ -550,8 +546,7 @@ impl Publisher {
         previous_revision: Option<u64>,
     ) -> Result<(), PublishError> {
         let now = now_us();
-        let mut tx = self.store.write().await?;
-        lead::fence(&mut tx, epoch).await?;
+        let mut tx = lead::write(&self.store, epoch).await?;
         query(MARK)
             .bind(&loaded.environment_id)
             .bind(loaded.generation)
@@ -587,8 +582,7 @@ impl Publisher {
         environment_id: &str,
         revision: i64,
     ) -> Result<(), PublishError> {
-        let mut tx = self.store.write().await?;
-        lead::fence(&mut tx, epoch).await?;
+        let mut tx = lead::write(&self.store, epoch).await?;
         outbox::forget(&mut tx, environment_id, revision).await?;
         tx.commit().await?;
         Ok(())

@@ -268,8 +268,7 @@ async fn record(
         return Ok(0);
     }
     let now = now_us();
-    let mut tx = publisher.store.write().await?;
-    lead::fence(&mut tx, epoch).await?;
+    let mut tx = lead::write(&publisher.store, epoch).await?;
     for ((id, kind, subject), detail) in &new {
         tracing::warn!(kind, detail, "drift");
         metrics::counter!("tidegate_control_drift_total", "kind" => *kind).increment(1);
@@ -297,8 +296,7 @@ pub struct Mended {
 pub async fn record_mended(publisher: &Publisher, all: &[Mended]) -> Result<(), PublishError> {
     let epoch = publisher.lead.epoch().ok_or(PublishError::NotLeading)?;
     let now = now_us();
-    let mut tx = publisher.store.write().await?;
-    lead::fence(&mut tx, epoch).await?;
+    let mut tx = lead::write(&publisher.store, epoch).await?;
     for mended in all.iter().take(FOUND_MAX as usize) {
         let id: Option<String> = query_scalar(ENVIRONMENT)
             .bind(&mended.namespace)

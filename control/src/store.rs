@@ -39,7 +39,7 @@ const POSTGRES_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 const POSTGRES_SETTINGS: [(&str, &str); 4] = [
     ("statement_timeout", "20s"),
     ("lock_timeout", "5s"),
-    // A leader that is paused in the middle of a write holds the row that another one has to take.
+    // A process that is paused in the middle of a write holds what others have to write.
     ("idle_in_transaction_session_timeout", "10s"),
     ("application_name", "tidegate-control"),
 ];
@@ -114,9 +114,10 @@ pub fn is_passing(error: &sqlx::Error) -> bool {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             // Connection exceptions, serialization and deadlock, too many connections, shutting
-            // down or starting, a lock that was not had in time; of SQLite: busy.
+            // down or starting, a lock that was not had in time, a write that was silent for too
+            // long; of SQLite: busy.
             ["08", "40", "53", "57P"].iter().any(|class| code.starts_with(class))
-                || matches!(&*code, "55P03" | "57014" | "5" | "517")
+                || matches!(&*code, "55P03" | "57014" | "25P03" | "5" | "517")
         }),
         _ => false,
     }
@@ -234,12 +235,24 @@ impl Store {
     }
 
     pub async fn write(&self) -> Result<Tx, sqlx::Error> {
+        self.begin("BEGIN").await
+    }
+
+    /// A write that holds up all others while it lasts, so nothing is computed in it: PostgreSQL
+    /// ends it once its process has been silent for a second, which then is paused or cut off.
+    pub async fn write_briefly(&self) -> Result<Tx, sqlx::Error> {
+        self.begin("BEGIN; SET LOCAL idle_in_transaction_session_timeout = '1s'").await
+    }
+
+    async fn begin(&self, on_postgres: &'static str) -> Result<Tx, sqlx::Error> {
         seam::step("database write").await?;
         let inner = match &self.pools {
             Pools::Sqlite { writer, .. } => {
                 Connection::Sqlite(seam::real(writer.begin_with("BEGIN IMMEDIATE")).await?)
             }
-            Pools::Postgres { writer, .. } => Connection::Postgres(writer.begin().await?),
+            Pools::Postgres { writer, .. } => {
+                Connection::Postgres(writer.begin_with(on_postgres).await?)
+            }
         };
         Ok(Tx { inner, store: self.clone(), touched: Vec::new() })
     }

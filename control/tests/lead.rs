@@ -47,9 +47,8 @@ async fn a_leader_that_was_restarted_leads_at_once_and_its_former_self_does_not(
     assert_eq!(before.take().await.expect("asked"), Some(Epoch(1)));
     let after = lead(&store, "one", LONG);
     assert_eq!(after.take().await.expect("asked"), Some(Epoch(2)));
-    let mut tx = store.write().await.expect("a write");
-    let late = lead::fence(&mut tx, Epoch(1)).await;
-    assert!(matches!(late, Err(FenceError::Over(1))), "{late:?}");
+    let late = lead::write(&store, Epoch(1)).await.err();
+    assert!(matches!(late, Some(FenceError::Over(1))), "{late:?}");
 }
 
 #[tokio::test]
@@ -88,8 +87,7 @@ async fn a_takeover_waits_for_a_leaders_write_that_is_under_way() {
     let store = store::open(&dir).await;
     let one = lead(&store, "one", OVER);
     let epoch = one.take().await.expect("asked").expect("the first");
-    let mut tx = store.write().await.expect("a write");
-    lead::fence(&mut tx, epoch).await.expect("it leads");
+    let tx = lead::write(&store, epoch).await.expect("it leads");
     let other = lead(&store, "other", LONG);
     let takeover = tokio::spawn(async move { other.take().await });
     // It cannot end before the commit; that it waits at all is what the database promises.
@@ -98,6 +96,22 @@ async fn a_takeover_waits_for_a_leaders_write_that_is_under_way() {
     tx.commit().await.expect("a commit");
     let taken = takeover.await.expect("joined").expect("asked");
     assert_eq!(taken, Some(Epoch(2)));
+}
+
+#[tokio::test]
+async fn a_leader_that_stops_in_the_middle_of_a_write_holds_nobody_up() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = store::open(&dir).await;
+    if !store.has_others() {
+        return; // SQLite has one process, and with it nobody to hold up.
+    }
+    let one = lead(&store, "one", OVER);
+    let epoch = one.take().await.expect("asked").expect("the first");
+    let tx = lead::write(&store, epoch).await.expect("it leads");
+    // Waits for the row, and gives up after the five seconds of `lock_timeout`.
+    let other = lead(&store, "other", LONG);
+    assert_eq!(other.take().await.expect("asked"), Some(Epoch(2)));
+    tx.commit().await.expect_err("what it wrote was taken back");
 }
 
 const ONE: &str = "etcd:0000000000000001:one";
@@ -115,13 +129,11 @@ async fn an_epoch_that_is_not_higher_is_refused_whoever_brings_it() {
     }
     let known = lead::recorded(&store).await.expect("read");
     assert_eq!(known, Some((ONE.to_owned(), Epoch(7))));
-    let mut tx = store.write().await.expect("a write");
-    lead::fence(&mut tx, Epoch(7)).await.expect("it leads");
+    let tx = lead::write(&store, Epoch(7)).await.expect("it leads");
     drop(tx);
     assert_eq!(late.record(ONE, 9).await.expect("asked"), Recorded::Leads(Epoch(9)));
-    let mut tx = store.write().await.expect("a write");
-    let over = lead::fence(&mut tx, Epoch(7)).await;
-    assert!(matches!(over, Err(FenceError::Over(7))), "{over:?}");
+    let over = lead::write(&store, Epoch(7)).await.err();
+    assert!(matches!(over, Some(FenceError::Over(7))), "{over:?}");
 }
 
 #[tokio::test]
@@ -140,10 +152,8 @@ async fn another_coordinator_leads_nobody_until_it_is_adopted_and_the_epoch_neve
     assert!(obstacle.contains(ONE) && obstacle.contains("adopt-coordinator"), "{obstacle}");
 
     assert_eq!(lead::adopt(&store, OTHER).await.expect("adopted"), Epoch(1_001));
-    let mut tx = store.write().await.expect("a write");
-    let over = lead::fence(&mut tx, Epoch(1_000)).await;
-    assert!(matches!(over, Err(FenceError::Over(1_000))), "{over:?}");
-    drop(tx);
+    let over = lead::write(&store, Epoch(1_000)).await.err();
+    assert!(matches!(over, Some(FenceError::Over(1_000))), "{over:?}");
     let recorded = one.record(ONE, 2_000).await.expect("asked");
     assert_eq!(recorded, Recorded::NotAdopted(OTHER.to_owned()), "the former one is over");
     assert_eq!(one.record(OTHER, 3).await.expect("asked"), Recorded::Leads(Epoch(1_004)));

@@ -56,6 +56,32 @@ pub fn admin_of(control: &Process, token_of: &Process) -> Admin {
     }
 }
 
+/// One of several controls of one database, as a process on a free port. They share the signing key
+/// in `folder`; `settings` are further ones.
+pub async fn replica(
+    folder: &Path,
+    name: &str,
+    database: &str,
+    lease_seconds: u64,
+    settings: &[(&str, &str)],
+) -> Process {
+    let (data, key) = (folder.join(name), folder.join("signing-key"));
+    let lease = lease_seconds.to_string();
+    let arguments = [
+        "control",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        data.to_str().expect("UTF-8"),
+        "--signing-key-file",
+        key.to_str().expect("UTF-8"),
+        "--lease-seconds",
+        &lease,
+    ];
+    let settings = [&[("TIDEGATE_DATABASE_URL", database)], settings].concat();
+    Process::start(&arguments, &settings).await
+}
+
 /// An edge as a process, on a free port; `more` are further arguments.
 pub async fn edge_of(
     control: &Process,

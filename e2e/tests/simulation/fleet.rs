@@ -249,14 +249,16 @@ impl Fleet {
                 *starts_at = Some(now);
             }
         }
+        let mut settled = false;
         while !self.failed() {
             self.start_what_is_due();
             self.step().await;
             if self.looked_again || self.broker_written != self.broker.writes() {
                 (self.looked_again, self.broker_written) = (false, self.broker.writes());
-                if self.is_settled() {
-                    return now.elapsed();
-                }
+                settled = self.is_settled();
+            }
+            if settled && self.is_marked().await {
+                return now.elapsed();
             }
             if now.elapsed() > HEALED_WITHIN {
                 let state = self.unsettled();
@@ -758,6 +760,16 @@ impl Fleet {
         if holder.as_deref() != Some(name.as_str()) {
             self.sim.violated(format!("{name} wrote as the leader while {holder:?} led"));
         }
+    }
+
+    /// Whether the database says of everything that it is published. That comes after the head, and
+    /// from the next leader if the one that moved the head died.
+    async fn is_marked(&self) -> bool {
+        const BEHIND: &str = "SELECT COUNT(*) FROM environment e LEFT JOIN publication p \
+            ON p.environment_id = e.id AND p.generation = e.generation AND p.revision = e.revision \
+            WHERE p.environment_id IS NULL";
+        let mut read = self.store.read().await.expect("a read");
+        query_scalar::<i64>(BEHIND).fetch_one(&mut read).await.expect("a read") == 0
     }
 
     fn is_settled(&self) -> bool {
