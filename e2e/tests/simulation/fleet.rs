@@ -768,8 +768,13 @@ impl Fleet {
         const BEHIND: &str = "SELECT COUNT(*) FROM environment e LEFT JOIN publication p \
             ON p.environment_id = e.id AND p.generation = e.generation AND p.revision = e.revision \
             WHERE p.environment_id IS NULL";
-        let mut read = self.store.read().await.expect("a read");
-        query_scalar::<i64>(BEHIND).fetch_one(&mut read).await.expect("a read") == 0
+        seam::enter(None);
+        let behind: i64 = {
+            let mut read = self.store.read().await.expect("a read");
+            query_scalar(BEHIND).fetch_one(&mut read).await.expect("a count")
+        };
+        self.enter();
+        behind == 0
     }
 
     fn is_settled(&self) -> bool {
