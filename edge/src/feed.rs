@@ -25,8 +25,9 @@ use rules::keys::ApiKey;
 pub const HEADS_BYTES_MAX: u64 = 2_000 * (rules::limits::HEAD_BYTES_MAX as u64 + 256);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Without a byte for so long, a transfer is given up; the next tick starts it again.
-const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Without a byte for so long, a transfer is given up; the next tick starts it again. All of an
+/// edge's news wait for it.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long control may hold a long poll; it allows 30.
 const WAIT_SECONDS: u64 = 25;
 const BACK_OFF_FIRST: Duration = Duration::from_millis(250);
@@ -95,6 +96,8 @@ pub enum HttpFeedError {
 #[derive(Debug)]
 pub struct HttpFeed {
     client: reqwest::Client,
+    /// For long polls, which are silent for as long as there is no news.
+    patient: reqwest::Client,
     base: String,
     key: ApiKey,
     /// What control said last. A long poll asks for anything else.
@@ -113,19 +116,20 @@ impl HttpFeed {
         }
         // An error says that the process has one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut client = reqwest::Client::builder()
-            .user_agent(concat!("tidegate-edge/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(STALL_TIMEOUT + Duration::from_secs(WAIT_SECONDS))
-            // A key must not follow a redirect to somewhere else.
-            .redirect(reqwest::redirect::Policy::none());
-        if plain {
+        let client = |silent_for: Duration| {
+            let client = reqwest::Client::builder()
+                .user_agent(concat!("tidegate-edge/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_TIMEOUT)
+                .read_timeout(silent_for)
+                // A key must not follow a redirect to somewhere else.
+                .redirect(reqwest::redirect::Policy::none());
             // Without this a machine that has no root certificates could not even speak HTTP.
-            client = client.tls_certs_only([]);
-        }
-        let client = client.build().map_err(HttpFeedError::Client)?;
+            let client = if plain { client.tls_certs_only([]) } else { client };
+            client.build().map_err(HttpFeedError::Client)
+        };
         Ok(HttpFeed {
-            client,
+            client: client(STALL_TIMEOUT)?,
+            patient: client(STALL_TIMEOUT + Duration::from_secs(WAIT_SECONDS))?,
             base,
             key,
             known: Mutex::new(None),
@@ -139,7 +143,8 @@ impl HttpFeed {
         etag: Option<String>,
         wait: bool,
     ) -> Result<Option<(Heads, String)>, FeedError> {
-        let mut request = self.client.get(format!("{}/edge/v1/heads", self.base));
+        let client = if wait { &self.patient } else { &self.client };
+        let mut request = client.get(format!("{}/edge/v1/heads", self.base));
         if wait {
             request = request.query(&[("wait", WAIT_SECONDS)]);
         }

@@ -16,7 +16,7 @@ use crate::postgres::{PostgresServer, TEST_POSTGRES};
 use crate::steps::{Report, ask, run as run_program};
 use crate::{browser, cargo, protoc, root, simulation, wasm};
 
-const SIMULATED_SEEDS: u64 = 1_500;
+const SIMULATED_SEEDS: u64 = 10_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Step {
@@ -71,7 +71,7 @@ pub fn run(only: Option<Step>, arguments: &[OsString]) -> anyhow::Result<()> {
         });
     }
     if wanted(Step::Simulation) {
-        let what = "the real code on a simulated network, for 1,500 seeds";
+        let what = "the real code on a simulated network, for 10,000 seeds";
         report.step("simulation", what, || {
             simulation::run(SIMULATED_SEEDS, 1, false)?;
             Ok(format!("{SIMULATED_SEEDS} seeds"))

@@ -33,9 +33,9 @@ const RECONCILE: Duration = Duration::from_secs(5);
 const BROKER_TICK: Duration = Duration::from_secs(30);
 /// Of an edge, as in production: heads are asked for within 45 s whatever happens.
 const ANTI_ENTROPY: Duration = Duration::from_secs(30);
-/// After the last fault: a request that began to stall just before it (45 s), then a round of
+/// After the last fault: a request that began to stall just before it (10 s), then a round of
 /// anti-entropy, if the news of meanwhile were lost (45 s).
-pub const HEALED_WITHIN: Duration = Duration::from_secs(95);
+pub const HEALED_WITHIN: Duration = Duration::from_secs(60);
 /// A run that goes on for longer than this turns in a circle.
 const STEPS_MAX: u64 = 200_000;
 /// Events among steps, while there are any: one in so many.

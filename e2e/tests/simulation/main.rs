@@ -27,6 +27,8 @@ const SEEDS: u64 = 40;
 /// older snapshot, written last, hid that a newer one was not.
 const FOUND: [u64; 2] = [1523, 1665];
 const LINES_OF_A_FAILURE: usize = 400;
+/// It says how far it is whenever so many seeds are done.
+const SEEDS_OF_A_LINE: usize = 1_000;
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value}")))
@@ -105,6 +107,9 @@ fn whatever_happens_every_invariant_holds() {
                     sum.healed.push(outcome.healed);
                     sum.steps += outcome.steps;
                     sum.virtual_time += outcome.virtual_time;
+                    if sum.healed.len().is_multiple_of(SEEDS_OF_A_LINE) {
+                        println!("{} of {seeds} seeds", sum.healed.len());
+                    }
                     if outcome.violation.is_some() {
                         stop.store(true, Ordering::Relaxed);
                         sum.failed.push((seed, outcome));

@@ -411,8 +411,8 @@ impl SimFeed {
     async fn reach(&self, name: &'static str) -> Result<Served, FeedError> {
         self.sim.gate(name).await;
         if self.sim.fault("http: an answer takes for ever") {
-            // The client gives up what stalls after 45 s (`edge::feed::HttpFeed`).
-            tokio::time::sleep(Duration::from_secs(45)).await;
+            // The client gives up what stalls after 10 s (`edge::feed::HttpFeed`).
+            tokio::time::sleep(Duration::from_secs(10)).await;
             return Err(lost("stalled"));
         }
         let controls: Vec<Served> = lock(&self.front.controls).values().cloned().collect();
