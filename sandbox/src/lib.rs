@@ -5,11 +5,13 @@
 //! inside one budget of memory. Never hands the guest a clock, randomness or a file.
 //!
 //! `Sandbox` is one per process; `Environment` (in `environment.rs`) is one loaded snapshot with
-//! its instances; `instance.rs` speaks the guest's ABI (`sdk-wasm/src/abi.rs`).
+//! its instances; `instance.rs` speaks the guest's ABI (`sdk-wasm/src/abi.rs`). `policy.rs` is
+//! about other people's wasm: another engine, other limits.
 
 mod cache;
 mod environment;
 mod instance;
+pub mod policy;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -67,6 +69,8 @@ pub enum SandboxError {
     NoEvaluator,
     #[error("the evaluator cannot be used: {what}")]
     Evaluator { what: String },
+    #[error("uploaded policies cannot be run here: {what}")]
+    Policies { what: String },
     #[error("the ruleset was refused: {0}")]
     Refused(String),
     #[error("the evaluation ran longer than its deadline")]
