@@ -141,7 +141,7 @@ async fn a_control_that_starts_before_its_database_says_so_and_goes_on_when_it_c
     let mut postgres = PostgresServer::start(&folder.path().join("postgres")).unwrap();
     postgres.kill();
     let database = postgres.url("postgres");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = e2e::ports::free().unwrap().port();
     let url = format!("http://127.0.0.1:{port}");
     let data = folder.path().join("control");
     let listen = format!("127.0.0.1:{port}");

@@ -80,6 +80,9 @@ enum Chore {
         /// The first seed.
         #[arg(long, value_name = "N", default_value_t = 1)]
         seed: u64,
+        /// How many seeds at once, each with servers of its own. Two cores stand three.
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=16))]
+        jobs: u64,
     },
     /// Runs the product's own code on a simulated network, seed after seed, and checks what holds.
     Simulate {
@@ -114,7 +117,7 @@ fn main() -> ExitCode {
         Chore::Check => check::run_and_finish(),
         Chore::Ci => check::run_and_finish().and_then(|()| test::run(None, &[])),
         Chore::Load { arguments } => load(&arguments),
-        Chore::Chaos { runs, seed } => test::chaos(runs, seed),
+        Chore::Chaos { runs, seed, jobs } => test::chaos(runs, seed, jobs),
         Chore::Simulate { seeds, seed, trace } => simulation::run(seeds, seed, trace),
         Chore::Mutants { name } => simulation::mutants(&name),
         Chore::Docs => docs(),

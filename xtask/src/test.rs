@@ -225,18 +225,35 @@ fn rust(arguments: &[OsString]) -> anyhow::Result<String> {
 }
 
 /// `e2e/tests/chaos.rs` with more seeds than a test run has time for.
-pub fn chaos(runs: u64, seed: u64) -> anyhow::Result<()> {
+pub fn chaos(runs: u64, seed: u64, jobs: u64) -> anyhow::Result<()> {
     install_servers()?;
     wasm::run()?;
-    let (runs, seed) = (runs.to_string(), seed.to_string());
-    let settings = [("TIDEGATE_CHAOS_RUNS", runs.as_str()), ("TIDEGATE_CHAOS_SEED", seed.as_str())];
     // All of the workspace is built, since the tests run its binary; one test of it runs.
-    let mut command = Command::new(cargo());
-    protoc::with(&mut command)?;
-    command.current_dir(root()).args(["test", "--locked", "--workspace", "--test", "chaos"]);
-    command.args(["--bin", "tidegate", "--features", FEATURES]);
-    command.args(["--", "--nocapture", "whatever_dies"]).envs(settings);
-    run_program(&mut command)
+    let test = |ends: &[&str]| -> anyhow::Result<Command> {
+        let mut command = Command::new(cargo());
+        protoc::with(&mut command)?;
+        command.current_dir(root()).args(["test", "--locked", "--workspace", "--test", "chaos"]);
+        command.args(["--bin", "tidegate", "--features", FEATURES]).args(ends);
+        Ok(command)
+    };
+    run_program(&mut test(&["--no-run"])?)?;
+    let (jobs, mut running) = (jobs.min(runs), Vec::new());
+    for job in 0..jobs {
+        let (from, to) = (runs * job / jobs, runs * (job + 1) / jobs);
+        let mut command = test(&["--", "--nocapture", "whatever_dies"])?;
+        command.env("TIDEGATE_CHAOS_RUNS", (to - from).to_string());
+        command.env("TIDEGATE_CHAOS_SEED", (seed + from).to_string());
+        running.push((seed + from, command.spawn().context("cargo")?));
+    }
+    // All are waited for: what one found does not end the others.
+    let mut failed = Vec::new();
+    for (first, mut child) in running {
+        if !child.wait()?.success() {
+            failed.push(first.to_string());
+        }
+    }
+    anyhow::ensure!(failed.is_empty(), "a run failed of those from seed {}", failed.join(", "));
+    Ok(())
 }
 
 /// SQLite hides type errors that PostgreSQL shows, so nothing is believed that ran on one of them.
