@@ -10,6 +10,8 @@
 
 mod admission;
 mod answer;
+#[cfg(test)]
+mod fuzz;
 pub mod helper;
 mod run;
 mod shape;

@@ -61,6 +61,9 @@ pub struct Verdict {
     pub attributes: Vec<String>,
     pub compile_ms: u64,
     pub code_bytes: u64,
+    /// Of memory, that admission took at its height; nothing where the system does not say.
+    #[serde(default)]
+    pub peak_bytes: u64,
     pub vectors: Vec<VectorResult>,
     /// The engine that it was admitted with.
     pub engine: String,
@@ -84,7 +87,14 @@ pub(crate) fn admit(
         Ok(()) => verdict.admitted = true,
         Err(refused) => verdict.refused = Some(refused),
     }
+    verdict.peak_bytes = peak_bytes().unwrap_or(0);
     verdict
+}
+
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The module without what only tools read.

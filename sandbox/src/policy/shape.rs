@@ -140,7 +140,7 @@ impl Check {
             Payload::TypeSection(section) => {
                 at_most("types", "types", section.count(), TYPES, section.range().start)?;
                 for found in section.clone().into_iter_err_on_gc_types() {
-                    let found = found.map_err(invalid)?;
+                    let found = found.map_err(|error| broken("feature", &error))?;
                     let at = section.range().start;
                     at_most(
                         "parameters",

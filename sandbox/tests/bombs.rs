@@ -1,0 +1,203 @@
+//! Hostile modules, kept as text in `bombs/`: what becomes of each is written in its first lines,
+//! and a real helper process has to come to the same verdict.
+//!
+//! `cargo test --release -p sandbox --test bombs -- --nocapture` prints what each cost. Times are
+//! only printed: that admission took too long is a verdict of its own (`time`), and only the worst
+//! that the limits let through may have it, on a slow machine.
+
+mod text;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use rules::blob::Digest;
+use sandbox::policy::helper::Helper;
+use sandbox::policy::{Policies, PolicyConfig, Vector, Verdict, check};
+use serde_json::Value;
+
+/// Ten times what the worst needs would be more than the helper may have at all.
+const PEAK_BYTES_MAX: u64 = 400 * 1024 * 1024;
+
+struct Bomb {
+    name: String,
+    expect: Expect,
+    input: Option<Value>,
+    wasm: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Expect {
+    Refused(String),
+    /// Admitted without vectors; the fault's text contains this.
+    Fault(String),
+    Answer(Value),
+    Admitted,
+    /// The worst that the shape's limits let through. How long it takes is the machine's business
+    /// (5 s hold everywhere); that it stays within the process's memory is not.
+    Bounded,
+}
+
+fn helper() -> Helper {
+    Helper { program: env!("CARGO_BIN_EXE_tidegate-sandbox-helper").into(), arguments: Vec::new() }
+}
+
+fn bombs() -> Vec<Bomb> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bombs");
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.iter().map(|file| read(file)).collect()
+}
+
+fn read(file: &Path) -> Bomb {
+    let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+    let text = std::fs::read_to_string(file).unwrap();
+    let said = |what: &str| {
+        let prefix = format!(";; {what}: ");
+        text.lines().find_map(|line| line.strip_prefix(&prefix))
+    };
+    let expect = said("expect").unwrap_or_else(|| panic!("{name} expects nothing"));
+    let expect = match expect.split_once(' ') {
+        Some(("refused", rule)) => Expect::Refused(rule.to_owned()),
+        Some(("fault", text)) => Expect::Fault(text.to_owned()),
+        Some(("answer", json)) => Expect::Answer(serde_json::from_str(json).unwrap()),
+        None if expect == "admitted" => Expect::Admitted,
+        None if expect == "bounded" => Expect::Bounded,
+        _ => panic!("{name} expects {expect:?}"),
+    };
+    let input = said("vector").map(|json| serde_json::from_str(json).unwrap());
+    let wasm = wat::parse_str(text::expanded(&text)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    Bomb { name, expect, input, wasm }
+}
+
+impl Bomb {
+    fn vectors(&self) -> Vec<Vector> {
+        let Expect::Answer(answer) = &self.expect else { return Vec::new() };
+        let input = self.input.clone().unwrap_or_default();
+        vec![Vector { name: self.name.clone(), input, expect: Some(answer.clone()) }]
+    }
+
+    fn verdict_is_wrong(&self, verdict: &Verdict) -> bool {
+        let refused = verdict.refused.as_ref().map(|refused| refused.rule.as_ref());
+        let fault = verdict.vectors.first().and_then(|result| result.fault.as_deref());
+        match &self.expect {
+            Expect::Refused(rule) => verdict.admitted || refused != Some(rule),
+            Expect::Fault(text) => {
+                !verdict.admitted || !fault.is_some_and(|fault| fault.contains(text.as_str()))
+            }
+            Expect::Bounded => !verdict.admitted && refused != Some("time"),
+            Expect::Answer(_) | Expect::Admitted => !verdict.admitted || fault.is_some(),
+        }
+    }
+}
+
+#[test]
+fn every_bomb_gets_its_verdict_and_takes_nothing_with_it() {
+    let bombs = bombs();
+    assert!(bombs.len() >= 30);
+    let mut table = String::from(
+        "| Module | Bytes | Compiled in ms | Code bytes | Peak MiB | Fuel | Run in µs | Verdict |\n|---|--:|--:|--:|--:|--:|--:|---|\n",
+    );
+    let mut wrong = Vec::new();
+    for bomb in &bombs {
+        let verdict = helper().admit(&bomb.wasm, &bomb.vectors()).unwrap();
+        table.push_str(&row(bomb, &verdict));
+        if bomb.verdict_is_wrong(&verdict) {
+            wrong.push(format!("{}: expected {:?}, got {verdict:?}", bomb.name, bomb.expect));
+        }
+        if verdict.peak_bytes > PEAK_BYTES_MAX {
+            wrong.push(format!("{}: {} bytes of memory", bomb.name, verdict.peak_bytes));
+        }
+    }
+    println!("{table}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn row(bomb: &Bomb, verdict: &Verdict) -> String {
+    let mut row = String::new();
+    let run = verdict.vectors.first();
+    let told = match (&verdict.refused, run.and_then(|run| run.fault.as_ref())) {
+        (Some(refused), _) => format!("refused: {}", cut(&refused.to_string())),
+        (None, Some(fault)) => format!("stopped: {}", cut(fault)),
+        (None, None) => "admitted".to_owned(),
+    };
+    let shown =
+        |number: Option<u64>| number.filter(|n| *n > 0).map_or("".into(), |n| n.to_string());
+    let _ = writeln!(
+        row,
+        "| `{}` | {} | {} | {} | {} | {} | {} | {told} |",
+        bomb.name,
+        bomb.wasm.len(),
+        shown(Some(verdict.compile_ms)),
+        shown(Some(verdict.code_bytes)),
+        shown(Some(verdict.peak_bytes / 1_048_576)),
+        shown(run.map(|run| run.fuel)),
+        shown(run.map(|run| run.took_us)),
+    );
+    row
+}
+
+fn cut(text: &str) -> String {
+    let text = text.replace('|', "/");
+    if text.chars().count() <= 90 {
+        text
+    } else {
+        text.chars().take(90).collect::<String>() + "…"
+    }
+}
+
+/// Control admits with exactly the limits that an edge runs with: a call in this process ends as
+/// the helper's did.
+#[test]
+fn what_admission_saw_is_what_an_edge_does() {
+    let policies = Policies::new(PolicyConfig { helper: helper(), cache_dir: None }).unwrap();
+    for bomb in bombs() {
+        let Expect::Fault(text) = &bomb.expect else { continue };
+        let policy = policies.load(Digest::of(&bomb.wasm), &bomb.wasm).unwrap();
+        for input in [&b"{}"[..], &[b'x'; 16 * 1024], b""] {
+            let called = policy.call(input);
+            if let Err(fault) = called.outcome {
+                let fault = fault.to_string();
+                let is_deadline = fault.contains("longer than its");
+                let sees_no_input = input.is_empty() && bomb.name.starts_with("alloc");
+                assert!(
+                    fault.contains(text.as_str()) || is_deadline || sees_no_input,
+                    "{}: {fault}",
+                    bomb.name
+                );
+            } else {
+                // Looked at by whoever reads the answer, and by admission.
+                assert!(
+                    bomb.name.starts_with("answer_") || bomb.name.starts_with("alloc"),
+                    "{}",
+                    bomb.name
+                );
+            }
+        }
+    }
+}
+
+/// Whatever a file is cut to, looking at it ends with a refusal.
+#[test]
+fn a_module_that_is_cut_short_is_refused() {
+    let whole = bombs().into_iter().find(|bomb| bomb.name == "run_recursion_by_table").unwrap();
+    assert!(check(&whole.wasm).is_ok());
+    // Without its data and its names it is a module still.
+    let still_whole = (0..whole.wasm.len()).filter(|end| check(&whole.wasm[..*end]).is_ok());
+    assert!(still_whole.count() <= 2);
+}
+
+#[test]
+fn a_refusal_names_the_rule_what_was_found_and_where() {
+    let find = |name: &str| {
+        let bomb = bombs().into_iter().find(|bomb| bomb.name == name).unwrap();
+        check(&bomb.wasm).unwrap_err()
+    };
+    let refused = find("blocks_over");
+    assert_eq!(refused.rule, "blocks");
+    let at = refused.offset.unwrap();
+    assert_eq!(refused.message, format!("2001 blocks of a function; 2000 are allowed (byte {at})"));
+    let refused = find("memory_without_maximum");
+    assert!(refused.message.contains("declares no maximum; at most 64 pages"), "{refused}");
+    assert!(find("import_wasi").message.contains("only `log` of `tidegate.v1`"));
+}

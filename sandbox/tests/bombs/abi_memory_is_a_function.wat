@@ -1,0 +1,5 @@
+;; `memory` is something else.
+;; expect: refused abi
+(module
+  <<functions>>
+  (func (export "memory")))

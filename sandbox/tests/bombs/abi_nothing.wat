@@ -1,0 +1,5 @@
+;; No exports at all.
+;; expect: refused abi
+(module
+  (memory 1 1)
+)

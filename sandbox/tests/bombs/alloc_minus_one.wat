@@ -1,0 +1,5 @@
+;; The last byte of an address space.
+;; expect: fault no room
+(module
+  <<memory>> <<version>> <<describe>> <<evaluate>>
+  (func $alloc (export "tidegate_alloc") (param i32) (result i32) i32.const -1))

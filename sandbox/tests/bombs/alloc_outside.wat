@@ -1,0 +1,5 @@
+;; A place outside of its memory.
+;; expect: fault no room
+(module
+  <<memory>> <<version>> <<describe>> <<evaluate>>
+  (func $alloc (export "tidegate_alloc") (param i32) (result i32) i32.const 65536))

@@ -1,0 +1,7 @@
+;; It neither abstains nor answers.
+;; expect: fault unknown or of the wrong type
+(module
+  <<abi>>
+  (data (i32.const 1024) "{\"abstain\":false}")
+  (func $evaluate (export "evaluate") (param $in i32) (param $len i32) (result i64)
+    (i64.or (i64.shl (i64.const 1024) (i64.const 32)) (i64.const 17))))

@@ -1,0 +1,7 @@
+;; Not JSON.
+;; expect: fault not JSON
+(module
+  <<abi>>
+  (data (i32.const 1024) "yes please")
+  (func $evaluate (export "evaluate") (param $in i32) (param $len i32) (result i64)
+    (i64.or (i64.shl (i64.const 1024) (i64.const 32)) (i64.const 10))))

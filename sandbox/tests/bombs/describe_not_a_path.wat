@@ -1,0 +1,6 @@
+;; A path with an empty step.
+;; expect: refused describe
+(module
+  <<memory>> <<version>> <<alloc>> <<evaluate>>
+  (data (i32.const 1024) "{\"attributes\":[\"a..b\"]}")
+  (func (export "tidegate_describe") (result i64) (i64.or (i64.shl (i64.const 1024) (i64.const 32)) (i64.const 23))))

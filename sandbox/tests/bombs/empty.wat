@@ -1,0 +1,3 @@
+;; Nothing at all.
+;; expect: refused malformed
+(module binary "")

@@ -1,0 +1,5 @@
+;; Exceptions.
+;; expect: refused feature
+(module
+  <<shell>>
+  (tag $e) (func throw $e))

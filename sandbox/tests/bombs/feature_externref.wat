@@ -1,0 +1,5 @@
+;; References to the host.
+;; expect: refused feature
+(module
+  <<shell>>
+  (func (param externref)))

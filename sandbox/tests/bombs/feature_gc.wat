@@ -1,0 +1,5 @@
+;; Collected memory.
+;; expect: refused feature
+(module
+  <<shell>>
+  (type $s (struct (field i32))))

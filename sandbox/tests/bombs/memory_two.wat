@@ -1,0 +1,5 @@
+;; Two memories.
+;; expect: refused memories
+(module
+  <<shell>>
+  (memory 1 1))

@@ -1,0 +1,3 @@
+;; Text.
+;; expect: refused malformed
+(module binary "<!doctype html>")

@@ -1,0 +1,5 @@
+;; One element more than allowed.
+;; expect: refused table
+(module
+  <<shell>>
+  (table 1025 1025 funcref))
