@@ -12,6 +12,7 @@ mod check;
 #[path = "../../e2e/src/etcd.rs"]
 #[allow(dead_code, reason = "tests of the whole system use the rest")]
 mod etcd;
+mod policies;
 #[path = "../../e2e/src/postgres.rs"]
 #[allow(dead_code, reason = "tests of the whole system use the rest")]
 mod postgres;

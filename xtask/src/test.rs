@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use crate::check::FEATURES;
 use crate::postgres::{PostgresServer, TEST_POSTGRES};
 use crate::steps::{Report, ask, run as run_program};
-use crate::{browser, cargo, protoc, root, simulation, wasm};
+use crate::{browser, cargo, policies, protoc, root, simulation, wasm};
 
 const SIMULATED_SEEDS: u64 = 10_000;
 
@@ -28,6 +28,8 @@ pub enum Step {
     Python,
     /// PostgreSQL's programs, nats-server and etcd, from Debian's packages where that may be done.
     Servers,
+    /// A policy in each language of the author kits, to target/policies.
+    Policies,
     /// All tests of the workspace, among them those that drive Node and Python clients.
     Rust,
     /// The tests of control and of the whole system once more, on PostgreSQL.
@@ -57,6 +59,9 @@ pub fn run(only: Option<Step>, arguments: &[OsString]) -> anyhow::Result<()> {
     }
     if wanted(Step::Servers) {
         ready &= report.step("servers", "the servers that tests start", install_servers);
+    }
+    if wanted(Step::Policies) {
+        ready &= report.step("policies", "the author kits, to target/policies", policies::run);
     }
     if !ready {
         eprintln!("    the tests are not run: something that they need is missing");
@@ -88,11 +93,13 @@ pub fn run(only: Option<Step>, arguments: &[OsString]) -> anyhow::Result<()> {
 
 fn needs(step: Step) -> &'static [Step] {
     match step {
-        // `browser::run` brings its own npm packages.
+        // `browser::run` and `policies::run` bring their own npm packages.
         Step::Wasm | Step::Npm | Step::Python | Step::Servers | Step::Browser => &[],
+        Step::Policies => &[],
         Step::Simulation => &[Step::Wasm],
         Step::Node => &[Step::Wasm, Step::Npm],
-        Step::Rust | Step::Postgres => &[Step::Wasm, Step::Npm, Step::Python, Step::Servers],
+        Step::Rust => &[Step::Wasm, Step::Npm, Step::Python, Step::Servers, Step::Policies],
+        Step::Postgres => &[Step::Wasm, Step::Npm, Step::Python, Step::Servers],
     }
 }
 
@@ -221,7 +228,7 @@ fn install_python() -> anyhow::Result<String> {
 }
 
 fn rust(arguments: &[OsString]) -> anyhow::Result<String> {
-    cargo_test(&["--workspace"], &[], arguments)
+    cargo_test(&["--workspace"], &[(policies::TEST_KITS, "1")], arguments)
 }
 
 /// `e2e/tests/chaos.rs` with more seeds than a test run has time for.
