@@ -131,6 +131,17 @@ fn lines(steps: &[Value]) -> Vec<Line> {
                 };
                 push(Some(yes("result")), format!("in segment {}", text("key")), right.to_owned());
             }
+            "cel" => {
+                let read = |(name, value): (&String, &Value)| {
+                    format!("{name} is {}", readable::value(value))
+                };
+                let attributes = step.get("attributes").and_then(Value::as_object);
+                let mut right: Vec<String> = attributes.into_iter().flatten().map(read).collect();
+                if let Some(error) = step.get("error").and_then(Value::as_str) {
+                    right.push(format!("error: {error}"));
+                }
+                push(Some(yes("result")), text("expression").to_owned(), right.join(", "));
+            }
             "logic" => {
                 let result = step.get("result").unwrap_or(&Value::Null);
                 push(None, format!("logic gives {}", readable::value(result)), String::new());

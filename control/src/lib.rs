@@ -12,6 +12,7 @@ pub mod authorize;
 pub mod blobs;
 pub mod bus;
 pub mod carrier;
+pub mod cel;
 pub mod change;
 pub mod config;
 pub mod configs;

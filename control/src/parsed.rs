@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::cel::Trees;
 use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -36,6 +37,7 @@ pub struct Parsed {
     /// Of each environment what was compiled last.
     compiled: Cache<String, Arc<(State, Arc<Compiled>)>>,
     blobs: Cache<Digest, Bytes>,
+    pub cel: Trees,
 }
 
 impl Default for Parsed {
@@ -59,6 +61,7 @@ impl Default for Parsed {
                 .weigher(move |_, bytes: &Bytes| weight(bytes.len()))
                 .eviction_policy(lru())
                 .build(),
+            cel: Trees::default(),
         }
     }
 }
@@ -73,7 +76,7 @@ impl Parsed {
         self.flags.insert(environment_id.to_owned(), Arc::new(flags));
     }
 
-    /// As `compile::compile`.
+    /// As `compile::compile`, CEL included.
     pub fn compile(
         &self,
         environment_id: &str,
@@ -84,7 +87,8 @@ impl Parsed {
         {
             return Ok(last.1.clone());
         }
-        let compiled = Arc::new(compile::compile(state)?);
+        let parse = |source: &str| self.cel.parse(source);
+        let compiled = Arc::new(compile::compile_with(state, &parse)?);
         let last = Arc::new((state.clone(), compiled.clone()));
         self.compiled.insert(environment_id.to_owned(), last);
         Ok(compiled)

@@ -594,7 +594,8 @@ fn make(parsed: &Parsed, loaded: &Loaded) -> Result<Made, String> {
     let (compiled, problems) = match parsed.compile(&loaded.environment_id, &loaded.state) {
         Ok(compiled) => (compiled, Vec::new()),
         Err(_) => {
-            let lenient = rules::compile::compile_lenient(&loaded.state);
+            let parse = |source: &str| parsed.cel.parse(source);
+            let lenient = rules::compile::compile_lenient_with(&loaded.state, &parse);
             let (compiled, problems) = lenient.map_err(|problems| {
                 let told: Vec<String> = problems
                     .iter()

@@ -179,3 +179,33 @@ async fn segments_with_id_lists_reach_the_edge_and_follow_changes() {
     assert_eq!(ofrep.one("lounge", &json!({ "targetingKey": "ann" })).await.json()["value"], false);
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_in_cel_is_refused_with_its_place_or_decides_at_the_edge() {
+    let world = World::start().await;
+    let with = |source: &str| {
+        json!({ "enabled": true, "fallthrough": { "variant": "off" },
+            "rules": [{ "id": "vip", "when": { "cel": source }, "serve": { "variant": "on" } }] })
+    };
+    let source = "user.score > 0.7 && user.groups.exists(g, g.startsWith('vip'))";
+    world.admin.flag(&boolean("lounge"), &with(source)).await;
+    let ofrep = world.ofrep();
+    let vip = json!({ "user": { "score": 0.8, "groups": ["new", "vip-eu"] } });
+    ofrep.serves("lounge", &vip, &json!(true)).await;
+    for context in [
+        json!({ "user": { "score": 0.8, "groups": ["new"] } }),
+        json!({ "user": { "score": 0.5, "groups": ["vip-eu"] } }),
+        json!({ "user": { "score": 0.8, "groups": 3 } }),
+        json!({}),
+    ] {
+        let body = ofrep.one("lounge", &context).await.ok().json();
+        assert_eq!((&body["value"], &body["reason"]), (&json!(false), &json!("DEFAULT")), "{body}");
+    }
+    let refused = world.admin.configure("lounge", &with("user.score >\n  lower(1)")).await;
+    refused.problem(
+        422,
+        &["/rules/0/when/cel", "line 2, column 8: there is no function", "size, int"],
+    );
+    ofrep.serves("lounge", &vip, &json!(true)).await;
+    world.stop().await;
+}

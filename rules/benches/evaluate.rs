@@ -4,10 +4,14 @@
 //! three-rule case: no operators as data, no policies, no reasons but one. What Tidegate takes
 //! beyond it is the price of being general.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use divan::{AllocProfiler, Bencher, black_box};
 use rules::answer::{Audience, write_all, write_one};
 use rules::blob::lists::IdList;
-use rules::compile::{EnvironmentState, FlagState, SegmentState, compile};
+use rules::cel::{At, Mistake, Tree};
+use rules::compile::{EnvironmentState, FlagState, SegmentState, compile_with};
 use rules::context::ContextBuf;
 use rules::eval::{Evaluator, FlagId, Input, Lists, NoLists, Outcome, Scratch};
 use serde_json::{Value, json};
@@ -63,6 +67,14 @@ fn three_rules() -> Value {
     ])
 }
 
+/// The recorded trees of the corpus: there is no parser here.
+fn tree(source: &str) -> Result<Arc<Tree>, Vec<Mistake>> {
+    let text = include_str!("../tests/data/cel-trees.json");
+    let mut trees: BTreeMap<String, Tree> = serde_json::from_str(text).expect("trees");
+    let found = trees.remove(source).map(Arc::new);
+    found.ok_or_else(|| vec![Mistake::new(At::default(), format!("no tree of {source}"))])
+}
+
 struct World {
     evaluator: Evaluator,
     list: OneList,
@@ -80,7 +92,7 @@ impl World {
             }],
             ..EnvironmentState::default()
         };
-        let compiled = compile(&state).expect("a valid environment");
+        let compiled = compile_with(&state, &tree).expect("a valid environment");
         let mut ids: Vec<String> = (0..999).map(|id| format!("user-{id:08x}")).collect();
         ids.push("user-7c2f91ab".to_owned());
         World {
@@ -202,6 +214,47 @@ fn three_way_split(bencher: Bencher<'_, '_>) {
 #[divan::bench(sample_size = 500)]
 fn segment_of_1000_ids(bencher: Bencher<'_, '_>) {
     world().evaluate(bencher, "segment", "TARGETING_MATCH");
+}
+
+/// One flag with one rule.
+fn one_condition(when: Value) -> World {
+    let rule = json!([{ "id": "r", "when": when, "serve": { "variant": "on" } }]);
+    World::of(vec![flag("one", rule, json!({ "variant": "off" }))])
+}
+
+/// `plan == 'business' && age >= 18`, as CEL lowers it and as the tree says it: they are the same.
+#[divan::bench(sample_size = 500)]
+fn condition_of_two_clauses(bencher: Bencher<'_, '_>) {
+    let scalar = json!({ "array": "scalar" });
+    let tree = json!({ "all": [
+        { "attr": "plan", "op": "eq", "value": "business", "policy": scalar },
+        { "attr": "age", "op": "gte", "value": 18, "policy": scalar } ] });
+    one_condition(tree).evaluate(bencher, "one", "TARGETING_MATCH");
+}
+
+#[divan::bench(sample_size = 500)]
+fn cel_of_two_clauses(bencher: Bencher<'_, '_>) {
+    let world = one_condition(json!({ "cel": "plan == 'business' && age >= 18" }));
+    world.evaluate(bencher, "one", "TARGETING_MATCH");
+}
+
+/// The same two as nodes: what lowering saves.
+#[divan::bench(sample_size = 500)]
+fn cel_of_two_comparisons_not_lowered(bencher: Bencher<'_, '_>) {
+    let world = one_condition(json!({ "cel": "[plan, age] == ['business', 37]" }));
+    world.evaluate(bencher, "one", "TARGETING_MATCH");
+}
+
+#[divan::bench(sample_size = 500)]
+fn cel_with_a_loop_over_two_groups(bencher: Bencher<'_, '_>) {
+    let world = one_condition(json!({ "cel": "groups.exists(g, g.startsWith('sta'))" }));
+    world.evaluate(bencher, "one", "TARGETING_MATCH");
+}
+
+#[divan::bench(sample_size = 500)]
+fn cel_with_arithmetic(bencher: Bencher<'_, '_>) {
+    let world = one_condition(json!({ "cel": "age * 2 + 1 > sessions / 3" }));
+    world.evaluate(bencher, "one", "TARGETING_MATCH");
 }
 
 #[divan::bench(sample_size = 50)]

@@ -17,7 +17,7 @@ use crate::limits::SNAPSHOT_BYTES_MAX;
 use crate::ruleset::Ruleset;
 
 /// The format that this build writes, and the newest that it reads.
-pub const FORMAT: u16 = 1;
+pub const FORMAT: u16 = 2;
 /// The oldest reader that understands what this build writes.
 pub const MIN_READER: u16 = 1;
 

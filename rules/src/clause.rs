@@ -16,15 +16,40 @@ use crate::context::{Value, same_text};
 use crate::date;
 use crate::limits;
 use crate::model::{ArrayMode, BadArg, Coerce, DateForm, Missing, Negation, Op, VersionRule};
-use crate::ruleset::{Arg, Clause, NONE, Ruleset, Text, slice};
+use crate::ruleset::{Arg, Cel, Clause, NONE, Ruleset, Text, slice};
 use crate::version;
 
 /// What clauses need compiled, made once when a ruleset is loaded.
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
+    /// Of CEL's nodes.
+    pub(crate) patterns: Patterns,
     /// For each clause the index of its first value in `values`, or `NONE`.
     runs: Vec<u32>,
     values: Vec<Ready>,
+}
+
+/// Compiled patterns by their text; what does not compile is not here.
+#[derive(Debug, Default)]
+pub(crate) struct Patterns(std::collections::HashMap<Text, regex_lite::Regex>);
+
+impl Patterns {
+    fn new(rules: &Ruleset) -> Patterns {
+        let mut patterns = Patterns::default();
+        for node in &rules.cel {
+            if let Cel::Matches { pattern, .. } = node
+                && !patterns.0.contains_key(pattern)
+                && let Ok(regex) = compile_regex(rules.str(*pattern), false)
+            {
+                patterns.0.insert(*pattern, regex);
+            }
+        }
+        patterns
+    }
+
+    pub(crate) fn get(&self, pattern: Text) -> Option<&regex_lite::Regex> {
+        self.0.get(&pattern)
+    }
 }
 
 #[derive(Debug)]
@@ -122,7 +147,7 @@ fn ready_version(text: &str, rule: VersionRule) -> Ready {
 
 impl Prepared {
     pub(crate) fn new(rules: &Ruleset) -> Prepared {
-        let mut prepared = Prepared::default();
+        let mut prepared = Prepared { patterns: Patterns::new(rules), ..Prepared::default() };
         prepared.runs.reserve(rules.clauses.len());
         // Patterns are shared text, and whole rulesets repeat a few: compile each once.
         let mut seen = std::collections::HashMap::<(Text, bool), regex_lite::Regex>::new();
@@ -629,7 +654,7 @@ impl Number {
     }
 }
 
-fn compare_mixed(a: i64, b: f64) -> Option<Ordering> {
+pub(crate) fn compare_mixed(a: i64, b: f64) -> Option<Ordering> {
     const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
     if b.is_nan() {
         return None;

@@ -7,6 +7,7 @@
 //! first of them is compiled; children are pushed before their parents, so that every reference
 //! inside an arena points backwards.
 
+mod cel;
 pub(crate) mod chain;
 mod condition;
 mod duplicates;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::de::DeserializeOwned;
 
+use crate::cel::Parse;
 use crate::limits::{
     CHAIN_MAX, CONDITION_STEPS_MAX, FLAGS_MAX, KEY_BYTES_MAX, METADATA_BYTES_MAX,
     PREREQUISITES_MAX, RULES_PER_FLAG_MAX, SEGMENTS_MAX, SNAPSHOT_BYTES_MAX, STRING_BYTES_MAX,
@@ -96,11 +98,21 @@ pub struct Problem {
 /// Problems that are told at most; the last one then says how many more there are.
 pub const PROBLEMS_MAX: usize = 100;
 
-/// The ruleset, or everything that is wrong.
+pub(crate) use condition::check_pattern;
+
+/// The ruleset, or everything that is wrong. Conditions in CEL are wrong here: see `compile_with`.
 pub fn compile<F: Borrow<FlagState>>(
     state: &EnvironmentState<F>,
 ) -> Result<Compiled, Vec<Problem>> {
-    let attempt = Builder::new(&Parts::of(state), &Quarantine::default()).build();
+    compile_with(state, &crate::cel::no_parser)
+}
+
+/// As `compile`, for who has a parser of CEL.
+pub fn compile_with<F: Borrow<FlagState>>(
+    state: &EnvironmentState<F>,
+    parse_cel: &Parse<'_>,
+) -> Result<Compiled, Vec<Problem>> {
+    let attempt = Builder::new(&Parts::of(state), &Quarantine::default(), parse_cel).build();
     match attempt.problems.is_empty() {
         true => Ok(attempt.compiled),
         false => Err(attempt.problems),
@@ -114,13 +126,21 @@ pub fn compile<F: Borrow<FlagState>>(
 pub fn compile_lenient<F: Borrow<FlagState>>(
     state: &EnvironmentState<F>,
 ) -> Result<(Compiled, Vec<Problem>), Vec<Problem>> {
+    compile_lenient_with(state, &crate::cel::no_parser)
+}
+
+/// As `compile_lenient`, for who has a parser of CEL.
+pub fn compile_lenient_with<F: Borrow<FlagState>>(
+    state: &EnvironmentState<F>,
+    parse_cel: &Parse<'_>,
+) -> Result<(Compiled, Vec<Problem>), Vec<Problem>> {
     let parts = Parts::of(state);
     let mut quarantine = Quarantine::default();
     let mut problems = Vec::new();
     // Each round quarantines at least one thing more, and what only a round's end could see (a
     // chain behind a cycle) comes to light in the next; more rounds than this is nobody's state.
     for _ in 0..PROBLEMS_MAX {
-        let attempt = Builder::new(&parts, &quarantine).build();
+        let attempt = Builder::new(&parts, &quarantine, parse_cel).build();
         if attempt.problems.is_empty() {
             return Ok((attempt.compiled, problems));
         }
@@ -209,6 +229,7 @@ impl<'a> Parts<'a> {
 struct Builder<'a> {
     state: &'a Parts<'a>,
     quarantine: &'a Quarantine,
+    parse_cel: &'a Parse<'a>,
     /// Sorted by key, unique.
     flags: Vec<&'a FlagState>,
     segments: Vec<&'a SegmentState>,
@@ -245,10 +266,15 @@ struct Subject<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(state: &'a Parts<'a>, quarantine: &'a Quarantine) -> Builder<'a> {
+    fn new(
+        state: &'a Parts<'a>,
+        quarantine: &'a Quarantine,
+        parse_cel: &'a Parse<'a>,
+    ) -> Builder<'a> {
         Builder {
             state,
             quarantine,
+            parse_cel,
             flags: Vec::new(),
             segments: Vec::new(),
             variant_starts: Vec::new(),

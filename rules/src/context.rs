@@ -212,6 +212,11 @@ impl<'a> Items<'a> {
         self.own.iter().map(move |cell| (self.key(cell), self.value(cell)))
     }
 
+    /// The entry at `index`.
+    pub fn entry_at(&self, index: usize) -> Option<(&'a str, Value<'a>)> {
+        self.own.get(index).map(|cell| (self.key(cell), self.value(cell)))
+    }
+
     /// The element at `index`.
     pub fn at(&self, index: usize) -> Option<Value<'a>> {
         self.own.get(index).map(|cell| self.value(cell))

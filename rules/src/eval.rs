@@ -1,6 +1,7 @@
 //! One flag for one context: the evaluator. Pure; reads arenas, writes nothing but scratch.
 
 use crate::blob::LoadError;
+use crate::cel;
 use crate::clause::{self, ClauseError, Prepared};
 use crate::context::{Context, Value, key_hash};
 use crate::limits;
@@ -176,6 +177,10 @@ impl Evaluator {
         &self.rules
     }
 
+    pub(crate) fn patterns(&self) -> &clause::Patterns {
+        &self.prepared.patterns
+    }
+
     pub fn flag(&self, key: &str) -> Option<FlagId> {
         for slot in probe_slots(key_hash(key), self.index.len()) {
             let id = *self.index.get(slot)?;
@@ -211,6 +216,7 @@ impl Evaluator {
             scratch,
             probe: NoProbe,
             failure: None,
+            cel_steps: limits::CEL_STEPS_MAX,
         };
         run.flag(flag.0, 0)
     }
@@ -224,8 +230,15 @@ impl Evaluator {
     ) -> (Outcome, Trace) {
         scratch.forget();
         let probe = Recorder { steps: Vec::new() };
-        let mut run =
-            Run { evaluator: self, rules: &self.rules, input, scratch, probe, failure: None };
+        let mut run = Run {
+            evaluator: self,
+            rules: &self.rules,
+            input,
+            scratch,
+            probe,
+            failure: None,
+            cel_steps: limits::CEL_STEPS_MAX,
+        };
         let outcome = run.flag(flag.0, 0);
         let key = self.rules.flags.get(flag.0 as usize).map(|flag| self.rules.str(flag.key));
         let trace = Trace {
@@ -301,6 +314,8 @@ struct Run<'r, 's, P> {
     scratch: &'s mut Scratch,
     probe: P,
     failure: Option<Failure>,
+    /// Left to all CEL of this flag, that of its segments included.
+    cel_steps: u32,
 }
 
 impl<'r, P: Probe> Run<'r, '_, P> {
@@ -514,8 +529,15 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         }
         scratch.touched.push(flag);
         let (evaluator, rules, input) = (self.evaluator, self.rules, self.input);
-        let mut run =
-            Run { evaluator, rules, input, scratch: &mut *scratch, probe: NoProbe, failure: None };
+        let mut run = Run {
+            evaluator,
+            rules,
+            input,
+            scratch: &mut *scratch,
+            probe: NoProbe,
+            failure: None,
+            cel_steps: limits::CEL_STEPS_MAX,
+        };
         let served = match run.flag(flag, depth) {
             Outcome::Variant { variant, reason } => Served::Variant(variant, reason),
             Outcome::CodeDefault { reason } => Served::Nothing(reason.name()),
@@ -562,6 +584,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
                 Ok(false)
             }
             Some(Expr::Logic(node)) => self.logic_truth(flag, *node),
+            Some(Expr::Cel(node)) => self.cel(flag, *node),
             None => self.missing_index("condition"),
         }
     }
@@ -737,6 +760,37 @@ impl<'r, P: Probe> Run<'r, '_, P> {
                     None => "the logic's result cannot name a variant".to_owned(),
                 },
             ),
+        }
+    }
+
+    /// An error is false: whatever negates it is inside of the expression.
+    #[inline(never)]
+    fn cel(&mut self, flag: &'r Flag, node: u32) -> Result<bool, Failed> {
+        let rules = self.rules;
+        let context = self.input.context;
+        let patterns = &self.evaluator.prepared.patterns;
+        let key = rules.str(flag.key);
+        let now = self.input.now_ms;
+        let mut machine =
+            cel::Machine::new(rules, patterns, key, context, now, &mut self.cel_steps);
+        let result = machine.truth(node);
+        self.probe.step(|| Step::Cel {
+            expression: cel::print::print(rules, node),
+            attributes: cel::print::attrs(rules, node)
+                .into_iter()
+                .filter_map(|attr| rules.attrs.get(attr as usize))
+                .filter_map(|attr| {
+                    let value = context.get(rules, attr)?;
+                    Some((rules.str(attr.path).to_owned(), value.to_json()))
+                })
+                .collect(),
+            result: result == Ok(true),
+            error: result.err().map(|stop| stop.message(rules)),
+        });
+        match result {
+            Ok(result) => Ok(result),
+            Err(cel::Stop::Error(_)) => Ok(false),
+            Err(stop) => self.fail(ErrorCode::General, stop.message(rules)),
         }
     }
 

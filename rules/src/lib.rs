@@ -29,6 +29,7 @@
 pub mod answer;
 pub mod blob;
 pub mod bus;
+pub mod cel;
 pub mod clause;
 pub mod compile;
 pub mod context;

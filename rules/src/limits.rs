@@ -71,6 +71,13 @@ limits! {
     "logicNodes" LOGIC_NODES_MAX: usize = 10_000;
     /// Steps that one evaluation of one JSONLogic tree may take (loops over arrays multiply nodes).
     "logicSteps" LOGIC_STEPS_MAX: u32 = 100_000;
+    /// Bytes of a CEL condition's source.
+    "celBytes" CEL_BYTES_MAX: usize = 4 * 1024;
+    /// Nesting of a CEL expression; a chain of operands nests one level for each, but for `&&` and `||`.
+    "celNesting" CEL_NESTING_MAX: usize = 32;
+    /// Steps that the CEL of one flag may take in one evaluation: a node, an element of a list, or 64
+    /// bytes of text.
+    "celSteps" CEL_STEPS_MAX: u32 = 100_000;
     /// Bytes of a context as JSON.
     "contextBytes" CONTEXT_BYTES_MAX: usize = 64 * 1024;
     /// Bytes of an evaluation request's body.

@@ -1411,7 +1411,7 @@ impl<'a> Machine<'a> {
 }
 
 /// JavaScript's text of a number: no exponent between 1e-6 and 1e21, no `.0`.
-fn write_float(number: f64, out: &mut Vec<u8>) {
+pub(crate) fn write_float(number: f64, out: &mut Vec<u8>) {
     let size = number.abs();
     // Writing to a vector cannot fail.
     if number.is_nan() {

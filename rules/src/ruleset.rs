@@ -61,6 +61,9 @@ pub struct Ruleset {
     pub logic: Vec<Logic>,
     /// Children of logic nodes.
     pub logic_refs: Vec<u32>,
+    pub cel: Vec<Cel>,
+    /// Children of CEL nodes.
+    pub cel_refs: Vec<u32>,
     pub segments: Vec<Segment>,
     /// Id lists, by the order of `Segment::included` and `excluded`; the host holds them.
     pub list_count: u32,
@@ -142,6 +145,8 @@ pub enum Expr {
     Segments(Span),
     /// A logic node: true if its result is truthy.
     Logic(u32),
+    /// A CEL node: true if its result is; an error is false.
+    Cel(u32),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -345,6 +350,115 @@ pub enum LogicOp {
     SemVer,
     StartsWith,
     EndsWith,
+}
+
+/// What of a CEL condition no clause can say.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum Cel {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Double(f64),
+    Str(Text),
+    /// An attr's value; an error where it is missing or null.
+    Attr(u32),
+    /// Whether it is there, and not null.
+    HasAttr(u32),
+    /// Whether it is null; an error where it is missing.
+    AttrIsNull(u32),
+    Now,
+    FlagKey,
+    /// What the loop at this level, counted from the outermost, has at hand.
+    Var(u32),
+    /// A span of `cel_refs`, as all of these.
+    List(Span),
+    /// Key, value, key, value …
+    Map(Span),
+    Select {
+        of: u32,
+        field: Text,
+    },
+    /// Whether a map has the field.
+    Has {
+        of: u32,
+        field: Text,
+    },
+    Matches {
+        of: u32,
+        pattern: Text,
+    },
+    Call {
+        op: CelOp,
+        args: Span,
+    },
+    Loop {
+        kind: CelLoop,
+        over: u32,
+        /// Elements for which it is not true are left out; or `NONE`.
+        filter: u32,
+        body: u32,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum CelLoop {
+    All,
+    Exists,
+    ExistsOne,
+    Map,
+    Filter,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum CelOp {
+    And,
+    Or,
+    Not,
+    If,
+    Eq,
+    Ne,
+    Lt,
+    Lte,
+    Gt,
+    Gte,
+    In,
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Remainder,
+    Negate,
+    Index,
+    Size,
+    Contains,
+    StartsWith,
+    EndsWith,
+    LowerAscii,
+    UpperAscii,
+    Trim,
+    CharAt,
+    IndexOf,
+    LastIndexOf,
+    Substring,
+    Replace,
+    Split,
+    Join,
+    ToInt,
+    ToDouble,
+    ToString,
+    ToBool,
+    ToTimestamp,
+    ToDuration,
+    FullYear,
+    Month,
+    Date,
+    DayOfMonth,
+    DayOfWeek,
+    DayOfYear,
+    Hours,
+    Minutes,
+    Seconds,
+    Milliseconds,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

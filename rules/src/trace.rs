@@ -51,6 +51,16 @@ pub enum Step {
         by: &'static str,
         result: bool,
     },
+    /// A part of a CEL condition that no clause can say, with the attributes that it asks for and the
+    /// context has.
+    Cel {
+        expression: String,
+        attributes: serde_json::Map<String, Value>,
+        result: bool,
+        /// Why it has no result; it then counts as false.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
     /// A JSONLogic tree's result.
     Logic {
         result: Value,

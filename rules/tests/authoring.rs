@@ -291,8 +291,8 @@ fn the_guide_tells_the_limits_as_they_are() {
     }
 }
 
-const SAMPLE: &str = "tests/data/ruleset-v1.bin";
-const SAMPLE_ANSWERS: &str = "tests/data/ruleset-v1.answers.json";
+const SAMPLE: &str = "tests/data/ruleset-v2.bin";
+const SAMPLE_ANSWERS: &str = "tests/data/ruleset-v2.answers.json";
 
 /// What a control plane of format 1 has published, an edge of today must read. The sample is
 /// never recorded again for a format that exists: a new format gets a sample of its own.
@@ -309,7 +309,7 @@ fn a_ruleset_that_was_recorded_still_loads_and_answers_the_same() {
     assert_eq!(expected.as_array().unwrap().len(), questions().len());
 }
 
-const BLOB_SAMPLE: &str = "tests/data/blob-v1.bin";
+const BLOB_SAMPLE: &str = "tests/data/blob-v2.bin";
 
 fn sample_manifest() -> Manifest {
     let key = |id: &str, kind, origins: &[&str]| KeyRecord {

@@ -95,14 +95,7 @@ impl<'a> Builder<'a> {
                 let root = self.logic(tree, Fractional::default(), &at.key("logic"));
                 self.expr(Expr::Logic(root))
             }
-            Condition::Cel(_) => {
-                self.problem(
-                    &at.key("cel"),
-                    "conditions in CEL are not supported by this version yet; use attr and op, all, any and \
-                     not",
-                );
-                0
-            }
+            Condition::Cel(source) => self.cel(source, depth, &at.key("cel")),
             Condition::Always(always) => {
                 self.leaves = self.leaves.saturating_add(1);
                 self.expr(Expr::Const(*always))
@@ -172,7 +165,7 @@ impl<'a> Builder<'a> {
         self.refs(&segments)
     }
 
-    fn clause(&mut self, clause: &'a model::Clause, at: &Place<'_>) -> u32 {
+    pub(super) fn clause(&mut self, clause: &model::Clause, at: &Place<'_>) -> u32 {
         let attr = self.attr(&clause.attr, &at.key("attr"));
         let value_at = at.key("value");
         let takes_none = matches!(clause.op, Op::Exists | Op::IsNull);
@@ -494,7 +487,7 @@ fn check_depth(value: &Value, depth: usize) -> Result<(), String> {
     }
 }
 
-fn check_pattern(pattern: &str, ignore_case: bool) -> Result<(), String> {
+pub(crate) fn check_pattern(pattern: &str, ignore_case: bool) -> Result<(), String> {
     let Err(error) = clause::compile_regex(pattern, ignore_case) else { return Ok(()) };
     // What people know from other engines and these rules cannot promise in linear time.
     let unknown = [

@@ -4,13 +4,13 @@
 //! evaluates without a panic.
 
 use super::{
-    Arg, Arm, Attr, Clause, Expr, Flag, HashPart, Logic, NONE, Ruleset, Serve, Span, Split, Text,
-    slice,
+    Arg, Arm, Attr, Cel, Clause, Expr, Flag, HashPart, Logic, NONE, Ruleset, Serve, Span, Split,
+    Text, slice,
 };
 use crate::blob::LoadError;
 use crate::compile::chain;
 use crate::limits::{
-    CHAIN_MAX, CONDITION_STEPS_MAX, FLAGS_MAX, NESTING_MAX, PREREQUISITES_MAX,
+    CEL_NESTING_MAX, CHAIN_MAX, CONDITION_STEPS_MAX, FLAGS_MAX, NESTING_MAX, PREREQUISITES_MAX,
     REGEX_SOURCE_BYTES_MAX, RULES_PER_FLAG_MAX, SEGMENTS_MAX, SNAPSHOT_BYTES_MAX, SPLIT_TOTAL,
     VARIANTS_PER_FLAG_MAX,
 };
@@ -52,6 +52,7 @@ impl Ruleset {
         }
         self.check_exprs()?;
         self.check_logic()?;
+        self.check_cel()?;
         self.check_splits()?;
         for (index, serve) in self.serves.iter().enumerate() {
             let (kind, at, len) = match serve {
@@ -209,6 +210,10 @@ impl Ruleset {
                     self.check_index(*node, self.logic.len(), "expr", index, "logic node")?;
                     0
                 }
+                Expr::Cel(node) => {
+                    self.check_index(*node, self.cel.len(), "expr", index, "CEL node")?;
+                    0
+                }
             };
             let depth = deepest.saturating_add(1);
             limit("levels of conditions", depth, EXPR_DEPTH_MAX)?;
@@ -238,6 +243,72 @@ impl Ruleset {
             for child in slice(&self.logic_refs, children) {
                 self.check_index(*child, index, "logic node", index, "earlier node")?;
             }
+        }
+        Ok(())
+    }
+
+    /// Backward references only, no deeper than authors may write, operators with their number of
+    /// arguments.
+    fn check_cel(&self) -> Checked {
+        let mut depths: Vec<usize> = Vec::with_capacity(self.cel.len());
+        for (index, node) in self.cel.iter().enumerate() {
+            let what = "CEL node";
+            let mut deepest = 0;
+            let mut child = |at: u32| {
+                self.check_index(at, index, what, index, "earlier node")?;
+                deepest = deepest.max(depths.get(at as usize).copied().unwrap_or(0));
+                Ok(())
+            };
+            let mut children = |span: Span| {
+                let len = self.cel_refs.len();
+                self.check_span(span, len, what, index, "CEL refs")?;
+                slice(&self.cel_refs, span).iter().try_for_each(|at| child(*at))
+            };
+            match node {
+                Cel::Null | Cel::Bool(_) | Cel::Int(_) | Cel::Now | Cel::FlagKey | Cel::Var(_) => {}
+                Cel::Double(number) => {
+                    ensure(number.is_finite(), || {
+                        format!("{what} {index}: {number} is no number")
+                    })?;
+                }
+                Cel::Str(text) => self.check_text(*text, what, index)?,
+                Cel::Attr(attr) | Cel::HasAttr(attr) | Cel::AttrIsNull(attr) => {
+                    self.check_index(*attr, self.attrs.len(), what, index, "attr")?;
+                }
+                Cel::List(items) => children(*items)?,
+                Cel::Map(entries) => {
+                    ensure(entries.len % 2 == 0, || {
+                        format!("{what} {index}: a key without a value")
+                    })?;
+                    children(*entries)?;
+                }
+                Cel::Select { of, field } | Cel::Has { of, field } => {
+                    self.check_text(*field, what, index)?;
+                    child(*of)?;
+                }
+                Cel::Matches { of, pattern } => {
+                    self.check_text(*pattern, what, index)?;
+                    limit("bytes of a pattern", pattern.len as usize, REGEX_SOURCE_BYTES_MAX)?;
+                    child(*of)?;
+                }
+                Cel::Call { op, args } => {
+                    let (least, most) = op.arity();
+                    ensure((least..=most).contains(&(args.len as usize)), || {
+                        format!("{what} {index}: {} arguments of {}", args.len, op.name())
+                    })?;
+                    children(*args)?;
+                }
+                Cel::Loop { over, filter, body, .. } => {
+                    child(*over)?;
+                    child(*body)?;
+                    if *filter != NONE {
+                        child(*filter)?;
+                    }
+                }
+            }
+            let depth = deepest.saturating_add(1);
+            limit("levels of CEL", depth, CEL_NESTING_MAX.saturating_add(1))?;
+            depths.push(depth);
         }
         Ok(())
     }
@@ -441,7 +512,7 @@ impl Ruleset {
                 Expr::Not(child) => steps.get(*child as usize).copied().unwrap_or(0),
                 Expr::All(children) | Expr::Any(children) => sum(&steps, self.refs_of(*children)),
                 Expr::Segments(segments) => sum(&of_segments, self.refs_of(*segments)),
-                Expr::Const(_) | Expr::Clause(_) | Expr::Logic(_) => 0,
+                Expr::Const(_) | Expr::Clause(_) | Expr::Logic(_) | Expr::Cel(_) => 0,
             };
             if let Some(step) = steps.get_mut(index) {
                 *step = sum.saturating_add(1);
@@ -476,7 +547,7 @@ impl Ruleset {
             Some(Expr::Segments(segments)) => {
                 steps = steps.saturating_add(sum(of_segments, self.refs_of(*segments)));
             }
-            Some(Expr::Const(_) | Expr::Clause(_) | Expr::Logic(_)) | None => {}
+            Some(Expr::Const(_) | Expr::Clause(_) | Expr::Logic(_) | Expr::Cel(_)) | None => {}
         }
         steps
     }

@@ -8,11 +8,13 @@
 //! for what a JSON comparison does not see, like `3.0`.
 #![allow(dead_code)]
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
 
 use rules::answer::Audience;
-use rules::compile::{Compiled, EnvironmentState, FlagState, ListKind, SegmentState, compile};
+use rules::cel::{At, Mistake, Tree};
+use rules::compile::{Compiled, EnvironmentState, FlagState, ListKind, SegmentState, compile_with};
 use rules::eval::Lists;
 use rules::flagd::ImportOptions;
 use serde_json::{Map, Value, json};
@@ -87,13 +89,27 @@ pub fn documents() -> Vec<(String, Value)> {
         .collect()
 }
 
+/// Instead of a parser of CEL, which only control has: the trees of what the corpus says. A test of
+/// control proves that its parser gives these.
+fn tree(source: &str) -> Result<Arc<Tree>, Vec<Mistake>> {
+    static TREES: LazyLock<HashMap<String, Arc<Tree>>> = LazyLock::new(|| {
+        let path =
+            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../rules/tests/data/cel-trees.json");
+        let text = std::fs::read_to_string(&path).expect("the trees of CEL");
+        let trees: HashMap<String, Tree> = serde_json::from_str(&text).expect("trees of CEL");
+        trees.into_iter().map(|(source, tree)| (source, Arc::new(tree))).collect()
+    });
+    let found = TREES.get(source).cloned();
+    found.ok_or_else(|| vec![Mistake::new(At { line: 1, column: 1 }, "no tree of it is recorded")])
+}
+
 /// Compiles one file; panics as `load` does.
 pub fn open(name: &str, document: Value) -> File {
     let (state, ids) = match document.get("flagd") {
         Some(flagd) => (imported(name, flagd, document.get("fractional")), IdSource::default()),
         None => authored(name, &document["state"]),
     };
-    let Compiled { ruleset, lists, .. } = compile(&state).unwrap_or_else(|problems| {
+    let Compiled { ruleset, lists, .. } = compile_with(&state, &tree).unwrap_or_else(|problems| {
         let lines: Vec<String> =
             problems.iter().map(|p| format!("  {} {}", p.pointer, p.message)).collect();
         panic!("{name} does not compile:\n{}", lines.join("\n"))

@@ -97,6 +97,7 @@ class File:
 File.total = 0
 
 if __name__ == "__main__":
+    import cel
     import corpus
     import operators
     import structure
@@ -104,6 +105,6 @@ if __name__ == "__main__":
     import logic
     import flagd
 
-    for module in (operators, structure, splits, logic, flagd):
+    for module in (operators, structure, splits, logic, flagd, cel):
         module.write()
     print("total:", corpus.File.total)
