@@ -38,6 +38,8 @@ const REQUEST_BYTES: usize = 2 * 1024 * 1024;
 const ANSWER_BYTES: u64 = 32 * 1024 * 1024;
 /// Of what a helper says on its way down.
 const COMPLAINT_BYTES: u64 = 2 * 1024;
+/// For that, once it is gone.
+const COMPLAINING: Duration = Duration::from_millis(200);
 /// One helper at a time, and this many callers that wait for their turn.
 const WAITING_MAX: usize = 16;
 const WAITING: Duration = Duration::from_secs(30);
@@ -174,48 +176,45 @@ impl Helper {
         let (Some(mut to), Some(from), Some(complaints)) = pipes else {
             return Err(not_started(io::Error::other("it has no pipes")));
         };
-        // The three ends are served by threads, which end when the process does: pipes are small,
-        // and a helper that does not read must not hold up whoever writes.
-        let writing = std::thread::spawn(move || {
+        // The three ends are served by threads: pipes are small, and a helper that does not read must
+        // not hold up whoever writes. Nobody waits for these threads. They end when the pipes are
+        // closed, which is when the process is gone, unless it has got itself a child after all.
+        std::thread::spawn(move || {
             // A helper that died early is found out by its answer.
             let _ = to.write_all(&sent);
         });
         let (tell, told) = mpsc::channel();
-        let reading = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             let mut answer = Vec::new();
             let read = from.take(ANSWER_BYTES.saturating_add(1)).read_to_end(&mut answer);
+            // Whoever asked may have gone.
             let _ = tell.send(read.map(|_| answer));
         });
-        let complaining = std::thread::spawn(move || {
+        let (complain, complained) = mpsc::channel();
+        std::thread::spawn(move || {
             let mut said = Vec::new();
             let _ = complaints.take(COMPLAINT_BYTES).read_to_end(&mut said);
-            String::from_utf8_lossy(&said).trim().to_owned()
+            let _ = complain.send(String::from_utf8_lossy(&said).trim().to_owned());
         });
         let told = told.recv_timeout(WALL.saturating_sub(started.elapsed()));
-        let left = WALL.saturating_sub(started.elapsed());
-        let status = match &told {
-            Ok(Ok(answer)) if answer.len() as u64 <= ANSWER_BYTES => child.wait(left),
-            _ => child.kill(),
-        };
-        // The process is gone, so its pipes are closed and none of these waits.
-        let (_, _) = (writing.join(), reading.join());
-        let said = complaining.join().unwrap_or_default();
         let answer = match told {
+            Ok(Ok(answer)) if answer.len() as u64 <= ANSWER_BYTES => answer,
+            Ok(Ok(_)) => return Err(HelperError::Answer { what: "it is too long".to_owned() }),
+            Ok(Err(error)) => return Err(HelperError::Answer { what: error.to_string() }),
             Err(RecvTimeoutError::Timeout) => return Err(HelperError::Time),
-            Err(RecvTimeoutError::Disconnected) => Err("its answer was not read".to_owned()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Ok(Ok(answer)) if answer.len() as u64 > ANSWER_BYTES => {
-                Err("it is too long".to_owned())
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(HelperError::Answer { what: "it was not read".to_owned() });
             }
-            Ok(Ok(answer)) => Ok(answer),
         };
-        match (status, answer) {
-            (None, _) => Err(HelperError::Time),
-            (Some(status), Ok(answer)) if status.success() => Ok(answer),
-            (Some(status), _) if status.signal().is_some() => Err(died(status, &said)),
-            (Some(_), Err(what)) => Err(HelperError::Answer { what }),
-            (Some(status), Ok(_)) => Err(HelperError::Answer { what: format!("{status}: {said}") }),
+        let status = child.wait(WALL.saturating_sub(started.elapsed())).ok_or(HelperError::Time)?;
+        if status.success() {
+            return Ok(answer);
         }
+        let said = complained.recv_timeout(COMPLAINING).unwrap_or_default();
+        if status.signal().is_some() {
+            return Err(died(status, &said));
+        }
+        Err(HelperError::Answer { what: format!("{status}: {said}") })
     }
 }
 
@@ -249,10 +248,10 @@ impl Killed {
         }
     }
 
-    fn kill(&mut self) -> Option<ExitStatus> {
+    fn kill(&mut self) {
         // It may be gone already.
         let _ = self.0.kill();
-        self.0.wait().ok()
+        let _ = self.0.wait();
     }
 }
 

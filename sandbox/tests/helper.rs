@@ -1,0 +1,99 @@
+//! What becomes of a caller whose helper process does not do what it should, and what the real one
+//! may use.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use sandbox::policy::helper::{Helper, HelperError};
+
+fn shell(script: &str) -> Helper {
+    Helper { program: "/bin/sh".into(), arguments: vec!["-c".to_owned(), script.to_owned()] }
+}
+
+#[test]
+fn a_helper_that_never_answers_is_stopped() {
+    // It reads nothing either.
+    let error = shell("exec sleep 600").compile(&[0; 200_000]).unwrap_err();
+    assert!(matches!(error, HelperError::Time), "{error:?}");
+    let verdict = shell("exec sleep 600").admit(b"", &[]).unwrap();
+    assert!(!verdict.admitted);
+    assert_eq!(verdict.refused.unwrap().rule, "time");
+}
+
+/// Nobody waits for pipes that somebody else keeps open.
+#[test]
+fn a_helper_that_leaves_a_child_behind_is_stopped_all_the_same() {
+    let started = Instant::now();
+    let error = shell("sleep 120 & wait").compile(b"").unwrap_err();
+    assert!(matches!(error, HelperError::Time), "{error:?}");
+    assert!(started.elapsed() < Duration::from_secs(100), "it waited for the child");
+}
+
+#[test]
+fn a_helper_that_answers_without_end_is_stopped() {
+    let error = shell("exec yes").compile(b"").unwrap_err();
+    assert!(matches!(error, HelperError::Answer { .. }), "{error:?}");
+}
+
+#[test]
+fn a_module_that_takes_its_helper_down_is_refused() {
+    let verdict = shell("cat > /dev/null; kill -SEGV $$").admit(b"", &[]).unwrap();
+    assert!(!verdict.admitted);
+    let refused = verdict.refused.unwrap();
+    assert_eq!(refused.rule, "resources");
+    assert!(refused.message.contains("signal: 11"), "{refused}");
+}
+
+#[test]
+fn a_helper_that_cannot_run_is_no_verdict() {
+    let missing = Helper { program: "/nonexistent".into(), arguments: Vec::new() };
+    assert!(matches!(missing.admit(b"", &[]), Err(HelperError::Start { .. })));
+    for script in ["exit 3", "exit 0", "cat", "echo nonsense"] {
+        let error = shell(script).admit(b"", &[]).unwrap_err();
+        assert!(matches!(error, HelperError::Answer { .. }), "{script}: {error:?}");
+    }
+}
+
+#[test]
+fn a_helper_sees_none_of_our_settings() {
+    let error = shell("env >&2; exit 3").compile(b"").unwrap_err().to_string();
+    assert!(!error.contains("CARGO") && !error.contains("HOME="), "{error}");
+}
+
+/// The limits are there before the first byte of a stranger is read.
+#[test]
+fn the_helper_process_limits_itself_before_it_reads() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate-sandbox-helper"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let file = format!("/proc/{}/limits", child.id());
+    let wanted = [
+        ("Max address space", "536870912"),
+        ("Max cpu time", "5"),
+        ("Max core file size", "0"),
+        ("Max open files", "32"),
+        ("Max file size", "4194304"),
+        ("Max processes", "0"),
+    ];
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let limits = std::fs::read_to_string(&file).unwrap();
+        let has = |(name, value): &(&str, &str)| {
+            limits.lines().any(|line| {
+                line.strip_prefix(name).is_some_and(|rest| {
+                    rest.split_whitespace().take(2).all(|found| found == *value)
+                })
+            })
+        };
+        if wanted.iter().all(has) {
+            break;
+        }
+        assert!(Instant::now() < until, "{limits}");
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
