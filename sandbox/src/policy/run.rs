@@ -167,15 +167,13 @@ impl Policy {
         })
     }
 
-    /// The version of the ABI that it says it speaks.
-    pub(crate) fn abi(&self) -> Result<u32, Fault> {
-        let called = self.run(|store, guest| {
+    /// The version of the ABI that it says it speaks: four bytes, little endian.
+    pub(crate) fn abi(&self) -> Called {
+        self.run(|store, guest| {
             let abi = guest.function::<(), u32>(store, "tidegate_abi")?;
             let version = abi.call(&mut *store, ()).map_err(|error| fault(store, &error))?;
             Ok(version.to_le_bytes().to_vec())
-        });
-        let bytes = called.outcome?;
-        bytes.first_chunk().map(|four| u32::from_le_bytes(*four)).ok_or(Fault::Busy)
+        })
     }
 
     fn run(
