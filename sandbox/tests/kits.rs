@@ -1,5 +1,5 @@
-//! The author kits under `policies/`: one policy in each language, built by `cargo xtask policies`
-//! (a step of `cargo xtask test`), admitted with the same test vectors.
+//! The author kits under `policies/`: one policy in each language, built by
+//! `cargo xtask test --only policies` and admitted with the same test vectors.
 
 use std::path::{Path, PathBuf};
 
