@@ -361,7 +361,12 @@ pub async fn load(
         stream_secret: secret
             .try_into()
             .map_err(|_| Refusal::Internal("a stream secret is not 32 bytes".to_owned()))?,
-        state: State { flags, segments, metadata: stored("metadata", &metadata)? },
+        state: State {
+            flags,
+            segments,
+            policies: Vec::new(),
+            metadata: stored("metadata", &metadata)?,
+        },
         lists,
         keys,
     })

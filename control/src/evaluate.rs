@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rules::answer;
 use rules::compile::FlagState;
 use rules::context::ContextBuf;
-use rules::eval::{Evaluator, Input, Lists, Scratch};
+use rules::eval::{Evaluator, Host, Input, Scratch};
 use rules::model::{FlagConfig, FlagDefinition};
 use serde_json::{Value, json};
 
@@ -27,8 +27,8 @@ pub struct Asked {
 
 struct Loaded(Vec<rules::blob::lists::IdList>);
 
-impl Lists for Loaded {
-    fn contains(&self, list: u32, id: &str) -> bool {
+impl Host for Loaded {
+    fn list_contains(&self, list: u32, id: &str) -> bool {
         self.0.get(list as usize).is_some_and(|list| list.contains(id))
     }
 }
@@ -79,7 +79,7 @@ pub async fn evaluate(
         let evaluator = Evaluator::new(Arc::unwrap_or_clone(compiled).ruleset)
             .map_err(|error| Refusal::Internal(error.to_string()))?;
         let lists = Loaded(lists);
-        let input = Input { context: context.view(), now_ms: asked.now_ms, lists: &lists };
+        let input = Input { context: context.view(), now_ms: asked.now_ms, host: &lists };
         let mut scratch = Scratch::default();
         let chosen = match &asked.flag {
             Some(key) => vec![evaluator.flag(key).ok_or(Refusal::NotFound("flag"))?],

@@ -632,6 +632,7 @@ fn make(parsed: &Parsed, loaded: &Loaded) -> Result<Made, String> {
         lists,
         boundaries_ms: compiled.boundaries_ms.clone(),
         flag_count,
+        policies: Vec::new(),
     };
     let bytes = blob::encode_blob(&manifest, &ruleset);
     let (_, framed) = blob::decode_blob(&bytes).map_err(|error| error.to_string())?;

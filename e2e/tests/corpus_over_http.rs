@@ -75,7 +75,7 @@ fn publish(files: &[corpus::File], signing: &ed25519_dalek::SigningKey) -> Publi
             (digest, size)
         };
         let lists = file
-            .lists
+            .host
             .ids()
             .map(|ids| {
                 let list = IdList::from_ids(ids.iter().map(String::as_str));
@@ -114,7 +114,9 @@ fn publish(files: &[corpus::File], signing: &ed25519_dalek::SigningKey) -> Publi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_the_edge_gets_the_native_bytes_for_every_case() {
-    let files = corpus::load();
+    // Whatever is played by the corpus itself has no module that an edge could run.
+    let mut files = corpus::load();
+    files.retain(|file| file.host.policies().is_empty());
     let signing = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
     let feed = Arc::new(publish(&files, &signing));
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -144,7 +146,7 @@ async fn a_client_of_the_edge_gets_the_native_bytes_for_every_case() {
             }
             asked += 1;
             let context = ContextBuf::from_json(&case.context).unwrap();
-            let input = Input { context: context.view(), now_ms: 0, lists: &file.lists };
+            let input = Input { context: context.view(), now_ms: 0, host: &file.host };
             let mut wanted = Vec::new();
             let mut scratch = Scratch::default();
             let status = rules::answer::write_one(

@@ -193,8 +193,8 @@ struct Loaded {
 /// The host's side of segment membership.
 struct SnapshotLists(Vec<Arc<IdList>>);
 
-impl rules::eval::Lists for SnapshotLists {
-    fn contains(&self, list: u32, id: &str) -> bool {
+impl rules::eval::Host for SnapshotLists {
+    fn list_contains(&self, list: u32, id: &str) -> bool {
         self.0.get(list as usize).is_some_and(|list| list.contains(id))
     }
 }

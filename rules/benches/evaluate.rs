@@ -13,7 +13,7 @@ use rules::blob::lists::IdList;
 use rules::cel::{At, Mistake, Tree};
 use rules::compile::{EnvironmentState, FlagState, SegmentState, compile_with};
 use rules::context::ContextBuf;
-use rules::eval::{Evaluator, FlagId, Input, Lists, NoLists, Outcome, Scratch};
+use rules::eval::{Evaluator, FlagId, Host, Input, NoHost, Outcome, Scratch};
 use serde_json::{Value, json};
 
 #[global_allocator]
@@ -30,8 +30,8 @@ const NOW_MS: i64 = 1_780_000_000_000;
 
 struct OneList(IdList);
 
-impl Lists for OneList {
-    fn contains(&self, _list: u32, id: &str) -> bool {
+impl Host for OneList {
+    fn list_contains(&self, _list: u32, id: &str) -> bool {
         self.0.contains(id)
     }
 }
@@ -111,7 +111,7 @@ impl World {
         let context = ContextBuf::from_json(CONTEXT).expect("a context");
         let context = context.view();
         let mut scratch = Scratch::default();
-        let input = Input { context, now_ms: NOW_MS, lists: &self.list };
+        let input = Input { context, now_ms: NOW_MS, host: &self.list };
         let outcome = self.evaluator.evaluate(flag, &input, &mut scratch);
         assert_eq!(reason(&outcome), wanted);
         bencher.bench_local(|| {
@@ -122,7 +122,9 @@ impl World {
 
 fn reason(outcome: &Outcome) -> &'static str {
     match outcome {
-        Outcome::Variant { reason, .. } | Outcome::CodeDefault { reason } => reason.name(),
+        Outcome::Variant { reason, .. }
+        | Outcome::Value { reason, .. }
+        | Outcome::CodeDefault { reason } => reason.name(),
         Outcome::Error { code, .. } => code.name(),
     }
 }
@@ -170,7 +172,7 @@ fn three_rules_compact_to_json(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| {
         out.clear();
         let view = rules::context::Context::from_bytes(black_box(context.as_bytes()));
-        let input = Input { context: view, now_ms: NOW_MS, lists: &NoLists };
+        let input = Input { context: view, now_ms: NOW_MS, host: &NoHost };
         let audience = Audience::Server;
         write_one(&world.evaluator, black_box("rules"), audience, &input, &mut scratch, &mut out)
     });
@@ -183,7 +185,7 @@ fn three_rules_decode_and_evaluate(bencher: Bencher<'_, '_>) {
     let mut scratch = Scratch::default();
     bencher.bench_local(|| {
         let context = ContextBuf::from_json(black_box(CONTEXT)).expect("a context");
-        let input = Input { context: context.view(), now_ms: NOW_MS, lists: &NoLists };
+        let input = Input { context: context.view(), now_ms: NOW_MS, host: &NoHost };
         world.evaluator.evaluate(black_box(flag), &input, &mut scratch)
     });
 }
@@ -195,7 +197,7 @@ fn three_rules_json_to_json(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| {
         out.clear();
         let context = ContextBuf::from_json(black_box(CONTEXT)).expect("a context");
-        let input = Input { context: context.view(), now_ms: NOW_MS, lists: &NoLists };
+        let input = Input { context: context.view(), now_ms: NOW_MS, host: &NoHost };
         let audience = Audience::Server;
         write_one(&world.evaluator, black_box("rules"), audience, &input, &mut scratch, &mut out)
     });
@@ -273,7 +275,7 @@ fn all_of_100_flags(bencher: Bencher<'_, '_>) {
     let world = World::of(flags.collect());
     let context = ContextBuf::from_json(CONTEXT).expect("a context");
     let (mut scratch, mut out) = (Scratch::default(), Vec::with_capacity(64 * 1024));
-    let input = Input { context: context.view(), now_ms: NOW_MS, lists: &NoLists };
+    let input = Input { context: context.view(), now_ms: NOW_MS, host: &NoHost };
     bencher.bench_local(|| {
         out.clear();
         let input = black_box(&input);

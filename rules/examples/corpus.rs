@@ -26,12 +26,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let document = json!({
             "file": file.name,
             "ruleset": BASE64.encode(&file.ruleset),
-            "lists": file.lists.ids().map(sorted).collect::<Vec<_>>(),
+            "lists": file.host.ids().map(sorted).collect::<Vec<_>>(),
+            "policies": file.host.policies().iter().map(played).collect::<Vec<_>>(),
             "cases": cases,
         });
         std::fs::write(folder.join(format!("{}.json", file.name)), document.to_string())?;
     }
     Ok(())
+}
+
+fn played(policy: &corpus::Policy) -> Value {
+    let (answer, fault) = match &policy.answer {
+        Ok(answer) => (Some(answer), None),
+        Err(fault) => (None, Some(fault.code())),
+    };
+    json!({ "input": policy.input, "answer": answer, "fault": fault })
 }
 
 /// The same files each time.
@@ -44,7 +53,7 @@ fn sorted(ids: &HashSet<String>) -> Vec<&String> {
 /// None where the context cannot be decoded: it never reaches an evaluator.
 fn answered(evaluator: &Evaluator, file: &corpus::File, case: &corpus::Case) -> Option<Value> {
     let context = ContextBuf::from_json(&case.context).ok()?;
-    let input = Input { context: context.view(), now_ms: case.now_ms, lists: &file.lists };
+    let input = Input { context: context.view(), now_ms: case.now_ms, host: &file.host };
     let (mut scratch, mut one, mut all) = (Scratch::default(), Vec::new(), Vec::new());
     let status = write_one(evaluator, &case.flag, case.audience, &input, &mut scratch, &mut one);
     write_all(evaluator, case.audience, &input, &mut scratch, &mut all);

@@ -95,6 +95,15 @@ pub fn write_outcome(
             add(reason_json(*reason));
             Status::Ok
         }
+        // A policy's own value: no variant has it.
+        Outcome::Value { value, reason } => {
+            add(rules.str(flag.json_head));
+            add(",\"value\":");
+            add(value);
+            add(",\"variant\":\"\"");
+            add(reason_json(*reason));
+            Status::Ok
+        }
         Outcome::CodeDefault { reason } => {
             add(rules.str(flag.json_head));
             add(",\"variant\":\"\"");
@@ -166,7 +175,7 @@ fn reason_json(reason: Reason) -> &'static str {
 }
 
 /// As serde_json writes it, so that every host and the compiler agree on the bytes.
-fn write_json_string(text: &str, out: &mut Vec<u8>) {
+pub(crate) fn write_json_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     for byte in text.bytes() {
         match byte {

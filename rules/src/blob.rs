@@ -10,6 +10,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::KeyRecord;
@@ -19,7 +20,7 @@ use crate::ruleset::Ruleset;
 /// The format that this build writes, and the newest that it reads.
 pub const FORMAT: u16 = 2;
 /// The oldest reader that understands what this build writes.
-pub const MIN_READER: u16 = 1;
+pub const MIN_READER: u16 = 2;
 
 /// SHA-256 of a blob; its name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,6 +60,30 @@ pub struct Manifest {
     /// Times (ms since the epoch, sorted) at which answers can change without a new snapshot.
     pub boundaries_ms: Vec<i64>,
     pub flag_count: u32,
+    /// Policies by the index that the ruleset uses. Since format 2; see `Frame::parse`.
+    pub policies: Vec<PolicyPin>,
+}
+
+/// A policy of the environment: a wasm module that travels as a blob of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PolicyPin {
+    pub name: String,
+    pub version: PolicyBlob,
+    /// Runs beside the pinned version, on a share of its calls; nothing that it says is served.
+    pub shadow: Option<Shadow>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyBlob {
+    pub digest: Digest,
+    pub bytes: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shadow {
+    pub version: PolicyBlob,
+    /// Of 100,000 calls, as weights are.
+    pub share: u32,
 }
 
 /// An id list's blob.
@@ -69,10 +94,11 @@ pub struct ListRef {
     pub ids: u32,
 }
 
-const BLOB: Frame = Frame { part: "blob", magic: *b"TGSN" };
-const MANIFEST: Frame = Frame { part: "manifest", magic: *b"TGMF" };
-const RULESET: Frame = Frame { part: "ruleset", magic: *b"TGRS" };
-const ID_LIST: Frame = Frame { part: "id list", magic: *b"TGIL" };
+const BLOB: Frame = Frame { part: "blob", magic: *b"TGSN", format: FORMAT, added: 0 };
+const MANIFEST: Frame = Frame { part: "manifest", magic: *b"TGMF", format: FORMAT, added: 1 };
+const RULESET: Frame = Frame { part: "ruleset", magic: *b"TGRS", format: FORMAT, added: 4 };
+/// Lists are as in format 1, and say so: a list that nobody changed keeps its bytes and its name.
+const ID_LIST: Frame = Frame { part: "id list", magic: *b"TGIL", format: 1, added: 0 };
 
 /// `magic, format, min_reader, length`, and after the body the checksum.
 const HEADER_BYTES: usize = 12;
@@ -82,6 +108,17 @@ const CHECKSUM_BYTES: usize = 8;
 struct Frame {
     part: &'static str,
     magic: [u8; 4],
+    /// What is written, and what a reader has to understand.
+    format: u16,
+    /// Sequences that format 2 has at the end of the body and format 1 has not.
+    added: usize,
+}
+
+/// What a frame holds, and the format that its writer had.
+#[derive(Clone, Copy)]
+struct Body<'a> {
+    bytes: &'a [u8],
+    format: u16,
 }
 
 impl Frame {
@@ -89,8 +126,8 @@ impl Frame {
         let mut frame =
             Vec::with_capacity(body.len().saturating_add(HEADER_BYTES + CHECKSUM_BYTES));
         frame.extend_from_slice(&self.magic);
-        frame.extend_from_slice(&FORMAT.to_le_bytes());
-        frame.extend_from_slice(&MIN_READER.to_le_bytes());
+        frame.extend_from_slice(&self.format.to_le_bytes());
+        frame.extend_from_slice(&self.format.min(MIN_READER).to_le_bytes());
         // A body of 4 GiB would be cut here and then refused by every reader, this build's too.
         let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
         frame.extend_from_slice(&length.to_le_bytes());
@@ -101,12 +138,12 @@ impl Frame {
     }
 
     /// The body of the frame at the start of `bytes`, and what follows it.
-    fn read_first<'a>(&self, bytes: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), LoadError> {
+    fn read_first<'a>(&self, bytes: &'a [u8]) -> Result<(Body<'a>, &'a [u8]), LoadError> {
         let part = self.part;
         let cut = |want: usize| LoadError::Truncated { part, have: bytes.len(), want };
         let (header, rest) =
             bytes.split_first_chunk::<HEADER_BYTES>().ok_or(cut(HEADER_BYTES + CHECKSUM_BYTES))?;
-        let [m0, m1, m2, m3, _, _, r0, r1, l0, l1, l2, l3] = *header;
+        let [m0, m1, m2, m3, f0, f1, r0, r1, l0, l1, l2, l3] = *header;
         if [m0, m1, m2, m3] != self.magic {
             return Err(LoadError::NotOurs { part });
         }
@@ -123,10 +160,10 @@ impl Frame {
         if needs > FORMAT {
             return Err(LoadError::TooNew { part, needs });
         }
-        Ok((body, rest))
+        Ok((Body { bytes: body, format: u16::from_le_bytes([f0, f1]) }, rest))
     }
 
-    fn read<'a>(&self, bytes: &'a [u8]) -> Result<&'a [u8], LoadError> {
+    fn read<'a>(&self, bytes: &'a [u8]) -> Result<Body<'a>, LoadError> {
         let (body, rest) = self.read_first(bytes)?;
         self.nothing_left(rest)?;
         Ok(body)
@@ -143,9 +180,18 @@ impl Frame {
     }
 
     /// Postcard allocates for a sequence what the bytes at hand can fill, whatever length they
-    /// claim, so a lying length costs nothing.
-    fn parse<'a, T: Deserialize<'a>>(&self, body: &'a [u8]) -> Result<T, LoadError> {
-        let (value, rest) = postcard::take_from_bytes::<T>(body)
+    /// claim, so a lying length costs nothing. It writes fields without their names, one after the
+    /// other, and an empty sequence as one zero: so much is what a body of format 1 lacks.
+    fn parse<T: DeserializeOwned>(&self, body: Body<'_>) -> Result<T, LoadError> {
+        let padded: Vec<u8>;
+        let bytes = match body.format {
+            0 | 1 if self.added > 0 => {
+                padded = [body.bytes, &vec![0; self.added]].concat();
+                &padded
+            }
+            _ => body.bytes,
+        };
+        let (value, rest) = postcard::take_from_bytes::<T>(bytes)
             .map_err(|error| LoadError::Malformed { part: self.part, what: error.to_string() })?;
         self.nothing_left(rest)?;
         Ok(value)
@@ -177,7 +223,7 @@ pub fn encode_blob(manifest: &Manifest, ruleset: &[u8]) -> Vec<u8> {
 /// The manifest and the still framed ruleset, whose frame is checked too.
 pub fn decode_blob(bytes: &[u8]) -> Result<(Manifest, &[u8]), LoadError> {
     BLOB.within_limit(bytes)?;
-    let body = BLOB.read(bytes)?;
+    let body = BLOB.read(bytes)?.bytes;
     let (manifest, ruleset) = MANIFEST.read_first(body)?;
     let manifest: Manifest = MANIFEST.parse(manifest)?;
     RULESET.read(ruleset)?;
@@ -275,7 +321,7 @@ pub mod lists {
         }
 
         pub fn decode(bytes: &[u8]) -> Result<IdList, LoadError> {
-            let body = ID_LIST.read(bytes)?;
+            let body = ID_LIST.read(bytes)?.bytes;
             let (hashes, rest) = body.as_chunks::<HASH_BYTES>();
             let malformed =
                 |what: &str| LoadError::Malformed { part: ID_LIST.part, what: what.to_owned() };

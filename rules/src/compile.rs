@@ -12,7 +12,7 @@ pub(crate) mod chain;
 mod condition;
 mod duplicates;
 mod place;
-mod render;
+pub(crate) mod render;
 mod split;
 
 use std::borrow::Borrow;
@@ -21,10 +21,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::de::DeserializeOwned;
 
 use crate::cel::Parse;
+use crate::blob::Digest;
 use crate::limits::{
-    CHAIN_MAX, CONDITION_STEPS_MAX, FLAGS_MAX, KEY_BYTES_MAX, METADATA_BYTES_MAX,
-    PREREQUISITES_MAX, RULES_PER_FLAG_MAX, SEGMENTS_MAX, SNAPSHOT_BYTES_MAX, STRING_BYTES_MAX,
-    VARIANTS_PER_FLAG_MAX,
+    CHAIN_MAX, CONDITION_STEPS_MAX, FLAGS_MAX, KEY_BYTES_MAX, METADATA_BYTES_MAX, POLICIES_MAX,
+    POLICY_ATTRIBUTE_BYTES_MAX, POLICY_ATTRIBUTES_MAX, POLICY_PARAMS_BYTES_MAX, PREREQUISITES_MAX,
+    RULES_PER_FLAG_MAX, SEGMENTS_MAX, SNAPSHOT_BYTES_MAX, STRING_BYTES_MAX, VARIANTS_PER_FLAG_MAX,
 };
 use crate::model::{self, Clients, FlagConfig, FlagDefinition, Metadata, OnFail, Segment};
 use crate::ruleset::{self, NONE, Ruleset, Span, Text};
@@ -37,14 +38,20 @@ use place::Place;
 pub struct EnvironmentState<F = FlagState> {
     pub flags: Vec<F>,
     pub segments: Vec<SegmentState>,
+    /// What is pinned, by name.
+    pub policies: Vec<PolicyState>,
     /// The flag set's metadata.
     pub metadata: Metadata,
 }
 
 impl<F> Default for EnvironmentState<F> {
     fn default() -> EnvironmentState<F> {
-        let (flags, segments, metadata) = (Vec::new(), Vec::new(), Metadata::default());
-        EnvironmentState { flags, segments, metadata }
+        EnvironmentState {
+            flags: Vec::new(),
+            segments: Vec::new(),
+            policies: Vec::new(),
+            metadata: Metadata::default(),
+        }
     }
 }
 
@@ -62,6 +69,15 @@ pub struct SegmentState {
     pub has_excluded: bool,
 }
 
+/// A policy version that the environment pins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyState {
+    pub name: String,
+    pub digest: Digest,
+    /// Paths that the module declared to read, at its admission.
+    pub attributes: Vec<String>,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Compiled {
     pub ruleset: Ruleset,
@@ -71,6 +87,8 @@ pub struct Compiled {
     pub boundaries_ms: Vec<i64>,
     /// The segment and list of each list index, in order.
     pub lists: Vec<ListUse>,
+    /// The name of each policy index, in order: those that a rule calls.
+    pub policies: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -216,13 +234,19 @@ struct Attempt {
 struct Parts<'a> {
     flags: Vec<&'a FlagState>,
     segments: &'a [SegmentState],
+    policies: &'a [PolicyState],
     metadata: &'a Metadata,
 }
 
 impl<'a> Parts<'a> {
     fn of<F: Borrow<FlagState>>(state: &'a EnvironmentState<F>) -> Parts<'a> {
         let flags = state.flags.iter().map(Borrow::borrow).collect();
-        Parts { flags, segments: &state.segments, metadata: &state.metadata }
+        Parts {
+            flags,
+            segments: &state.segments,
+            policies: &state.policies,
+            metadata: &state.metadata,
+        }
     }
 }
 
@@ -239,6 +263,8 @@ struct Builder<'a> {
     segment_has_list: Vec<bool>,
     rules: Ruleset,
     lists: Vec<ListUse>,
+    /// By their index in the ruleset.
+    policies: Vec<String>,
     boundaries_ms: BTreeSet<i64>,
     /// Steps that one ramp may add to the boundaries, so that they stay few however many ramps.
     ramp_steps_max: i64,
@@ -281,6 +307,7 @@ impl<'a> Builder<'a> {
             segment_has_list: Vec::new(),
             rules: Ruleset::default(),
             lists: Vec::new(),
+            policies: Vec::new(),
             boundaries_ms: BTreeSet::new(),
             ramp_steps_max: split::ramp_steps_max(state),
             texts: HashMap::new(),
@@ -301,6 +328,7 @@ impl<'a> Builder<'a> {
         let (flags_at, segments_at) = (root.key("flags"), root.key("segments"));
         self.admit_flags(&flags_at);
         self.admit_segments(&segments_at);
+        self.admit_policies(&root.key("policies"));
 
         self.owner = Owner::Metadata;
         let set_metadata = match self.quarantine.metadata {
@@ -338,6 +366,7 @@ impl<'a> Builder<'a> {
                 ruleset: self.rules,
                 boundaries_ms: self.boundaries_ms.into_iter().collect(),
                 lists: self.lists,
+                policies: self.policies,
             },
             problems: self.problems,
             faulty: self.faulty,
@@ -418,6 +447,40 @@ impl<'a> Builder<'a> {
         if self.segments.len() > SEGMENTS_MAX {
             let count = self.segments.len();
             self.problem(at, format!("{count} segments, an environment may have {SEGMENTS_MAX}"));
+        }
+    }
+
+    fn admit_policies(&mut self, at: &Place<'_>) {
+        self.owner = Owner::Environment;
+        let pinned = self.state.policies;
+        if pinned.len() > POLICIES_MAX {
+            let count = pinned.len();
+            self.problem(at, format!("{count} policies, an environment may have {POLICIES_MAX}"));
+        }
+        let mut names = BTreeSet::new();
+        for policy in pinned {
+            let at = at.key(&policy.name);
+            self.check_key("policy", &policy.name, &at);
+            if !names.insert(policy.name.as_str()) {
+                let message = format!("there are two policies with the name {:?}", policy.name);
+                self.problem(&at, message);
+            }
+            if policy.attributes.len() > POLICY_ATTRIBUTES_MAX {
+                let count = policy.attributes.len();
+                let message =
+                    format!("{count} attributes, a policy may read {POLICY_ATTRIBUTES_MAX}");
+                self.problem(&at, message);
+            }
+            for path in &policy.attributes {
+                if path.is_empty() || path.len() > POLICY_ATTRIBUTE_BYTES_MAX {
+                    let bytes = path.len();
+                    let message = format!(
+                        "an attribute's path of {bytes} bytes, it has 1 to \
+                         {POLICY_ATTRIBUTE_BYTES_MAX}"
+                    );
+                    self.problem(&at, message);
+                }
+            }
         }
     }
 
@@ -866,15 +929,9 @@ impl<'a> Builder<'a> {
         };
         let prerequisites =
             self.prerequisites(subject, &rule.prerequisites, &at.key("prerequisites"));
-        if rule.policy.is_some() {
-            self.problem(
-                &at.key("policy"),
-                "wasm policies are not supported by this version yet; use serve",
-            );
-        }
         let serve = match (&rule.serve, &rule.policy) {
             (Some(serve), None) => self.serve(subject, serve, &at.key("serve")),
-            (None, Some(_)) => 0,
+            (None, Some(policy)) => self.policy_call(subject, policy, &at.key("policy")),
             (Some(_), Some(_)) => {
                 self.problem(at, "a rule has serve or policy, not both");
                 0
@@ -941,6 +998,70 @@ impl<'a> Builder<'a> {
         }
     }
 
+    fn policy_call(
+        &mut self,
+        subject: Subject<'a>,
+        called: &'a model::PolicyRef,
+        at: &Place<'_>,
+    ) -> u32 {
+        if subject.definition.clients == Clients::Local {
+            self.problem(
+                at,
+                "this flag's rules travel to browsers (clients is local), and policies run at the \
+                 edge only; make clients edge",
+            );
+        }
+        let params = match render::check_nested(&called.params, 1) {
+            Ok(()) => render::canonical(&called.params),
+            Err(message) => {
+                self.problem(&at.key("params"), message);
+                String::new()
+            }
+        };
+        if params.len() > POLICY_PARAMS_BYTES_MAX {
+            let bytes = params.len();
+            self.problem(
+                &at.key("params"),
+                format!("{bytes} bytes of params as JSON, the limit is {POLICY_PARAMS_BYTES_MAX}"),
+            );
+        }
+        let fallback = self.serve(subject, &called.fallback, &at.key("fallback"));
+        let pinned = self.state.policies;
+        let Some(policy) = pinned.iter().find(|policy| policy.name == called.name) else {
+            let message = format!(
+                "no policy {:?} is pinned in this environment; pinned: {}",
+                called.name,
+                listed(pinned.iter().map(|policy| &policy.name))
+            );
+            self.problem(&at.key("name"), message);
+            return 0;
+        };
+        let policy = self.policy(policy, at);
+        let params = self.text(&params);
+        let call = len32(self.rules.policy_calls.len());
+        self.rules.policy_calls.push(ruleset::PolicyCall { policy, params, fallback });
+        self.serve_of(ruleset::Serve::Policy(call))
+    }
+
+    /// Its index; pushed when the first rule calls it.
+    fn policy(&mut self, policy: &'a PolicyState, at: &Place<'_>) -> u32 {
+        if let Some(known) = self.policies.iter().position(|known| *known == policy.name) {
+            return len32(known);
+        }
+        let mut paths: Vec<Vec<&str>> =
+            policy.attributes.iter().map(|path| path.split('.').collect()).collect();
+        paths.sort_unstable();
+        // What lies under another path is in that one's value.
+        paths.dedup_by(|path, parent| path.starts_with(parent));
+        let attrs: Vec<u32> = paths.iter().map(|path| self.attr(&path.join("."), at)).collect();
+        let attrs = self.refs(&attrs);
+        let name = self.text(&policy.name);
+        let digest = self.text(&policy.digest.to_string());
+        self.rules.policies.push(ruleset::Policy { name, digest, attrs });
+        self.policies.push(policy.name.clone());
+        len32(self.policies.len().saturating_sub(1))
+    }
+
     fn serve_variant(&mut self, subject: Subject<'a>, key: &str, at: &Place<'_>) -> u32 {
         match self.variant_of(subject.index, subject.definition, key, at) {
             Some(variant) => self.serve_of(ruleset::Serve::Variant(variant)),
@@ -978,6 +1099,7 @@ impl<'a> Builder<'a> {
             ruleset::Serve::Logic(index) => (2, index),
             ruleset::Serve::CodeDefault => (3, 0),
             ruleset::Serve::Next => (4, 0),
+            ruleset::Serve::Policy(index) => (5, index),
         };
         let next = len32(self.rules.serves.len());
         let index = *self.serves.entry(identity).or_insert(next);

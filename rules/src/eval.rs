@@ -7,6 +7,7 @@ use crate::context::{Context, Value, key_hash};
 use crate::limits;
 use crate::logic::{self, Dyn, LogicInput};
 use crate::model::{MissingUnit, OnError, OnFail, RuleReason};
+use crate::policy::{self, Decision, PolicyFault};
 use crate::ruleset::{
     Arg, Clause, Expr, Flag, NONE, Prerequisite, Rule, Ruleset, Serve, Split, slice,
 };
@@ -27,18 +28,31 @@ pub struct Evaluator {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlagId(pub u32);
 
-/// Membership in id lists, which the host keeps outside of the evaluator.
-pub trait Lists {
+/// What the evaluator asks of whoever runs it: id lists and wasm policies are kept outside.
+pub trait Host {
     /// Whether `id` is in list `list` of this ruleset.
-    fn contains(&self, list: u32, id: &str) -> bool;
+    fn list_contains(&self, list: u32, id: &str) -> bool;
+
+    /// Calls policy `policy` of this ruleset and appends its answer to `out`, which is empty; after
+    /// a fault, `out` may hold what a trace shall say about it.
+    fn policy(&self, policy: u32, input: &[u8], out: &mut Vec<u8>) -> Result<(), PolicyFault> {
+        let _ = (policy, input, out);
+        Err(PolicyFault::Unavailable)
+    }
+
+    /// The answer of `policy`'s last call was none that a rule can take, which is a fault that only
+    /// the evaluator sees.
+    fn policy_refused(&self, policy: u32) {
+        let _ = policy;
+    }
 }
 
-/// A host without lists: every list is empty.
+/// A host of nothing: every list is empty, and no policy is there.
 #[derive(Debug, Clone, Copy)]
-pub struct NoLists;
+pub struct NoHost;
 
-impl Lists for NoLists {
-    fn contains(&self, _list: u32, _id: &str) -> bool {
+impl Host for NoHost {
+    fn list_contains(&self, _list: u32, _id: &str) -> bool {
         false
     }
 }
@@ -47,7 +61,7 @@ pub struct Input<'a> {
     pub context: Context<'a>,
     /// Milliseconds since the epoch.
     pub now_ms: i64,
-    pub lists: &'a dyn Lists,
+    pub host: &'a dyn Host,
 }
 
 /// Buffers that are reused from one evaluation to the next.
@@ -59,6 +73,17 @@ pub struct Scratch {
     served: Vec<Served>,
     /// Flags whose `served` is known.
     touched: Vec<u32>,
+    policy: PolicyScratch,
+}
+
+#[derive(Debug, Default)]
+struct PolicyScratch {
+    /// Calls of this request so far.
+    calls: u32,
+    input: Vec<u8>,
+    answer: Vec<u8>,
+    /// Of `Pick::Value`: it does not fit into a register.
+    value: String,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -96,6 +121,11 @@ pub enum Outcome {
     /// An absolute index into `Ruleset::variants`.
     Variant {
         variant: u32,
+        reason: Reason,
+    },
+    /// A policy's value that no variant has, as JSON.
+    Value {
+        value: String,
         reason: Reason,
     },
     /// The caller's own default.
@@ -136,6 +166,7 @@ impl ErrorCode {
 impl Scratch {
     /// Forgets what flags serve: the context, the time or the ruleset is another.
     pub(crate) fn forget(&mut self) {
+        self.policy.calls = 0;
         for flag in self.touched.drain(..) {
             if let Some(served) = self.served.get_mut(flag as usize) {
                 *served = Served::Unknown;
@@ -295,6 +326,8 @@ struct Failed;
 #[derive(Debug, Clone, Copy)]
 enum Pick {
     Variant(u32, How),
+    /// `PolicyScratch::value`.
+    Value(How),
     CodeDefault(How),
     /// Nobody here: the next rule, and after the last one the fallthrough.
     Next,
@@ -305,6 +338,7 @@ enum How {
     Named,
     Split,
     Logic,
+    Policy,
 }
 
 struct Run<'r, 's, P> {
@@ -373,6 +407,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
                 Ok(Pick::Variant(variant, how)) => {
                     return Outcome::Variant { variant, reason: rule_reason(rule, how) };
                 }
+                Ok(Pick::Value(how)) => return self.value(rule_reason(rule, how)),
                 Ok(Pick::CodeDefault(how)) => {
                     return Outcome::CodeDefault { reason: rule_reason(rule, how) };
                 }
@@ -388,9 +423,10 @@ impl<'r, P: Probe> Run<'r, '_, P> {
                     How::Named if flag.is_static => Reason::Static,
                     How::Named => Reason::Default,
                     How::Split => Reason::Split,
-                    How::Logic => Reason::TargetingMatch,
+                    How::Logic | How::Policy => Reason::TargetingMatch,
                 },
             },
+            Ok(Pick::Value(_)) => self.value(Reason::TargetingMatch),
             // Never STATIC: what the caller gets is not known here (INTEROP 2.1, step 7).
             Ok(Pick::CodeDefault(_) | Pick::Next) => {
                 Outcome::CodeDefault { reason: Reason::Default }
@@ -399,9 +435,14 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         }
     }
 
+    fn value(&mut self, reason: Reason) -> Outcome {
+        Outcome::Value { value: std::mem::take(&mut self.scratch.policy.value), reason }
+    }
+
     fn off(&mut self, flag: &'r Flag, reason: Reason) -> Outcome {
         match self.serve(flag, flag.off, 0) {
             Ok(Pick::Variant(variant, _)) => Outcome::Variant { variant, reason },
+            Ok(Pick::Value(_)) => self.value(reason),
             Ok(Pick::CodeDefault(_) | Pick::Next) => Outcome::CodeDefault { reason },
             Err(Failed) => self.failed(),
         }
@@ -420,7 +461,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         let failure = &self.failure;
         self.probe.step(|| Step::RuleEnd {
             id: rules.str(rule.id).to_owned(),
-            matched: matches!(pick, Ok(Pick::Variant(..) | Pick::CodeDefault(_))),
+            matched: matches!(pick, Ok(Pick::Variant(..) | Pick::Value(_) | Pick::CodeDefault(_))),
             error: match (&pick, failure) {
                 (Err(Failed), Some(failure)) => Some(failure.details.clone()),
                 _ => None,
@@ -467,6 +508,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
                 None => self.missing_index("split"),
             },
             Some(Serve::Logic(node)) => self.serve_logic(flag, *node),
+            Some(Serve::Policy(call)) => self.serve_policy(flag, *call, depth),
             // A flag without an off variant.
             None if serve == NONE => Ok(Pick::CodeDefault(How::Named)),
             None => self.missing_index("serve"),
@@ -540,7 +582,10 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         };
         let served = match run.flag(flag, depth) {
             Outcome::Variant { variant, reason } => Served::Variant(variant, reason),
-            Outcome::CodeDefault { reason } => Served::Nothing(reason.name()),
+            // No variant has a policy's own value, so none that is wanted does.
+            Outcome::Value { reason, .. } | Outcome::CodeDefault { reason } => {
+                Served::Nothing(reason.name())
+            }
             Outcome::Error { .. } => Served::Nothing("ERROR"),
         };
         if let Some(known) = self.scratch.served.get_mut(flag as usize) {
@@ -652,10 +697,10 @@ impl<'r, P: Probe> Run<'r, '_, P> {
                 _ => None,
             };
             if let Some(unit) = unit {
-                let lists = self.input.lists;
-                if segment.excluded != NONE && lists.contains(segment.excluded, unit) {
+                let host = self.input.host;
+                if segment.excluded != NONE && host.list_contains(segment.excluded, unit) {
                     by = "excluded";
-                } else if segment.included != NONE && lists.contains(segment.included, unit) {
+                } else if segment.included != NONE && host.list_contains(segment.included, unit) {
                     (by, result) = ("included", true);
                 }
             }
@@ -704,6 +749,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         }
         Ok(match self.serve(flag, arm.serve, depth.saturating_add(1))? {
             Pick::Variant(variant, _) => Pick::Variant(variant, How::Split),
+            Pick::Value(_) => Pick::Value(How::Split),
             Pick::CodeDefault(_) => Pick::CodeDefault(How::Split),
             Pick::Next => Pick::Next,
         })
@@ -794,6 +840,79 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         }
     }
 
+    /// Out of line: a ruleset without policies pays for one arm of a match.
+    #[inline(never)]
+    fn serve_policy(&mut self, flag: &'r Flag, index: u32, depth: usize) -> Result<Pick, Failed> {
+        let rules = self.rules;
+        let Some(call) = rules.policy_calls.get(index as usize) else {
+            return self.missing_index("policy call");
+        };
+        let Some(policy) = rules.policies.get(call.policy as usize) else {
+            return self.missing_index("policy");
+        };
+        let (input, host) = (self.input, self.input.host);
+        let scratch = &mut self.scratch.policy;
+        scratch.answer.clear();
+        scratch.input.clear();
+        policy::write_input(
+            rules,
+            flag,
+            policy,
+            call,
+            input.context,
+            input.now_ms,
+            &mut scratch.input,
+        );
+        let mut details = None;
+        let answered = if scratch.calls >= limits::POLICY_CALLS_MAX {
+            Err(PolicyFault::Calls)
+        } else if scratch.input.len() > limits::POLICY_INPUT_BYTES_MAX {
+            Err(PolicyFault::Input)
+        } else {
+            scratch.calls = scratch.calls.saturating_add(1);
+            host.policy(call.policy, &scratch.input, &mut scratch.answer)
+        };
+        let decided = match answered {
+            Ok(()) => policy::read_answer(rules, flag, &scratch.answer).map_err(|wrong| {
+                host.policy_refused(call.policy);
+                details = Some(wrong);
+                PolicyFault::Answer
+            }),
+            Err(fault) => {
+                if let Ok(said) = std::str::from_utf8(&scratch.answer)
+                    && !said.is_empty()
+                {
+                    details = Some(said.to_owned());
+                }
+                Err(fault)
+            }
+        };
+        self.probe.step(|| {
+            let json = |bytes: &[u8]| serde_json::from_slice(bytes).ok();
+            Step::Policy {
+                name: rules.str(policy.name).to_owned(),
+                digest: rules.str(policy.digest).to_owned(),
+                input: json(&scratch.input).unwrap_or_default(),
+                answer: answered.ok().and_then(|()| json(&scratch.answer)),
+                reason: decided.as_ref().ok().and_then(|(_, reason)| reason.clone()),
+                fault: decided.as_ref().err().map(|fault| fault.name()),
+                details,
+            }
+        });
+        Ok(match decided {
+            Ok((Decision::Variant(variant), _)) => Pick::Variant(variant, How::Policy),
+            Ok((Decision::Value(value), _)) => {
+                scratch.value = value;
+                Pick::Value(How::Policy)
+            }
+            Ok((Decision::Abstain, _)) => Pick::Next,
+            Err(_) if depth >= limits::NESTING_MAX => {
+                return self.fail(ErrorCode::General, "fallbacks are nested too deep");
+            }
+            Err(_) => self.serve(flag, call.fallback, depth.saturating_add(1))?,
+        })
+    }
+
     fn logic_truth(&mut self, flag: &'r Flag, node: u32) -> Result<bool, Failed> {
         Ok(self.logic(flag, node)?.truthy())
     }
@@ -807,7 +926,7 @@ fn rule_reason(rule: &Rule, how: How) -> Reason {
         (Some(RuleReason::Split), _) => Reason::Split,
         (Some(RuleReason::Disabled), _) => Reason::Disabled,
         (None, How::Split) => Reason::Split,
-        (None, How::Named | How::Logic) => Reason::TargetingMatch,
+        (None, How::Named | How::Logic | How::Policy) => Reason::TargetingMatch,
     }
 }
 
@@ -837,7 +956,7 @@ mod tests {
     use serde_json::{Value as Json, json};
 
     use super::*;
-    use crate::compile::{EnvironmentState, FlagState, compile};
+    use crate::compile::{EnvironmentState, FlagState, PolicyState, compile};
     use crate::context::ContextBuf;
 
     fn flag(key: &str, config: Json) -> FlagState {
@@ -865,7 +984,7 @@ mod tests {
     fn answer(rules: Ruleset, key: &str, context: Json) -> (String, &'static str, Trace) {
         let evaluator = Evaluator::new(rules).unwrap();
         let context = ContextBuf::from_json(context.to_string().as_bytes()).unwrap();
-        let input = Input { context: context.view(), now_ms: 0, lists: &NoLists };
+        let input = Input { context: context.view(), now_ms: 0, host: &NoHost };
         let id = evaluator.flag(key).unwrap();
         let mut scratch = Scratch::default();
         let outcome = evaluator.evaluate(id, &input, &mut scratch);
@@ -876,6 +995,7 @@ mod tests {
                 let variant = &evaluator.rules().variants[variant as usize];
                 (evaluator.rules().str(variant.key).to_owned(), reason.name(), trace)
             }
+            Outcome::Value { value, reason } => (value, reason.name(), trace),
             Outcome::CodeDefault { reason } => (String::new(), reason.name(), trace),
             Outcome::Error { code, details } => (details, code.name(), trace),
         }
@@ -943,6 +1063,93 @@ mod tests {
             damage(&mut rules);
             assert_eq!(answer(rules, "a", context.clone()).1, "GENERAL");
         }
+    }
+
+    /// Answers by the attribute `say`, and counts.
+    #[derive(Default)]
+    struct Saying {
+        calls: std::cell::Cell<u32>,
+        refused: std::cell::Cell<u32>,
+    }
+
+    impl Host for Saying {
+        fn list_contains(&self, _list: u32, _id: &str) -> bool {
+            false
+        }
+
+        fn policy(&self, _policy: u32, input: &[u8], out: &mut Vec<u8>) -> Result<(), PolicyFault> {
+            self.calls.set(self.calls.get() + 1);
+            let input: Json = serde_json::from_slice(input).unwrap();
+            let said = input["attributes"]["say"].as_str().unwrap_or_default();
+            out.extend_from_slice(said.as_bytes());
+            if said.is_empty() { Err(PolicyFault::Deadline) } else { Ok(()) }
+        }
+
+        fn policy_refused(&self, _policy: u32) {
+            self.refused.set(self.refused.get() + 1);
+        }
+    }
+
+    fn asking(count: usize) -> Evaluator {
+        let config = json!({
+            "enabled": true, "fallthrough": {"variant": "off"},
+            "rules": [{"id": "ask", "policy": {"name": "p", "fallback": {"variant": "off"}}}],
+        });
+        let mut state = EnvironmentState::default();
+        state.flags = (0..count).map(|n| flag(&format!("f{n:03}"), config.clone())).collect();
+        state.policies.push(PolicyState {
+            name: "p".to_owned(),
+            digest: crate::blob::Digest([7; 32]),
+            attributes: vec!["say".to_owned()],
+        });
+        Evaluator::new(compile(&state).unwrap().ruleset).unwrap()
+    }
+
+    #[test]
+    fn a_request_calls_sixty_four_policies_and_the_next_rules_fall_back() {
+        let evaluator = asking(limits::POLICY_CALLS_MAX as usize + 1);
+        let host = Saying::default();
+        let context = ContextBuf::from_json(br#"{"say": "{\"variant\": \"on\"}"}"#).unwrap();
+        let input = Input { context: context.view(), now_ms: 0, host: &host };
+        let mut scratch = Scratch::default();
+        for _ in 0..2 {
+            let mut out = Vec::new();
+            let audience = crate::answer::Audience::Server;
+            crate::answer::write_all(&evaluator, audience, &input, &mut scratch, &mut out);
+            let answer: Json = serde_json::from_slice(&out).unwrap();
+            let flags = answer["flags"].as_array().unwrap();
+            let on = flags.iter().filter(|flag| flag["variant"] == "on").count();
+            assert_eq!(on, limits::POLICY_CALLS_MAX as usize);
+            assert_eq!(flags.last().unwrap()["variant"], "off");
+            assert_eq!(host.calls.replace(0), limits::POLICY_CALLS_MAX);
+        }
+    }
+
+    #[test]
+    fn the_trace_names_the_policy_what_it_got_what_it_said_and_what_went_wrong() {
+        let evaluator = asking(1);
+        let explain = |say: &str| {
+            let host = Saying::default();
+            let context = json!({ "targetingKey": "u", "say": say, "secret": 1 }).to_string();
+            let context = ContextBuf::from_json(context.as_bytes()).unwrap();
+            let input = Input { context: context.view(), now_ms: 5, host: &host };
+            let id = evaluator.flag("f000").unwrap();
+            let (_, trace) = evaluator.explain(id, &input, &mut Scratch::default());
+            let step = serde_json::to_value(&trace.steps[1]).unwrap();
+            assert_eq!(step["step"], "policy");
+            assert_eq!(step["name"], "p");
+            assert_eq!(step["digest"], "07".repeat(32));
+            assert_eq!(step["input"]["attributes"], json!({ "say": say }));
+            (step, host.refused.get())
+        };
+        let (step, refused) = explain(r#"{"variant":"on","reason":"why not"}"#);
+        assert_eq!((&step["reason"], &step["fault"], refused), (&json!("why not"), &Json::Null, 0));
+        assert_eq!(step["answer"], json!({ "variant": "on", "reason": "why not" }));
+        let (step, refused) = explain(r#"{"variant":"maybe"}"#);
+        assert_eq!((&step["fault"], refused), (&json!("answer"), 1));
+        assert!(step["details"].as_str().unwrap().contains("\"maybe\""), "{step}");
+        let (step, refused) = explain("");
+        assert_eq!((&step["fault"], refused), (&json!("deadline"), 0));
     }
 
     #[test]

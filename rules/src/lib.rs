@@ -43,6 +43,7 @@ pub mod keys;
 pub mod limits;
 pub mod logic;
 pub mod model;
+pub mod policy;
 pub mod ruleset;
 pub mod secret;
 pub mod split;

@@ -88,6 +88,22 @@ limits! {
     "importBytes" IMPORT_BYTES_MAX: usize = 64 * 1024 * 1024;
     /// Policies of one environment.
     "policies" POLICIES_MAX: usize = 100;
+    /// Bytes of a policy's wasm module.
+    "policyBytes" POLICY_BYTES_MAX: usize = 256 * 1024;
+    /// Attributes that a policy may declare to read.
+    "policyAttributes" POLICY_ATTRIBUTES_MAX: usize = 64;
+    /// Bytes of the path of an attribute that a policy declares.
+    "policyAttributeBytes" POLICY_ATTRIBUTE_BYTES_MAX: usize = 256;
+    /// Bytes of a rule's `params` for its policy, as JSON.
+    "policyParamsBytes" POLICY_PARAMS_BYTES_MAX: usize = 8 * 1024;
+    /// Bytes of the document that one call of a policy gets.
+    "policyInputBytes" POLICY_INPUT_BYTES_MAX: usize = 16 * 1024;
+    /// Bytes of the answer of one call of a policy.
+    "policyOutputBytes" POLICY_OUTPUT_BYTES_MAX: usize = 1024;
+    /// Bytes of the reason's text in a policy's answer.
+    "policyReasonBytes" POLICY_REASON_BYTES_MAX: usize = 200;
+    /// Calls of policies in one evaluation request, however many flags it asks for.
+    "policyCalls" POLICY_CALLS_MAX: u32 = 64;
     /// API keys of one environment.
     "keys" KEYS_MAX: usize = 1_000;
     /// The total of a split's weights, if it is written in the native format.

@@ -175,13 +175,19 @@ pub struct Window {
     pub inclusive: bool,
 }
 
-/// A wasm policy of the environment. Accepted by the shape, refused by this version's compiler.
+/// A wasm policy that is pinned in the environment. It names a variant, gives a value, or abstains:
+/// then the next rule is asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicyRef {
     pub name: String,
+    /// Handed to the policy as it is.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub params: Value,
+    /// What the rule serves when the policy does not answer: it failed, ran out of its budget, or
+    /// is not there. The next rule unless given.
+    #[serde(default = "next", skip_serializing_if = "is_next")]
+    pub fallback: Serve,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -849,6 +855,14 @@ fn targeting_key_path() -> String {
 
 fn is_targeting_key(path: &str) -> bool {
     path == TARGETING_KEY
+}
+
+fn next() -> Serve {
+    Serve::Next
+}
+
+fn is_next(serve: &Serve) -> bool {
+    *serve == Serve::Next
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

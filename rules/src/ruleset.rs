@@ -61,14 +61,18 @@ pub struct Ruleset {
     pub logic: Vec<Logic>,
     /// Children of logic nodes.
     pub logic_refs: Vec<u32>,
-    pub cel: Vec<Cel>,
-    /// Children of CEL nodes.
-    pub cel_refs: Vec<u32>,
     pub segments: Vec<Segment>,
     /// Id lists, by the order of `Segment::included` and `excluded`; the host holds them.
     pub list_count: u32,
     /// The flag set's metadata as a JSON object.
     pub metadata: Text,
+    /// Since format 2, as all that follows: sequences at the end, which a ruleset of format 1 is
+    /// read with as empty ones (`blob::Frame`).
+    pub cel: Vec<Cel>,
+    /// Children of CEL nodes.
+    pub cel_refs: Vec<u32>,
+    pub policies: Vec<Policy>,
+    pub policy_calls: Vec<PolicyCall>,
 }
 
 /// Everything that an answer repeats is rendered at compile time.
@@ -216,6 +220,28 @@ pub enum Serve {
     Logic(u32),
     CodeDefault,
     Next,
+    /// A policy call.
+    Policy(u32),
+}
+
+/// A wasm policy. The host holds the module, under this one's index in `Ruleset::policies`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    pub name: Text,
+    /// The version's digest in hexadecimal digits, for traces.
+    pub digest: Text,
+    /// Into `refs`: the attrs that it gets, sorted by their parts, none under another.
+    pub attrs: Span,
+}
+
+/// What one rule asks of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PolicyCall {
+    pub policy: u32,
+    /// JSON with sorted keys.
+    pub params: Text,
+    /// A serve that is no policy.
+    pub fallback: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

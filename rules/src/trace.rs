@@ -78,6 +78,25 @@ pub enum Step {
         #[serde(skip_serializing_if = "Option::is_none")]
         ramp: Option<u32>,
     },
+    /// A rule asked its policy.
+    Policy {
+        name: String,
+        /// Of the version that is pinned.
+        digest: String,
+        /// What it was given.
+        input: Value,
+        /// What it answered; absent if it did not, or with nothing that is JSON.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        answer: Option<Value>,
+        /// The policy's own words.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// Why the rule's fallback is served: a name of `PolicyFault`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fault: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        details: Option<String>,
+    },
     RuleEnd {
         id: String,
         matched: bool,

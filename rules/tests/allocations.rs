@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use rules::compile::{EnvironmentState, compile};
 use rules::context::ContextBuf;
-use rules::eval::{Evaluator, Input, NoLists, Outcome, Scratch};
+use rules::eval::{Evaluator, Input, NoHost, Outcome, Scratch};
 use rules::flagd::{self, ImportOptions};
 use serde_json::{Value, json};
 
@@ -40,7 +40,7 @@ fn evaluate(evaluator: &Evaluator, key: &str) -> (String, u32) {
         br#"{"targetingKey":"user-1","email":"ann@example.com","country":"DE","version":"2.3.1"}"#,
     )
     .unwrap();
-    let input = Input { context: context.view(), now_ms: 1_700_000_000_000, lists: &NoLists };
+    let input = Input { context: context.view(), now_ms: 1_700_000_000_000, host: &NoHost };
     let flag = evaluator.flag(key).unwrap();
     let mut scratch = Scratch::default();
     evaluator.evaluate(flag, &input, &mut scratch);

@@ -6,12 +6,16 @@ use std::path::PathBuf;
 
 use rules::answer::{Audience, write_all};
 use rules::blob::lists::IdList;
-use rules::blob::{Digest, ListRef, Manifest, decode_blob, encode_blob, encode_ruleset};
-use rules::compile::{EnvironmentState, FlagState, SegmentState, compile, parse};
+use rules::blob::{
+    Digest, FORMAT, ListRef, Manifest, PolicyBlob, PolicyPin, Shadow, decode_blob, encode_blob,
+    encode_ruleset,
+};
+use rules::compile::{EnvironmentState, FlagState, PolicyState, SegmentState, compile, parse};
 use rules::context::ContextBuf;
-use rules::eval::{Evaluator, Input, Lists, Scratch};
+use rules::eval::{Evaluator, Host, Input, Scratch};
 use rules::keys::{KeyKind, KeyRecord};
 use rules::model::{Condition, FlagConfig, FlagDefinition, Metadata, Op, Segment, Serve};
+use rules::policy::PolicyFault;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -65,15 +69,30 @@ fn example() -> EnvironmentState {
             })
             .collect(),
         metadata: there_and_back::<Metadata>(&document["metadata"]),
+        ..EnvironmentState::default()
     }
 }
 
-/// List 0 of the example is `blocked`.
+/// List 0 of the example is `blocked`; its policy takes orders from Germany, and has no number for
+/// anybody else.
 struct Blocked;
 
-impl Lists for Blocked {
-    fn contains(&self, list: u32, id: &str) -> bool {
+impl Host for Blocked {
+    fn list_contains(&self, list: u32, id: &str) -> bool {
         list == 0 && id == "mallory"
+    }
+
+    fn policy(&self, policy: u32, input: &[u8], out: &mut Vec<u8>) -> Result<(), PolicyFault> {
+        let input: Value = serde_json::from_slice(input).unwrap();
+        let answer = match (policy, input["attributes"]["country"].as_str()) {
+            (0, Some("DE")) if input["attributes"]["app"]["version"] == "2.4.0" => {
+                r#"{"value":5.0,"reason":"from Germany"}"#
+            }
+            (0, None) => r#"{"abstain":true}"#,
+            _ => return Err(PolicyFault::Fuel),
+        };
+        out.extend_from_slice(answer.as_bytes());
+        Ok(())
     }
 }
 
@@ -109,7 +128,7 @@ fn answers(ruleset: &[u8]) -> Value {
         .into_iter()
         .map(|(context, now_ms)| {
             let context = ContextBuf::from_json(context.to_string().as_bytes()).unwrap();
-            let input = Input { context: context.view(), now_ms, lists: &Blocked };
+            let input = Input { context: context.view(), now_ms, host: &Blocked };
             let mut out = Vec::new();
             write_all(&evaluator, Audience::Server, &input, &mut Scratch::default(), &mut out);
             serde_json::from_slice::<Value>(&out).unwrap()
@@ -182,6 +201,11 @@ fn around(config: FlagConfig, definition: Option<FlagDefinition>) -> Environment
             },
         ],
         segments: ["beta", "blocked", "bots", "crawlers"].map(segment).to_vec(),
+        policies: vec![PolicyState {
+            name: "fraud-guard".to_owned(),
+            digest: Digest::of(b"fraud-guard"),
+            attributes: vec!["orders".to_owned()],
+        }],
         ..EnvironmentState::default()
     }
 }
@@ -206,6 +230,7 @@ fn every_example_of_the_guide_is_what_it_says_and_compiles() {
                 there_and_back::<Condition>(&value);
                 rule(json!({ "id": "r", "when": value, "serve": { "variant": "express" } }))
             }
+            "rule" => rule(value),
             "serve" => {
                 there_and_back::<Serve>(&value);
                 rule(json!({ "id": "r", "serve": value }))
@@ -291,27 +316,54 @@ fn the_guide_tells_the_limits_as_they_are() {
     }
 }
 
-const SAMPLE: &str = "tests/data/ruleset-v2.bin";
-const SAMPLE_ANSWERS: &str = "tests/data/ruleset-v2.answers.json";
+/// Each format's sample, never recorded again once the format exists.
+const FORMATS: [u16; 2] = [1, 2];
 
-/// What a control plane of format 1 has published, an edge of today must read. The sample is
-/// never recorded again for a format that exists: a new format gets a sample of its own.
-#[test]
-fn a_ruleset_that_was_recorded_still_loads_and_answers_the_same() {
-    let recorded = std::fs::read(file(SAMPLE)).unwrap();
-    let expected: Value = serde_json::from_str(&text(SAMPLE_ANSWERS)).unwrap();
-    let got = answers(&recorded);
-    for ((question, expected), got) in
-        questions().iter().zip(expected.as_array().unwrap()).zip(got.as_array().unwrap())
-    {
-        assert_eq!(got, expected, "{question:?}");
-    }
-    assert_eq!(expected.as_array().unwrap().len(), questions().len());
+fn sample(format: u16, what: &str) -> PathBuf {
+    file(&format!("tests/data/{}", what.replace('#', &format.to_string())))
 }
 
-const BLOB_SAMPLE: &str = "tests/data/blob-v2.bin";
+const SAMPLE: &str = "ruleset-v#.bin";
+const SAMPLE_ANSWERS: &str = "ruleset-v#.answers.json";
+const BLOB_SAMPLE: &str = "blob-v#.bin";
 
-fn sample_manifest() -> Manifest {
+/// What a control plane of an earlier format has published, an edge of today must read.
+#[test]
+fn a_ruleset_that_was_recorded_still_loads_and_answers_the_same() {
+    for format in FORMATS {
+        let recorded = std::fs::read(sample(format, SAMPLE)).unwrap();
+        let expected = std::fs::read_to_string(sample(format, SAMPLE_ANSWERS)).unwrap();
+        let expected: Value = serde_json::from_str(&expected).unwrap();
+        let got = answers(&recorded);
+        for ((question, expected), got) in
+            questions().iter().zip(expected.as_array().unwrap()).zip(got.as_array().unwrap())
+        {
+            assert_eq!(got, expected, "format {format}: {question:?}");
+        }
+        assert_eq!(expected.as_array().unwrap().len(), questions().len());
+    }
+}
+
+/// What format 2 has and format 1 has not: a flag that a policy decides.
+fn example_of_today() -> EnvironmentState {
+    let mut state = example();
+    state.flags.push(FlagState {
+        definition: there_and_back(&json!({ "key": "guarded", "type": "integer",
+            "variants": { "low": 1, "high": 9 } })),
+        config: there_and_back(&json!({ "enabled": true,
+            "rules": [{ "id": "guard", "policy": { "name": "guard", "params": { "b": 1, "a": [] },
+                                                   "fallback": { "variant": "low" } } }],
+            "fallthrough": { "variant": "high" } })),
+    });
+    state.policies.push(PolicyState {
+        name: "guard".to_owned(),
+        digest: Digest::of(b"guard"),
+        attributes: vec!["app.version".to_owned(), "country".to_owned()],
+    });
+    state
+}
+
+fn sample_manifest(format: u16) -> Manifest {
     let key = |id: &str, kind, origins: &[&str]| KeyRecord {
         id: id.to_owned(),
         kind,
@@ -319,6 +371,7 @@ fn sample_manifest() -> Manifest {
         origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
     };
     let list = IdList::from_ids(["mallory"]).encode();
+    let version = |bytes: &[u8]| PolicyBlob { digest: Digest::of(bytes), bytes: 70_000 };
     Manifest {
         namespace: "shop".to_owned(),
         environment: "größe".to_owned(),
@@ -330,25 +383,36 @@ fn sample_manifest() -> Manifest {
         lists: vec![ListRef { digest: Digest::of(&list), bytes: list.len() as u64, ids: 1 }],
         boundaries_ms: vec![i64::MIN, -1, 1_767_225_600_000],
         flag_count: 5,
+        policies: match format {
+            1 => Vec::new(),
+            _ => vec![PolicyPin {
+                name: "guard".to_owned(),
+                version: version(b"guard"),
+                shadow: Some(Shadow { version: version(b"next"), share: 2_500 }),
+            }],
+        },
     }
 }
 
 #[test]
 fn a_blob_that_was_recorded_is_still_read() {
-    let recorded = std::fs::read(file(BLOB_SAMPLE)).unwrap();
-    let (manifest, ruleset) = decode_blob(&recorded).unwrap();
-    assert_eq!(manifest, sample_manifest());
-    assert_eq!(ruleset, std::fs::read(file(SAMPLE)).unwrap());
+    for format in FORMATS {
+        let recorded = std::fs::read(sample(format, BLOB_SAMPLE)).unwrap();
+        let (manifest, ruleset) = decode_blob(&recorded).unwrap();
+        assert_eq!(manifest, sample_manifest(format));
+        assert_eq!(ruleset, std::fs::read(sample(format, SAMPLE)).unwrap());
+    }
 }
 
 #[test]
 #[ignore = "records the sample of a new format: cargo test -p rules --test authoring -- --ignored"]
 fn record_a_sample() {
-    let ruleset = encode_ruleset(&compile(&example()).unwrap().ruleset);
+    let ruleset = encode_ruleset(&compile(&example_of_today()).unwrap().ruleset);
     let lines: Vec<String> =
         answers(&ruleset).as_array().unwrap().iter().map(Value::to_string).collect();
-    let blob = encode_blob(&sample_manifest(), &ruleset);
-    std::fs::write(file(BLOB_SAMPLE), blob).unwrap();
-    std::fs::write(file(SAMPLE), ruleset).unwrap();
-    std::fs::write(file(SAMPLE_ANSWERS), format!("[\n{}\n]\n", lines.join(",\n"))).unwrap();
+    let blob = encode_blob(&sample_manifest(FORMAT), &ruleset);
+    std::fs::write(sample(FORMAT, BLOB_SAMPLE), blob).unwrap();
+    std::fs::write(sample(FORMAT, SAMPLE), ruleset).unwrap();
+    let answers = format!("[\n{}\n]\n", lines.join(",\n"));
+    std::fs::write(sample(FORMAT, SAMPLE_ANSWERS), answers).unwrap();
 }

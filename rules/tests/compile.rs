@@ -1,16 +1,18 @@
 //! What the compiler refuses, where it says so and how; what it makes of what it takes; and the
 //! limits at n and n + 1.
 
+use rules::blob::Digest;
 use rules::compile::{
-    Compiled, EnvironmentState, FlagState, PROBLEMS_MAX, Problem, SegmentState, compile,
-    compile_lenient, parse,
+    Compiled, EnvironmentState, FlagState, PROBLEMS_MAX, PolicyState, Problem, SegmentState,
+    compile, compile_lenient, parse,
 };
 use rules::limits;
 use rules::model::{Condition, FlagConfig, FlagDefinition, Metadata, Segment};
 use rules::ruleset::{Arg, Serve};
 use serde_json::{Value, json};
 
-/// `{flags: {key: {definition, config}}, segments: {key: {…, included?}}, metadata}`.
+/// `{flags: {key: {definition, config}}, segments: {key: {…, included?}}, policies: {name:
+/// [attribute]}, metadata}`.
 fn state(document: &Value) -> EnvironmentState {
     let with_key = |key: &str, value: &Value| {
         let mut value = value.clone();
@@ -39,6 +41,14 @@ fn state(document: &Value) -> EnvironmentState {
                 }
             })
             .collect(),
+        policies: entries("policies")
+            .iter()
+            .map(|(name, attributes)| PolicyState {
+                name: name.clone(),
+                digest: Digest::of(name.as_bytes()),
+                attributes: serde_json::from_value(attributes.clone()).unwrap(),
+            })
+            .collect(),
         metadata: match &document["metadata"] {
             Value::Null => Metadata::default(),
             metadata => read(metadata),
@@ -55,7 +65,8 @@ fn base() -> Value {
     let plain = json!({ "definition": { "type": "string", "variants": { "a": "A", "b": "B" } },
                         "config": { "enabled": true, "fallthrough": { "variant": "a" } } });
     json!({ "flags": { "f": plain, "g": plain },
-            "segments": { "s": { "rules": [{ "attr": "x", "op": "eq", "value": 1 }] } } })
+            "segments": { "s": { "rules": [{ "attr": "x", "op": "eq", "value": 1 }] } },
+            "policies": { "guard": ["country"] } })
 }
 
 /// `base` with one thing changed.
@@ -334,11 +345,62 @@ fn two_of_one_name_are_refused() {
 fn a_rule_says_once_what_it_serves() {
     let rule = json!([{ "id": "r" }]);
     refused(&with("/flags/f/config/rules", rule), "/flags/f/config/rules/0", &["add serve"]);
-    rule_refused(
-        json!({ "policy": { "name": "p" } }),
-        "/policy",
-        &["not supported by this version yet"],
-    );
+    let both = json!({ "policy": { "name": "guard" }, "serve": { "variant": "a" } });
+    rule_refused(both, "", &["serve or policy, not both"]);
+}
+
+#[test]
+fn a_rule_calls_only_a_policy_that_is_pinned_and_falls_back_to_what_the_flag_has() {
+    let call = |policy: Value| json!({ "policy": policy });
+    rule_refused(call(json!({ "name": "p" })), "/policy/name", &["\"p\"", "pinned: \"guard\""]);
+    let elsewhere = json!({ "name": "guard", "fallback": { "variant": "z" } });
+    rule_refused(call(elsewhere), "/policy/fallback/variant", &["no variant \"z\""]);
+    let long = json!({ "name": "guard", "params": "x".repeat(limits::POLICY_PARAMS_BYTES_MAX) });
+    rule_refused(call(long), "/policy/params", &["8194 bytes", "8192"]);
+    let longest =
+        json!({ "name": "guard", "params": "x".repeat(limits::POLICY_PARAMS_BYTES_MAX - 2) });
+    let mut document = with("/flags/f/config/rules", json!([{ "id": "r", "policy": longest }]));
+    compile(&state(&document)).unwrap();
+    document["flags"]["f"]["definition"]["clients"] = json!("local");
+    refused(&document, "/flags/f/config/rules/0/policy", &["run at the edge only"]);
+}
+
+#[test]
+fn a_policy_gets_its_attributes_once_and_in_order_and_only_called_ones_are_in_the_ruleset() {
+    let mut document = base();
+    document["policies"] = json!({ "unused": ["x"],
+        "guard": ["user.score", "country", "user", "user.name", "a.b.c", "a.b", "country"] });
+    let call = |max: u32| json!({ "name": "guard", "params": { "max": max, "also": [1.0] } });
+    let rules = json!([{ "id": "one", "policy": call(1) }, { "id": "two", "policy": call(2) }]);
+    document["flags"]["f"]["config"]["rules"] = rules;
+    let compiled = compile(&state(&document)).unwrap();
+    assert_eq!(compiled.policies, ["guard"]);
+    let rules = &compiled.ruleset;
+    let [policy] = rules.policies.as_slice() else { panic!("{:?}", rules.policies) };
+    let attrs: Vec<&str> = rules::ruleset::slice(&rules.refs, policy.attrs)
+        .iter()
+        .map(|attr| rules.str(rules.attrs[*attr as usize].path))
+        .collect();
+    assert_eq!(attrs, ["a.b", "country", "user"]);
+    assert_eq!(rules.str(policy.digest), Digest::of(b"guard").to_string());
+    let params: Vec<&str> = rules.policy_calls.iter().map(|call| rules.str(call.params)).collect();
+    assert_eq!(params, [r#"{"also":[1.0],"max":1}"#, r#"{"also":[1.0],"max":2}"#]);
+}
+
+#[test]
+fn a_hundred_policies_may_be_pinned_and_no_more() {
+    let pinned = |n: usize| {
+        let mut document = base();
+        for index in 0..n {
+            document["policies"][format!("p{index}")] = json!(["x"]);
+        }
+        document["policies"].as_object_mut().unwrap().shift_remove("guard");
+        compile(&state(&document))
+    };
+    pinned(limits::POLICIES_MAX).unwrap();
+    let problems = pinned(limits::POLICIES_MAX + 1).unwrap_err();
+    assert_eq!(problems[0].pointer, "/policies");
+    assert!(problems[0].message.contains("101 policies"), "{problems:?}");
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn every_case_answers_as_the_specification_says() {
 
 fn run(file: &corpus::File, evaluator: &Evaluator, case: &corpus::Case) -> Result<(), String> {
     let context = ContextBuf::from_json(&case.context).map_err(|error| error.to_string())?;
-    let input = Input { context: context.view(), now_ms: case.now_ms, lists: &file.lists };
+    let input = Input { context: context.view(), now_ms: case.now_ms, host: &file.host };
     let mut body = Vec::new();
     let status = rules::answer::write_one(
         evaluator,
@@ -94,7 +94,7 @@ fn a_bulk_answer_is_the_single_answers_in_key_order() {
                 continue;
             }
             let context = ContextBuf::from_json(&case.context).unwrap();
-            let input = Input { context: context.view(), now_ms: case.now_ms, lists: &file.lists };
+            let input = Input { context: context.view(), now_ms: case.now_ms, host: &file.host };
             let mut scratch = Scratch::default();
             let mut bulk = Vec::new();
             rules::answer::write_all(&evaluator, case.audience, &input, &mut scratch, &mut bulk);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use rules::answer::{self, Audience};
 use rules::compile::{EnvironmentState, FlagState, SegmentState, compile};
 use rules::context::ContextBuf;
-use rules::eval::{Evaluator, Input, NoLists, Scratch};
+use rules::eval::{Evaluator, Input, NoHost, Scratch};
 use rules::flagd::{self, ImportOptions, Imported};
 use rules::model::{FlagConfig, FlagDefinition, FlagType, Fractional, Scalar, Serve};
 use serde_json::{Value, json};
@@ -22,14 +22,14 @@ fn import_as(document: &Value, fractional: Fractional) -> Imported {
 }
 
 fn evaluator(flags: Vec<FlagState>, metadata: rules::model::Metadata) -> Evaluator {
-    let state = EnvironmentState { flags, segments: Vec::new(), metadata };
+    let state = EnvironmentState { flags, metadata, ..EnvironmentState::default() };
     let compiled = compile(&state).unwrap_or_else(|problems| panic!("{problems:?}"));
     Evaluator::new(compiled.ruleset).unwrap()
 }
 
 fn answer(evaluator: &Evaluator, key: &str, context: &Value, now_ms: i64) -> Value {
     let context = ContextBuf::from_json(context.to_string().as_bytes()).unwrap();
-    let input = Input { context: context.view(), now_ms, lists: &NoLists };
+    let input = Input { context: context.view(), now_ms, host: &NoHost };
     let mut out = Vec::new();
     let mut scratch = Scratch::default();
     answer::write_one(evaluator, key, Audience::Server, &input, &mut scratch, &mut out);

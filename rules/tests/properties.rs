@@ -9,11 +9,12 @@ use proptest::sample::select;
 use rules::answer::{Audience, write_all};
 use rules::blob::lists::IdList;
 use rules::blob::{
-    Digest, ListRef, LoadError, Manifest, decode_blob, decode_ruleset, encode_blob, encode_ruleset,
+    Digest, ListRef, LoadError, Manifest, PolicyBlob, PolicyPin, Shadow, decode_blob,
+    decode_ruleset, encode_blob, encode_ruleset,
 };
-use rules::compile::{EnvironmentState, FlagState, SegmentState, compile, parse};
+use rules::compile::{EnvironmentState, FlagState, PolicyState, SegmentState, compile, parse};
 use rules::context::ContextBuf;
-use rules::eval::{Evaluator, Input, Lists, Scratch};
+use rules::eval::{Evaluator, Host, Input, Scratch};
 use rules::keys::{KeyKind, KeyRecord};
 use rules::model::{FlagConfig, FlagDefinition, Segment};
 use rules::ruleset::Ruleset;
@@ -266,6 +267,7 @@ fn environment() -> impl Strategy<Value = EnvironmentState> {
             flags: vec![flags.0, flags.1, flags.2, flags.3],
             segments: vec![segments.0, segments.1, segments.2],
             metadata: read(&json!(metadata)),
+            ..EnvironmentState::default()
         },
     )
 }
@@ -290,8 +292,8 @@ fn read<T: serde::de::DeserializeOwned>(value: &Value) -> T {
 
 struct EvenLists;
 
-impl Lists for EvenLists {
-    fn contains(&self, list: u32, id: &str) -> bool {
+impl Host for EvenLists {
+    fn list_contains(&self, list: u32, id: &str) -> bool {
         (list as usize).wrapping_add(id.len()).is_multiple_of(2)
     }
 }
@@ -299,7 +301,7 @@ impl Lists for EvenLists {
 /// All answers; panics where an answer is not JSON.
 fn answers(evaluator: &Evaluator, context: &Value, now_ms: i64) -> Vec<u8> {
     let context = ContextBuf::from_json(context.to_string().as_bytes()).unwrap();
-    let input = Input { context: context.view(), now_ms, lists: &EvenLists };
+    let input = Input { context: context.view(), now_ms, host: &EvenLists };
     let mut out = Vec::new();
     write_all(evaluator, Audience::Server, &input, &mut Scratch::default(), &mut out);
     out
@@ -411,13 +413,20 @@ static SAMPLE: LazyLock<Sample> = LazyLock::new(|| {
                                 "express": 40000, "classic": 60000 } } },
                             "when": { "all": [ { "attr": "country", "op": "in",
                                                  "value": ["DE", "FR"] },
-                                               { "segment": "beta" } ] } }],
+                                               { "segment": "beta" } ] } },
+                          { "id": "guard", "policy": { "name": "guard", "params": { "max": 3 },
+                                                       "fallback": { "variant": "classic" } } }],
                 "fallthrough": { "variant": "classic" } })),
         }],
         segments: vec![SegmentState {
             segment: read(&json!({ "key": "beta" })),
             has_included: true,
             has_excluded: false,
+        }],
+        policies: vec![PolicyState {
+            name: "guard".to_owned(),
+            digest: Digest::of(b"guard"),
+            attributes: vec!["country".to_owned(), "app.version".to_owned()],
         }],
         ..EnvironmentState::default()
     };
@@ -437,6 +446,14 @@ static SAMPLE: LazyLock<Sample> = LazyLock::new(|| {
         lists: vec![ListRef { digest: Digest::of(&list), bytes: list.len() as u64, ids: 3 }],
         boundaries_ms: vec![-1, 0, i64::MAX],
         flag_count: 1,
+        policies: vec![PolicyPin {
+            name: "guard".to_owned(),
+            version: PolicyBlob { digest: Digest::of(b"guard"), bytes: 5 },
+            shadow: Some(Shadow {
+                version: PolicyBlob { digest: Digest::of(b"next"), bytes: 4 },
+                share: 1_000,
+            }),
+        }],
     };
     Sample { blob: encode_blob(&manifest, &ruleset), ruleset, list, manifest }
 });
@@ -502,11 +519,11 @@ fn a_lying_length_is_an_error_and_not_an_allocation() {
 #[test]
 fn a_newer_format_is_told_from_damage() {
     let mut frame = SAMPLE.ruleset.clone();
-    frame[6..8].copy_from_slice(&2u16.to_le_bytes());
+    frame[6..8].copy_from_slice(&3u16.to_le_bytes());
     let body = body_of(&SAMPLE.ruleset).to_vec();
     assert!(matches!(
         decode_ruleset(&reframed(&frame, &body)),
-        Err(LoadError::TooNew { needs: 2, .. })
+        Err(LoadError::TooNew { needs: 3, .. })
     ));
     // A newer writer whose format old readers still understand.
     let mut frame = SAMPLE.ruleset.clone();

@@ -35,7 +35,7 @@ fn one_native(bencher: Bencher<'_, '_>, key: &str) {
     let (mut scratch, mut out) = (Scratch::default(), Vec::with_capacity(1024));
     bencher.bench_local(|| {
         out.clear();
-        let input = Input { context: context.view(), now_ms: NOW_MS, lists: &lists };
+        let input = Input { context: context.view(), now_ms: NOW_MS, host: &lists };
         let audience = Audience::Server;
         write_one(&evaluator, black_box(key), audience, &input, &mut scratch, &mut out)
     });
@@ -86,7 +86,7 @@ fn rules_native_from_json(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| {
         out.clear();
         let context = ContextBuf::from_json(black_box(CONTEXT)).expect("a context");
-        let input = Input { context: context.view(), now_ms: NOW_MS, lists: &lists };
+        let input = Input { context: context.view(), now_ms: NOW_MS, host: &lists };
         write_one(&evaluator, "rules", Audience::Server, &input, &mut scratch, &mut out)
     });
 }
@@ -112,7 +112,7 @@ fn all_of_100_native(bencher: Bencher<'_, '_>) {
     let (mut scratch, mut out) = (Scratch::default(), Vec::with_capacity(64 * 1024));
     bencher.bench_local(|| {
         out.clear();
-        let input = Input { context: context.view(), now_ms: NOW_MS, lists: &lists };
+        let input = Input { context: context.view(), now_ms: NOW_MS, host: &lists };
         write_all(&evaluator, Audience::Server, &input, &mut scratch, &mut out);
         out.len()
     });

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rules::answer::{self, Audience, Status};
 use rules::context::ContextBuf;
-use rules::eval::{ErrorCode, Lists};
+use rules::eval::{ErrorCode, Host};
 
 use crate::instance::{Ask, Instance};
 use crate::{Sandbox, SandboxError, TICK};
@@ -21,7 +21,7 @@ pub struct Environment {
     sandbox: Arc<Sandbox>,
     /// Kept, because instances are made again whenever one is needed.
     ruleset: Arc<[u8]>,
-    lists: Arc<dyn Lists + Send + Sync>,
+    host: Arc<dyn Host + Send + Sync>,
     pool: Mutex<Pool>,
     returned: Condvar,
     last_use: AtomicU64,
@@ -79,12 +79,12 @@ impl Environment {
     pub(crate) fn load(
         sandbox: &Arc<Sandbox>,
         ruleset: Arc<[u8]>,
-        lists: Arc<dyn Lists + Send + Sync>,
+        host: Arc<dyn Host + Send + Sync>,
     ) -> Result<Arc<Environment>, SandboxError> {
         let environment = Environment {
             sandbox: Arc::clone(sandbox),
             ruleset,
-            lists,
+            host,
             pool: Mutex::default(),
             returned: Condvar::new(),
             last_use: AtomicU64::new(0),
@@ -181,7 +181,7 @@ impl Environment {
     }
 
     fn make(&self) -> Result<Box<Instance>, SandboxError> {
-        let make = || Instance::new(&self.sandbox, &self.ruleset, Arc::clone(&self.lists));
+        let make = || Instance::new(&self.sandbox, &self.ruleset, Arc::clone(&self.host));
         let made = match make() {
             Err(SandboxError::Budget { .. }) => {
                 self.make_room();

@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use rules::answer::{Audience, Status};
-use rules::eval::Lists;
-use wasmtime::{Caller, Linker, Memory, ResourceLimiter, Store, Trap, TypedFunc};
+use rules::eval::Host;
+use rules::limits::POLICY_OUTPUT_BYTES_MAX;
+use rules::policy::PolicyFault;
+use wasmtime::{
+    AsContextMut as _, Caller, Linker, Memory, ResourceLimiter, Store, Trap, TypedFunc,
+};
 
 use crate::{Budget, Sandbox, SandboxError, TICK, chain};
 
@@ -14,9 +18,10 @@ const BUFFER: usize = 4 * 1024;
 
 /// What a store holds for its instance.
 pub(crate) struct Held {
-    lists: Arc<dyn Lists + Send + Sync>,
+    host: Arc<dyn Host + Send + Sync>,
     memory: Option<Memory>,
     limits: Limits,
+    deadline_ticks: u64,
 }
 
 struct Limits {
@@ -70,15 +75,56 @@ pub(crate) fn add_imports(linker: &mut Linker<Held>) -> wasmtime::Result<()> {
         |caller: Caller<'_, Held>, list: u32, start: u32, len: u32| -> i32 {
             let held = caller.data();
             let Some(memory) = held.memory else { return 0 };
-            let start = start as usize;
-            let id = start
-                .checked_add(len as usize)
-                .and_then(|end| memory.data(&caller).get(start..end))
+            let id = span(memory.data(&caller), start, len)
                 .and_then(|bytes| std::str::from_utf8(bytes).ok());
-            id.is_some_and(|id| held.lists.contains(list, id)).into()
+            id.is_some_and(|id| held.host.list_contains(list, id)).into()
         },
     )?;
+    linker.func_wrap(
+        "tidegate",
+        "policy",
+        |mut caller: Caller<'_, Held>,
+         policy: u32,
+         input: u32,
+         input_len: u32,
+         out: u32,
+         out_len: u32|
+         -> i32 {
+            let Some(memory) = caller.data().memory else { return PolicyFault::Unavailable.code() };
+            let mut answer = Vec::with_capacity(POLICY_OUTPUT_BYTES_MAX);
+            let called = span(memory.data(&caller), input, input_len)
+                .ok_or(PolicyFault::Input)
+                .and_then(|input| caller.data().host.policy(policy, input, &mut answer));
+            // A policy has a budget of its own and the evaluator bounds the calls: their time is
+            // not the evaluator's.
+            let ticks = caller.data().deadline_ticks;
+            caller.as_context_mut().set_epoch_deadline(ticks);
+            if let Err(fault) = called {
+                return fault.code();
+            }
+            let Some(place) = span_mut(memory.data_mut(&mut caller), out, out_len)
+                .and_then(|out| out.get_mut(..answer.len()))
+            else {
+                return PolicyFault::Output.code();
+            };
+            place.copy_from_slice(&answer);
+            i32::try_from(answer.len()).unwrap_or(PolicyFault::Output.code())
+        },
+    )?;
+    linker.func_wrap("tidegate", "policy_refused", |caller: Caller<'_, Held>, policy: u32| {
+        caller.data().host.policy_refused(policy);
+    })?;
     Ok(())
+}
+
+fn span(memory: &[u8], start: u32, len: u32) -> Option<&[u8]> {
+    let start = start as usize;
+    memory.get(start..start.checked_add(len as usize)?)
+}
+
+fn span_mut(memory: &mut [u8], start: u32, len: u32) -> Option<&mut [u8]> {
+    let start = start as usize;
+    memory.get_mut(start..start.checked_add(len as usize)?)
 }
 
 /// One flag, or all.
@@ -103,7 +149,7 @@ impl Instance {
     pub(crate) fn new(
         sandbox: &Sandbox,
         ruleset: &[u8],
-        lists: Arc<dyn Lists + Send + Sync>,
+        host: Arc<dyn Host + Send + Sync>,
     ) -> Result<Instance, SandboxError> {
         let config = &sandbox.config;
         let limits = Limits {
@@ -112,13 +158,13 @@ impl Instance {
             bytes_max: config.instance_bytes_max,
             over_budget: false,
         };
-        let held = Held { lists, memory: None, limits };
-        let mut store = Store::new(sandbox.evaluator.module().engine(), held);
-        store.limiter(|held| &mut held.limits);
-        // Loading 32 MiB takes longer than an evaluation; a ruleset that takes seconds is refused.
         let tick = TICK.as_millis();
         let deadline_ticks = config.deadline.as_millis().div_ceil(tick).saturating_add(1);
         let deadline_ticks = u64::try_from(deadline_ticks).unwrap_or(u64::MAX / 2);
+        let held = Held { host, memory: None, limits, deadline_ticks };
+        let mut store = Store::new(sandbox.evaluator.module().engine(), held);
+        store.limiter(|held| &mut held.limits);
+        // Loading 32 MiB takes longer than an evaluation; a ruleset that takes seconds is refused.
         store.set_epoch_deadline(deadline_ticks.saturating_mul(200));
         let instance = match sandbox.evaluator.instantiate(&mut store) {
             Ok(instance) => instance,

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rules::eval::Lists;
+use rules::eval::Host;
 use wasmtime::{Config, Engine, InstancePre, Linker, Module};
 
 pub use environment::Environment;
@@ -129,9 +129,9 @@ impl Sandbox {
     pub fn load(
         self: &Arc<Self>,
         ruleset: Arc<[u8]>,
-        lists: Arc<dyn Lists + Send + Sync>,
+        host: Arc<dyn Host + Send + Sync>,
     ) -> Result<Arc<Environment>, SandboxError> {
-        let environment = Environment::load(self, ruleset, lists)?;
+        let environment = Environment::load(self, ruleset, host)?;
         let mut known = self.known();
         known.retain(|known| known.strong_count() > 0);
         known.push(Arc::downgrade(&environment));

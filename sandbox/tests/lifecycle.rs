@@ -7,7 +7,7 @@ use rules::answer::{Audience, Status};
 use rules::blob::encode_ruleset;
 use rules::compile::{EnvironmentState, FlagState, SegmentState, compile};
 use rules::context::ContextBuf;
-use rules::eval::{Lists, NoLists};
+use rules::eval::{Host, NoHost};
 use sandbox::{Environment, Sandbox, SandboxConfig, SandboxError};
 use serde_json::json;
 
@@ -52,7 +52,7 @@ fn config() -> SandboxConfig {
 
 fn environment(config: SandboxConfig) -> Arc<Environment> {
     let sandbox = Sandbox::new(config).expect("the guest compiles");
-    sandbox.load(Arc::from(&b"anything"[..]), Arc::new(NoLists)).expect("the guest takes anything")
+    sandbox.load(Arc::from(&b"anything"[..]), Arc::new(NoHost)).expect("the guest takes anything")
 }
 
 fn ask(environment: &Environment, key: &str) -> Result<String, SandboxError> {
@@ -100,7 +100,7 @@ fn an_answer_from_beyond_the_guests_memory_is_refused() {
 #[test]
 fn memory_is_given_back_with_the_instance_and_with_the_environment() {
     let sandbox = Sandbox::new(config()).expect("the guest compiles");
-    let load = || sandbox.load(Arc::from(&b"anything"[..]), Arc::new(NoLists)).expect("it loads");
+    let load = || sandbox.load(Arc::from(&b"anything"[..]), Arc::new(NoHost)).expect("it loads");
     let environment = load();
     assert_eq!(sandbox.memory_bytes(), 64 * 1024);
     ask(&environment, "grow").expect_err("it grows until it may not");
@@ -118,7 +118,7 @@ fn memory_is_given_back_with_the_instance_and_with_the_environment() {
 fn over_the_budget_idle_instances_of_the_least_recently_used_environment_go_first() {
     let sandbox = Sandbox::new(SandboxConfig { total_bytes_max: 128 * 1024, ..config() });
     let sandbox = sandbox.expect("the guest compiles");
-    let load = || sandbox.load(Arc::from(&b"anything"[..]), Arc::new(NoLists)).expect("it loads");
+    let load = || sandbox.load(Arc::from(&b"anything"[..]), Arc::new(NoHost)).expect("it loads");
     let (first, second) = (load(), load());
     ask(&first, "fine").expect("it has its instance");
     let third = load();
@@ -130,7 +130,7 @@ fn over_the_budget_idle_instances_of_the_least_recently_used_environment_go_firs
 #[test]
 fn a_budget_that_holds_nothing_is_an_error_that_says_so() {
     let sandbox = Sandbox::new(SandboxConfig { total_bytes_max: 1024, ..config() });
-    let loaded = sandbox.expect("it compiles").load(Arc::from(&b"anything"[..]), Arc::new(NoLists));
+    let loaded = sandbox.expect("it compiles").load(Arc::from(&b"anything"[..]), Arc::new(NoHost));
     assert!(matches!(loaded, Err(SandboxError::Budget { bytes_max: 1024 })), "{loaded:?}");
 }
 
@@ -141,9 +141,9 @@ fn a_module_that_is_no_evaluator_is_refused_at_the_start() {
         let config = SandboxConfig { evaluator, ..SandboxConfig::default() };
         let refused = match Sandbox::new(config) {
             Err(error) => error,
-            Ok(sandbox) => sandbox
-                .load(Arc::from(&b""[..]), Arc::new(NoLists))
-                .expect_err("it exports nothing"),
+            Ok(sandbox) => {
+                sandbox.load(Arc::from(&b""[..]), Arc::new(NoHost)).expect_err("it exports nothing")
+            }
         };
         assert!(
             matches!(refused, SandboxError::Evaluator { .. } | SandboxError::Abi),
@@ -182,8 +182,8 @@ fn ruleset() -> Vec<u8> {
 
 struct Ada;
 
-impl Lists for Ada {
-    fn contains(&self, list: u32, id: &str) -> bool {
+impl Host for Ada {
+    fn list_contains(&self, list: u32, id: &str) -> bool {
         list == 0 && id == "ada"
     }
 }
@@ -210,7 +210,7 @@ fn a_damaged_ruleset_is_refused_with_the_reason() {
     let mut damaged = ruleset();
     let middle = damaged.len() / 2;
     damaged[middle] ^= 1;
-    let refused = real().load(damaged.into(), Arc::new(NoLists)).expect_err("it is damaged");
+    let refused = real().load(damaged.into(), Arc::new(NoHost)).expect_err("it is damaged");
     assert!(refused.to_string().contains("checksum"), "{refused}");
 }
 

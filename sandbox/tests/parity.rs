@@ -24,7 +24,7 @@ fn the_corpus_gives_the_same_bytes_in_the_sandbox_as_natively() {
     let mut compared = 0;
     for file in corpus::load() {
         let native = Evaluator::load(&file.ruleset).expect("the corpus loads");
-        let lists = Arc::new(file.lists.clone());
+        let lists = Arc::new(file.host.clone());
         let guest = sandbox
             .load(file.ruleset.clone().into(), lists)
             .unwrap_or_else(|error| panic!("{}: {error}", file.name));
@@ -32,7 +32,7 @@ fn the_corpus_gives_the_same_bytes_in_the_sandbox_as_natively() {
         for case in &file.cases {
             // A context that cannot be decoded never reaches an evaluator.
             let Ok(context) = ContextBuf::from_json(&case.context) else { continue };
-            let input = Input { context: context.view(), now_ms: case.now_ms, lists: &file.lists };
+            let input = Input { context: context.view(), now_ms: case.now_ms, host: &file.host };
             let (mut expected, mut got) = (Vec::new(), Vec::new());
             let status =
                 write_one(&native, &case.flag, case.audience, &input, &mut scratch, &mut expected);

@@ -10,7 +10,9 @@ use std::cell::RefCell;
 
 use rules::answer::{self, Audience, Status};
 use rules::context::{Context, ContextBuf};
-use rules::eval::{ErrorCode, Evaluator, Input, Lists, Scratch};
+use rules::eval::{ErrorCode, Evaluator, Host, Input, Scratch};
+use rules::limits::POLICY_OUTPUT_BYTES_MAX;
+use rules::policy::PolicyFault;
 
 const ABI: u32 = 1;
 
@@ -22,15 +24,34 @@ const ALL_JSON: u8 = 4;
 #[link(wasm_import_module = "tidegate")]
 unsafe extern "C" {
     fn list_contains(list: u32, ptr: *const u8, len: usize) -> i32;
+    /// The length of the answer that it wrote to `out`, or `PolicyFault::code`.
+    fn policy(policy: u32, ptr: *const u8, len: usize, out: *mut u8, out_len: usize) -> i32;
+    fn policy_refused(policy: u32);
 }
 
-struct HostLists;
+struct Outside;
 
-impl Lists for HostLists {
-    fn contains(&self, list: u32, id: &str) -> bool {
+impl Host for Outside {
+    fn list_contains(&self, list: u32, id: &str) -> bool {
         // SAFETY: the host reads `len` bytes at `ptr`, which is what a `str` has, and keeps
         // nothing.
         unsafe { list_contains(list, id.as_ptr(), id.len()) != 0 }
+    }
+
+    fn policy(&self, index: u32, input: &[u8], out: &mut Vec<u8>) -> Result<(), PolicyFault> {
+        out.resize(POLICY_OUTPUT_BYTES_MAX, 0);
+        // SAFETY: the host reads `len` bytes at `ptr`, writes at most `out_len` bytes at `out`,
+        // which are that many, and keeps nothing.
+        let code =
+            unsafe { policy(index, input.as_ptr(), input.len(), out.as_mut_ptr(), out.len()) };
+        let answer = usize::try_from(code).map_err(|_| PolicyFault::from_code(code));
+        out.truncate(*answer.as_ref().unwrap_or(&0));
+        answer.map(|_| ())
+    }
+
+    fn policy_refused(&self, index: u32) {
+        // SAFETY: a number by value.
+        unsafe { policy_refused(index) }
     }
 }
 
@@ -135,7 +156,7 @@ fn evaluate(
             }
         },
     };
-    let input = Input { context, now_ms, lists: &HostLists };
+    let input = Input { context, now_ms, host: &Outside };
     match request.op {
         ONE | ONE_JSON => {
             answer::write_one(evaluator, request.key, request.audience, &input, scratch, out)

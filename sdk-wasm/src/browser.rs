@@ -2,7 +2,7 @@
 
 use rules::answer::{self, Audience};
 use rules::context::ContextBuf;
-use rules::eval::{ErrorCode, Evaluator as Rules, Input, NoLists, Scratch};
+use rules::eval::{ErrorCode, Evaluator as Rules, Input, NoHost, Scratch};
 use wasm_bindgen::prelude::*;
 
 #[wasm_bindgen]
@@ -25,8 +25,7 @@ impl Evaluator {
         let mut out = Vec::new();
         match ContextBuf::from_json(context_json.as_bytes()) {
             Ok(context) => {
-                let input =
-                    Input { context: context.view(), now_ms: now_ms as i64, lists: &NoLists };
+                let input = Input { context: context.view(), now_ms: now_ms as i64, host: &NoHost };
                 let scratch = &mut self.scratch;
                 answer::write_one(&self.rules, key, Audience::Server, &input, scratch, &mut out);
             }
@@ -42,7 +41,7 @@ impl Evaluator {
     #[wasm_bindgen(js_name = evaluateAll)]
     pub fn evaluate_all(&mut self, context_json: &str, now_ms: f64) -> Result<String, JsError> {
         let context = ContextBuf::from_json(context_json.as_bytes())?;
-        let input = Input { context: context.view(), now_ms: now_ms as i64, lists: &NoLists };
+        let input = Input { context: context.view(), now_ms: now_ms as i64, host: &NoHost };
         let mut out = Vec::new();
         answer::write_all(&self.rules, Audience::Server, &input, &mut self.scratch, &mut out);
         Ok(String::from_utf8_lossy(&out).into_owned())

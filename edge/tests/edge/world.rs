@@ -187,6 +187,7 @@ impl Shop {
                 .collect(),
             boundaries_ms: compiled.boundaries_ms,
             flag_count: self.state.flags.len() as u32,
+            ..Manifest::default()
         };
         let blob = Bytes::from(encode_blob(&manifest, &encode_ruleset(&compiled.ruleset)));
         Snapshot { blob, lists, environment: self.environment.clone() }

@@ -128,7 +128,7 @@ pub fn check_number(number: &Number) -> Result<(), String> {
     }
 }
 
-fn check_nested(value: &Value, depth: usize) -> Result<(), String> {
+pub fn check_nested(value: &Value, depth: usize) -> Result<(), String> {
     let inner = depth.saturating_add(1);
     match value {
         Value::Array(_) | Value::Object(_) if depth > NESTING_MAX => {

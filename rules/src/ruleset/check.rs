@@ -10,9 +10,9 @@ use super::{
 use crate::blob::LoadError;
 use crate::compile::chain;
 use crate::limits::{
-    CEL_NESTING_MAX, CHAIN_MAX, CONDITION_STEPS_MAX, FLAGS_MAX, NESTING_MAX, PREREQUISITES_MAX,
-    REGEX_SOURCE_BYTES_MAX, RULES_PER_FLAG_MAX, SEGMENTS_MAX, SNAPSHOT_BYTES_MAX, SPLIT_TOTAL,
-    VARIANTS_PER_FLAG_MAX,
+    CEL_NESTING_MAX, CHAIN_MAX, CONDITION_STEPS_MAX, FLAGS_MAX, NESTING_MAX, POLICIES_MAX, POLICY_ATTRIBUTES_MAX,
+    POLICY_PARAMS_BYTES_MAX, PREREQUISITES_MAX, REGEX_SOURCE_BYTES_MAX, RULES_PER_FLAG_MAX,
+    SEGMENTS_MAX, SNAPSHOT_BYTES_MAX, SPLIT_TOTAL, VARIANTS_PER_FLAG_MAX,
 };
 use crate::model::{Algorithm, Project};
 
@@ -59,10 +59,12 @@ impl Ruleset {
                 Serve::Variant(at) => ("variant", *at, self.variants.len()),
                 Serve::Split(at) => ("split", *at, self.splits.len()),
                 Serve::Logic(at) => ("logic node", *at, self.logic.len()),
+                Serve::Policy(at) => ("policy call", *at, self.policy_calls.len()),
                 Serve::CodeDefault | Serve::Next => continue,
             };
             ensure((at as usize) < len, || format!("serve {index}: there is no {kind} {at}"))?;
         }
+        self.check_policies()?;
         for (index, variant) in self.variants.iter().enumerate() {
             for text in [variant.key, variant.json, variant.value] {
                 self.check_text(text, "variant", index)?;
@@ -360,6 +362,37 @@ impl Ruleset {
         Ok(())
     }
 
+    fn check_policies(&self) -> Checked {
+        limit("policies", self.policies.len(), POLICIES_MAX)?;
+        for (index, policy) in self.policies.iter().enumerate() {
+            self.check_text(policy.name, "policy", index)?;
+            self.check_text(policy.digest, "policy", index)?;
+            limit("attributes of a policy", policy.attrs.len as usize, POLICY_ATTRIBUTES_MAX)?;
+            let attrs = self.check_refs(policy.attrs, self.attrs.len(), "policy", index, "attr")?;
+            // The input is written in one pass that relies on it.
+            let parts = |at: &u32| {
+                let span = self.attrs.get(*at as usize).map(|attr| attr.parts).unwrap_or_default();
+                slice(&self.attr_parts, span).iter().map(|part| self.str(*part))
+            };
+            let ordered = attrs.is_sorted_by(|one, next| {
+                parts(one).lt(parts(next)) && !parts(next).take(parts(one).len()).eq(parts(one))
+            });
+            ensure(ordered, || format!("policy {index}: its attributes are not in order"))?;
+        }
+        for (index, call) in self.policy_calls.iter().enumerate() {
+            self.check_index(call.policy, self.policies.len(), "policy call", index, "policy")?;
+            self.check_text(call.params, "policy call", index)?;
+            limit("bytes of params", call.params.len as usize, POLICY_PARAMS_BYTES_MAX)?;
+            match self.serves.get(call.fallback as usize) {
+                Some(Serve::Policy(_)) | None => {
+                    return Err(malformed(format!("policy call {index}: its fallback is none")));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     fn check_arm(&self, index: usize, arm: &Arm) -> Checked {
         self.check_span(arm.ranges, self.ranges.len(), "arm", index, "ranges")?;
         ensure(arm.weight.is_finite() && arm.weight >= 0.0, || {
@@ -368,8 +401,8 @@ impl Ruleset {
         // No splits in splits: that is what keeps serving from going round.
         match self.serves.get(arm.serve as usize) {
             Some(Serve::Variant(_) | Serve::CodeDefault | Serve::Next) => Ok(()),
-            Some(Serve::Split(_) | Serve::Logic(_)) => {
-                Err(malformed(format!("arm {index}: it serves another split or tree")))
+            Some(Serve::Split(_) | Serve::Logic(_) | Serve::Policy(_)) => {
+                Err(malformed(format!("arm {index}: it serves another split, tree or policy")))
             }
             None => Err(malformed(format!("arm {index}: there is no serve {}", arm.serve))),
         }
@@ -422,7 +455,14 @@ impl Ruleset {
                 .is_some_and(|position| position < flag.variants.len),
             _ => true,
         };
-        let holds = match self.serves.get(serve as usize) {
+        let serve_of = |serve: u32| self.serves.get(serve as usize);
+        let fallback = |call: &u32| Some(self.policy_calls.get(*call as usize)?.fallback);
+        // What a policy's call may come to is its fallback, which is none itself.
+        let reached = match serve_of(serve) {
+            Some(Serve::Policy(call)) => fallback(call).and_then(serve_of),
+            other => other,
+        };
+        let holds = match reached {
             Some(Serve::Split(split)) => {
                 let arms = self.splits.get(*split as usize).map(|split| split.arms);
                 slice(&self.arms, arms.unwrap_or_default())

@@ -2,6 +2,9 @@
 //! runs. The native runner compares with what the data expects; the other hosts compare their bytes
 //! with the native bytes. Included by path, so it uses nothing but `rules` and `serde_json`.
 //!
+//! `state` may have `policies: {name: {attributes, answer | fault, input?}}`: a host that plays a policy
+//! answers the text of `answer` or the fault; if it is asked with another text than `input`, it traps.
+//!
 //! A file is `{description, state | flagd (+ fractional), cases: [{name, flag, context, now,
 //! audience, status, expect, text?}]}`. In `expect` of an error `errorDetails` is left out: its text is
 //! ours to word, and the runner asks only that there is one. `text` must occur in the body verbatim,
@@ -14,9 +17,13 @@ use std::sync::{Arc, LazyLock};
 
 use rules::answer::Audience;
 use rules::cel::{At, Mistake, Tree};
-use rules::compile::{Compiled, EnvironmentState, FlagState, ListKind, SegmentState, compile_with};
-use rules::eval::Lists;
+use rules::blob::Digest;
+use rules::compile::{
+    Compiled, EnvironmentState, FlagState, ListKind, PolicyState, SegmentState, compile_with,
+};
+use rules::eval::Host;
 use rules::flagd::ImportOptions;
+use rules::policy::PolicyFault;
 use serde_json::{Map, Value, json};
 
 /// One file: an environment and what is asked of it.
@@ -25,7 +32,7 @@ pub struct File {
     pub state: EnvironmentState,
     /// The framed ruleset, as a host loads it.
     pub ruleset: Vec<u8>,
-    pub lists: IdLists,
+    pub host: Played,
     pub cases: Vec<Case>,
     /// The file as written.
     pub document: Value,
@@ -45,20 +52,48 @@ pub struct Case {
     pub text: Option<String>,
 }
 
-/// The ids of each list, by the index that the compiled ruleset uses.
+/// The ids of each list and the part of each policy, by the index that the compiled ruleset uses.
 #[derive(Debug, Clone, Default)]
-pub struct IdLists(Vec<HashSet<String>>);
+pub struct Played {
+    ids: Vec<HashSet<String>>,
+    policies: Vec<Policy>,
+}
 
-impl IdLists {
+/// What a policy of the corpus does.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    pub name: String,
+    /// The one input that it takes; any, unless given.
+    pub input: Option<String>,
+    pub answer: Result<String, PolicyFault>,
+}
+
+impl Played {
     /// Each list, by its index.
     pub fn ids(&self) -> impl Iterator<Item = &HashSet<String>> {
-        self.0.iter()
+        self.ids.iter()
+    }
+
+    /// Each policy, by its index.
+    pub fn policies(&self) -> &[Policy] {
+        &self.policies
     }
 }
 
-impl Lists for IdLists {
-    fn contains(&self, list: u32, id: &str) -> bool {
-        self.0.get(list as usize).is_some_and(|ids| ids.contains(id))
+impl Host for Played {
+    fn list_contains(&self, list: u32, id: &str) -> bool {
+        self.ids.get(list as usize).is_some_and(|ids| ids.contains(id))
+    }
+
+    fn policy(&self, policy: u32, input: &[u8], out: &mut Vec<u8>) -> Result<(), PolicyFault> {
+        let policy = self.policies.get(policy as usize).ok_or(PolicyFault::Unavailable)?;
+        if policy.input.as_ref().is_some_and(|wanted| wanted.as_bytes() != input) {
+            out.extend_from_slice(b"another input: ");
+            out.extend_from_slice(input);
+            return Err(PolicyFault::Trap);
+        }
+        out.extend_from_slice(policy.answer.as_ref().map_err(|fault| *fault)?.as_bytes());
+        Ok(())
     }
 }
 
@@ -109,7 +144,7 @@ pub fn open(name: &str, document: Value) -> File {
         Some(flagd) => (imported(name, flagd, document.get("fractional")), IdSource::default()),
         None => authored(name, &document["state"]),
     };
-    let Compiled { ruleset, lists, .. } = compile_with(&state, &tree).unwrap_or_else(|problems| {
+    let Compiled { ruleset, lists, policies, .. } = compile_with(&state, &tree).unwrap_or_else(|problems| {
         let lines: Vec<String> =
             problems.iter().map(|p| format!("  {} {}", p.pointer, p.message)).collect();
         panic!("{name} does not compile:\n{}", lines.join("\n"))
@@ -130,12 +165,31 @@ pub fn open(name: &str, document: Value) -> File {
             }
         })
         .collect();
+    let policies = policies
+        .into_iter()
+        .map(|policy| {
+            let played = &document["state"]["policies"][&policy];
+            let fault = |name: &str| {
+                let known = PolicyFault::ALL.into_iter().find(|fault| fault.name() == name);
+                known.unwrap_or_else(|| panic!("{name} is no fault"))
+            };
+            Policy {
+                name: policy,
+                input: played["input"].as_str().map(str::to_owned),
+                answer: match (played["answer"].as_str(), played["fault"].as_str()) {
+                    (Some(answer), None) => Ok(answer.to_owned()),
+                    (None, Some(name)) => Err(fault(name)),
+                    _ => panic!("{name}: a policy has an answer or a fault: {played}"),
+                },
+            }
+        })
+        .collect();
     let cases = document["cases"].as_array().unwrap_or_else(|| panic!("{name} has no cases"));
     File {
         name: name.to_owned(),
         ruleset: rules::blob::encode_ruleset(&ruleset),
         state,
-        lists: IdLists(lists),
+        host: Played { ids: lists, policies },
         cases: cases.iter().map(|case| read_case(name, case)).collect(),
         document,
     }
@@ -185,8 +239,18 @@ fn authored(name: &str, state: &Value) -> (EnvironmentState, IdSource) {
             }
         })
         .collect();
+    let policies = state["policies"].as_object().unwrap_or(&empty);
+    let policies = policies
+        .iter()
+        .map(|(key, policy)| PolicyState {
+            name: key.clone(),
+            digest: Digest::of(key.as_bytes()),
+            attributes: shape(name, key, policy["attributes"].clone()),
+        })
+        .collect();
     let metadata = state.get("metadata").cloned().unwrap_or_else(|| json!({}));
-    (EnvironmentState { flags, segments, metadata: shape(name, "metadata", metadata) }, ids)
+    let metadata = shape(name, "metadata", metadata);
+    (EnvironmentState { flags, segments, policies, metadata }, ids)
 }
 
 fn imported(name: &str, document: &Value, fractional: Option<&Value>) -> EnvironmentState {
@@ -196,7 +260,11 @@ fn imported(name: &str, document: &Value, fractional: Option<&Value>) -> Environ
         rules::flagd::import(document.to_string().as_bytes(), ImportOptions { fractional })
             .unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(imported.refused.is_empty(), "{name} refuses {:?}", imported.refused);
-    EnvironmentState { flags: imported.flags, segments: Vec::new(), metadata: imported.metadata }
+    EnvironmentState {
+        flags: imported.flags,
+        metadata: imported.metadata,
+        ..EnvironmentState::default()
+    }
 }
 
 fn read_case(file: &str, case: &Value) -> Case {

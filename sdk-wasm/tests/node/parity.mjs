@@ -20,11 +20,23 @@ const module = new WebAssembly.Module(readFileSync(wasmPath));
 const bytes = (base64) => Buffer.from(base64, 'base64');
 
 class Guest {
-  constructor(ruleset, lists) {
+  constructor(ruleset, lists, policies) {
     const members = lists.map((ids) => new Set(ids));
     const list_contains = (list, start, length) =>
       members[list]?.has(this.text(start, length)) ? 1 : 0;
-    this.exports = new WebAssembly.Instance(module, { tidegate: { list_contains } }).exports;
+    // A policy plays its part: it answers, or it fails as `rules::policy::PolicyFault::code` says.
+    const policy = (index, start, length, out, room) => {
+      const { input, answer, fault } = policies[index];
+      if (input !== null && input !== this.text(start, length)) return -1;
+      if (fault !== null) return fault;
+      const bytes = Buffer.from(answer);
+      if (bytes.length > room) return -6;
+      new Uint8Array(this.exports.memory.buffer).set(bytes, out);
+      return bytes.length;
+    };
+    const policy_refused = () => {};
+    const tidegate = { list_contains, policy, policy_refused };
+    this.exports = new WebAssembly.Instance(module, { tidegate }).exports;
     if (this.exports.tg_abi() !== 1) throw new Error('another ABI');
     const error = this.call(ruleset, (length) => this.exports.tg_load(length));
     if (error.length > 0) throw new Error(error.toString());
@@ -66,7 +78,7 @@ function check(place, got, status, expected) {
 
 for (const name of readdirSync(folder).filter((name) => name.endsWith('.json')).sort()) {
   const file = JSON.parse(readFileSync(join(folder, name), 'utf8'));
-  const guest = new Guest(bytes(file.ruleset), file.lists);
+  const guest = new Guest(bytes(file.ruleset), file.lists, file.policies);
   for (const c of file.cases) {
     const place = `${file.file}: ${c.name}`;
     const [one, all] = [bytes(c.one), bytes(c.all)];
