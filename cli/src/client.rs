@@ -46,6 +46,24 @@ impl Client {
         self.post_bytes(path, body).await
     }
 
+    /// A module as it is.
+    pub async fn post_wasm(&self, path: &str, wasm: Vec<u8>) -> Result<Answer, Failure> {
+        let request = self
+            .http
+            .post(format!("{}{path}", self.url))
+            .header(header::AUTHORIZATION, self.authorization.clone())
+            .header(header::CONTENT_TYPE, "application/wasm")
+            .body(wasm);
+        self.answered(request).await.and_then(|answer| self.accept(answer))
+    }
+
+    /// Whatever the version is now.
+    pub async fn delete(&self, path: &str) -> Result<Answer, Failure> {
+        self.send(Method::DELETE, path, None, Some("*"))
+            .await
+            .and_then(|answer| self.accept(answer))
+    }
+
     pub async fn post_bytes(&self, path: &str, body: Vec<u8>) -> Result<Answer, Failure> {
         self.send(Method::POST, path, Some(body), None).await.and_then(|answer| self.accept(answer))
     }
@@ -104,6 +122,10 @@ impl Client {
         if let Some(etag) = etag {
             request = request.header(header::IF_MATCH, etag);
         }
+        self.answered(request).await
+    }
+
+    async fn answered(&self, request: reqwest::RequestBuilder) -> Result<Raw, Failure> {
         let answer = request.send().await.map_err(|error| unreachable(&self.url, &error))?;
         let status = answer.status();
         let text = |name: &str| {

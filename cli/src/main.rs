@@ -16,6 +16,7 @@ mod health;
 mod init;
 mod openapi;
 mod paint;
+mod policy;
 mod readable;
 mod reference;
 mod serve;
@@ -59,6 +60,9 @@ enum Command {
     Flag(flag::Flag),
     /// Evaluates flags for a context, and explains the answers.
     Eval(eval::Eval),
+    /// Writes, tries, uploads and pins wasm policies.
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Brings flags of another format into an environment.
     Import(transfer::Import),
     /// Writes an environment's flags as one document.
@@ -126,6 +130,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Flag(command) => flag::run(command, cli.output).await,
         Command::Eval(command) => eval::run(command, cli.output).await,
+        Command::Policy(command) => policy::run(command, cli.output).await,
         Command::Import(command) => transfer::import(command, cli.output).await,
         Command::Export(command) => transfer::export(command, cli.output).await,
         Command::Snapshot(command) => snapshot::run(command, cli.output).await,

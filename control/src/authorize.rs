@@ -67,6 +67,17 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("PUT", "~/environments/{environment}/segments/{segment}", Write),
     ("DELETE", "~/environments/{environment}/segments/{segment}", Write),
     ("PUT", "~/environments/{environment}/segments/{segment}/{list}", Write),
+    ("GET", "~/policies", Read),
+    ("GET", "~/policies/{policy}", Read),
+    ("POST", "~/policies/{policy}/versions", Write),
+    ("GET", "~/policies/{policy}/versions/{digest}", Read),
+    ("DELETE", "~/policies/{policy}/versions/{digest}", Write),
+    ("PUT", "~/policies/{policy}/versions/{digest}/vectors", Write),
+    ("GET", "~/environments/{environment}/policies", Read),
+    ("PUT", "~/environments/{environment}/policies/{policy}", Write),
+    ("DELETE", "~/environments/{environment}/policies/{policy}", Write),
+    ("POST", "~/environments/{environment}/policies/{policy}/rollback", Write),
+    ("POST", "~/environments/{environment}/policies/{policy}/promote", Write),
     ("GET", "~/environments/{environment}/keys", Read),
     ("POST", "~/environments/{environment}/keys", Manage),
     ("DELETE", "~/environments/{environment}/keys/{id}", Manage),
@@ -218,6 +229,12 @@ pub async fn edge_by_broker(read: &mut Connection, key_id: &str) -> Result<EdgeS
     let namespaces: Vec<(String, String)> =
         query_as(EDGE_NAMESPACES).bind(key_id).fetch_all(read).await?;
     Ok(EdgeScope { key_id: key_id.to_owned(), all, namespaces: namespaces.into_iter().collect() })
+}
+
+/// What control does by itself, in a namespace: the audit names it so.
+pub async fn of_control(read: &mut Connection, namespace: &str) -> Result<NamespaceScope, Refusal> {
+    let scope = Scope { actor: "control (by itself)".to_owned(), trace_context: None };
+    scope.namespace(read, namespace).await
 }
 
 fn parse(bearer: Option<&str>) -> Result<ApiKey, Denied> {

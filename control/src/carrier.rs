@@ -259,7 +259,7 @@ impl Carrier {
         Ok(())
     }
 
-    /// Gives the id lists that it names, if it is a snapshot. One that the database does not have
+    /// Gives the id lists and policies that it names, if it is a snapshot. One that the database does not have
     /// any more belonged to a head that has moved on.
     async fn put_blob(
         &self,
@@ -271,7 +271,7 @@ impl Carrier {
         };
         self.broker.put_blob(namespace, digest, bytes.clone()).await?;
         let lists = match rules::blob::decode_blob(&bytes) {
-            Ok((manifest, _)) => manifest.lists.iter().map(|list| list.digest).collect(),
+            Ok((manifest, _)) => manifest.blobs(),
             Err(_) => Vec::new(),
         };
         Ok(Some(lists))

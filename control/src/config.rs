@@ -8,6 +8,7 @@ use std::time::Duration;
 use rules::bus::Broker;
 use rules::etcd::Etcd;
 use rules::keys::ApiKey;
+use sandbox::policy::helper::Helper;
 
 use crate::guard::Timeouts;
 use crate::rollout::Schedule;
@@ -50,6 +51,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// Time for a peer to take up what is sent to it.
     pub write_timeout: Duration,
+    /// Looks at uploaded policies and compiles them, in a process of its own.
+    pub policy_helper: Helper,
 }
 
 /// What a new database begins with, for who sets up several processes at once and cannot ask the
@@ -88,6 +91,7 @@ impl Config {
             body_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
+            policy_helper: Helper::of_this_program(),
         }
     }
 }

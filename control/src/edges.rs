@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use rules::blob::Digest;
-use rules::head::{Heads, Receipts};
+use rules::head::{Heads, Receipt, Receipts};
+use rules::limits::{KEY_BYTES_MAX, POLICIES_MAX};
+use rules::policy::PolicyFault;
 
 use crate::authorize::EdgeScope;
 use crate::blobs;
@@ -31,6 +33,13 @@ const RECEIPT: &str = "INSERT INTO receipt (edge, edge_key_id, environment_id, g
 const EDGES: &str =
     "SELECT COUNT(DISTINCT edge) FROM receipt WHERE edge_key_id = $1 AND edge <> $2";
 const EXPIRE: &str = "DELETE FROM receipt WHERE received_at < $1";
+const POLICY_EXPIRE: &str = "DELETE FROM policy_report WHERE received_at < $1";
+const POLICY_FORGET: &str = "DELETE FROM policy_report WHERE edge_key_id = $1 AND edge = $2 \
+    AND environment_id = $3";
+const POLICY_REPORT: &str = "INSERT INTO policy_report (edge_key_id, edge, environment_id, name, \
+    report, received_at) VALUES ($1, $2, $3, $4, $5, $6) \
+    ON CONFLICT (edge_key_id, edge, environment_id, name) DO UPDATE SET \
+    report = excluded.report, received_at = excluded.received_at";
 
 pub async fn heads(bus: &dyn Bus, scope: &EdgeScope) -> Result<Heads, BusError> {
     let heads = bus.heads().await?;
@@ -65,7 +74,9 @@ pub async fn receive(
         return Err(Refusal::invalid("/receipts", format!("the limit is {RECEIPTS_MAX}")));
     }
     let now = now_us();
-    query(EXPIRE).bind(now - RECEIPT_AGE_US).execute(&mut *tx).await?;
+    for expire in [EXPIRE, POLICY_EXPIRE] {
+        query(expire).bind(now - RECEIPT_AGE_US).execute(&mut *tx).await?;
+    }
     for (index, receipt) in receipts.receipts.iter().enumerate() {
         if receipt.edge.is_empty() || receipt.edge.len() > 128 {
             let pointer = format!("/receipts/{index}/edge");
@@ -93,6 +104,7 @@ pub async fn receive(
             let cut = rejection.reason.floor_char_boundary(1024);
             rejection.reason.truncate(cut);
         }
+        report_policies(tx, scope, receipt, &environment, now).await?;
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         query(RECEIPT)
             .bind(&receipt.edge)
@@ -103,6 +115,34 @@ pub async fn receive(
             .bind(receipt.digest.to_string())
             .bind(i64::from(receipt.reader))
             .bind(rejected.map(|rejected| written("rejection", &rejected)).transpose()?)
+            .bind(now)
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Replaces what this edge said of the environment's policies before.
+async fn report_policies(
+    tx: &mut Connection,
+    scope: &EdgeScope,
+    receipt: &Receipt,
+    environment_id: &str,
+    now: i64,
+) -> Result<(), Refusal> {
+    let forget = query(POLICY_FORGET).bind(scope.key_id()).bind(&receipt.edge);
+    forget.bind(environment_id).execute(&mut *tx).await?;
+    // An edge knows no more of them than a snapshot may have; what it says beyond is not kept.
+    for report in receipt.policies.iter().take(POLICIES_MAX) {
+        if report.name.len() > KEY_BYTES_MAX || report.faults.len() > PolicyFault::ALL.len() {
+            continue;
+        }
+        query(POLICY_REPORT)
+            .bind(scope.key_id())
+            .bind(&receipt.edge)
+            .bind(environment_id)
+            .bind(&report.name)
+            .bind(written("report", report)?)
             .bind(now)
             .execute(&mut *tx)
             .await?;

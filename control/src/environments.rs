@@ -16,6 +16,7 @@ use crate::fleet;
 use crate::outbox::Raised;
 use crate::page::{Page, Paged};
 use crate::parsed::{Flags, Parsed, Stamp, State};
+use crate::policies::{self, Pinned};
 use crate::refusal::{Refusal, check_name, check_slug, stored};
 use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, Tx, new_id, now_us, rfc3339};
@@ -96,6 +97,7 @@ pub struct Loaded {
     pub stream_secret: [u8; 32],
     pub state: State,
     pub lists: Vec<StoredList>,
+    pub policies: Vec<Pinned>,
     pub keys: Vec<KeyRecord>,
 }
 
@@ -324,6 +326,7 @@ pub async fn load(
     let segments: Vec<(String, String)> =
         query_as(SEGMENTS).bind(environment_id).fetch_all(&mut *read).await?;
     let lists: Vec<StoredList> = query_as(LISTS).bind(environment_id).fetch_all(&mut *read).await?;
+    let policies = policies::load(read, environment_id).await?;
     let keys: Vec<(String, String, String, Vec<u8>)> =
         query_as(KEYS).bind(environment_id).fetch_all(&mut *read).await?;
 
@@ -364,10 +367,11 @@ pub async fn load(
         state: State {
             flags,
             segments,
-            policies: Vec::new(),
+            policies: policies.iter().map(|pinned| pinned.state.clone()).collect(),
             metadata: stored("metadata", &metadata)?,
         },
         lists,
+        policies,
         keys,
     })
 }

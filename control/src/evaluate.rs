@@ -7,14 +7,18 @@ use rules::compile::FlagState;
 use rules::context::ContextBuf;
 use rules::eval::{Evaluator, Host, Input, Scratch};
 use rules::model::{FlagConfig, FlagDefinition};
+use rules::policy::PolicyFault;
+use sandbox::policy::Policy;
 use serde_json::{Value, json};
 
+use crate::admission::Admission;
 use crate::authorize::NamespaceScope;
 use crate::environments;
 use crate::refusal::Refusal;
 use crate::store::Connection;
 use crate::store::query::query_scalar;
 
+/// An id list, or a policy.
 const LIST: &str = "SELECT b.bytes FROM blob b WHERE b.digest = $1";
 
 #[derive(Debug)]
@@ -25,11 +29,25 @@ pub struct Asked {
     pub draft: Option<(Option<FlagDefinition>, Option<FlagConfig>)>,
 }
 
-struct Loaded(Vec<rules::blob::lists::IdList>);
+struct Loaded {
+    lists: Vec<rules::blob::lists::IdList>,
+    policies: Vec<Result<Arc<Policy>, PolicyFault>>,
+}
 
 impl Host for Loaded {
     fn list_contains(&self, list: u32, id: &str) -> bool {
-        self.0.get(list as usize).is_some_and(|list| list.contains(id))
+        self.lists.get(list as usize).is_some_and(|list| list.contains(id))
+    }
+
+    fn policy(&self, policy: u32, input: &[u8], out: &mut Vec<u8>) -> Result<(), PolicyFault> {
+        let policy = self.policies.get(policy as usize).ok_or(PolicyFault::Unavailable)?;
+        let called = policy.as_ref().map_err(|fault| *fault)?.call(input);
+        let outcome = called.outcome.as_ref().map(Vec::as_slice);
+        out.extend_from_slice(outcome.unwrap_or_default());
+        outcome.map(drop).map_err(|fault| {
+            out.extend_from_slice(fault.to_string().as_bytes());
+            fault.kind()
+        })
     }
 }
 
@@ -38,6 +56,7 @@ pub async fn evaluate(
     scope: &NamespaceScope,
     environment: &str,
     asked: Asked,
+    admission: &Arc<Admission>,
 ) -> Result<Vec<Value>, Refusal> {
     let environment = environments::get(read, scope, environment).await?;
     let mut loaded = environments::load_afresh(read, &environment.id).await?;
@@ -73,13 +92,25 @@ pub async fn evaluate(
         let decoded = rules::blob::lists::IdList::decode(&bytes);
         lists.push(decoded.map_err(|error| Refusal::Internal(error.to_string()))?);
     }
+    let mut modules = Vec::new();
+    for name in &compiled.policies {
+        let pinned = loaded.policies.iter().find(|pinned| pinned.state.name == *name);
+        let digest = pinned.map(|pinned| pinned.state.digest);
+        let digest = digest.ok_or_else(|| Refusal::Internal(format!("{name:?} is not pinned")))?;
+        let bytes: Vec<u8> =
+            query_scalar(LIST).bind(digest.to_string()).fetch_one(&mut *read).await?;
+        modules.push((digest, bytes));
+    }
+    let admission = admission.clone();
     let work = move || {
+        let policies =
+            modules.iter().map(|(digest, wasm)| admission.policy(*digest, wasm)).collect();
         let context = ContextBuf::from_json(asked.context.to_string().as_bytes())
             .map_err(|error| Refusal::invalid("/context", error.to_string()))?;
         let evaluator = Evaluator::new(Arc::unwrap_or_clone(compiled).ruleset)
             .map_err(|error| Refusal::Internal(error.to_string()))?;
-        let lists = Loaded(lists);
-        let input = Input { context: context.view(), now_ms: asked.now_ms, host: &lists };
+        let host = Loaded { lists, policies };
+        let input = Input { context: context.view(), now_ms: asked.now_ms, host: &host };
         let mut scratch = Scratch::default();
         let chosen = match &asked.flag {
             Some(key) => vec![evaluator.flag(key).ok_or(Refusal::NotFound("flag"))?],

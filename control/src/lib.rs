@@ -7,6 +7,7 @@
 //! `publisher` (from state to head), `authorize` (who may), `http`.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod audit;
 pub mod authorize;
 pub mod blobs;
@@ -35,6 +36,7 @@ pub mod namespaces;
 pub mod outbox;
 pub mod page;
 pub mod parsed;
+pub mod policies;
 pub mod publisher;
 pub mod reconciler;
 pub mod refusal;
@@ -192,6 +194,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         lead: lead.clone(),
         registrations: registrations.clone(),
         deltas: delta::Deltas::default(),
+        admission: Arc::new(admission::Admission::new(config.policy_helper.clone())),
         metrics: recorder(),
         stopping: stopping.clone(),
         body_timeout: config.body_timeout,

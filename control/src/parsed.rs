@@ -111,6 +111,7 @@ fn is_same(one: &State, other: &State) -> bool {
     one.flags.len() == other.flags.len()
         && one.flags.iter().zip(&other.flags).all(same_flags)
         && one.segments == other.segments
+        && one.policies == other.policies
         && one.metadata == other.metadata
 }
 
@@ -145,6 +146,14 @@ mod tests {
             state(&[flag("a", true), flag("b", false)]),
             state(&[flag("a", true)]),
             State {
+                policies: vec![rules::compile::PolicyState {
+                    name: "guard".to_owned(),
+                    digest: Digest([1; 32]),
+                    attributes: Vec::new(),
+                }],
+                ..state(&[flag("a", true), flag("b", true)])
+            },
+            State {
                 metadata: serde_json::from_value(json!({ "team": "shop" })).unwrap(),
                 ..state(&[flag("a", true), flag("b", true)])
             },
@@ -152,7 +161,7 @@ mod tests {
         for other in others {
             let compiled = parsed.compile("e", &other).unwrap();
             assert_eq!(*compiled, compile::compile(&other).unwrap());
-            assert_ne!(compiled, first);
+            assert!(!Arc::ptr_eq(&compiled, &first));
         }
     }
 

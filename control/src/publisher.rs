@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
-use rules::blob::{self, Digest, ListRef, Manifest};
+use rules::blob::{self, Digest, ListRef, Manifest, PolicyBlob, PolicyPin};
 use rules::compile::ListKind;
 use rules::eval::Evaluator;
 use rules::head::{BlobRef, Head, Previous, PublicKey, SignedHead, Version};
@@ -61,7 +61,8 @@ const PRUNE_SNAPSHOTS: &str = "DELETE FROM snapshot WHERE environment_id = $1 AN
 const PRUNE_USES: &str = "DELETE FROM blob_use WHERE environment_id = $1 AND revision < $2";
 const PRUNE_BLOBS: &str = "DELETE FROM blob WHERE created_at < $1 \
     AND NOT EXISTS (SELECT 1 FROM blob_use u WHERE u.digest = blob.digest) \
-    AND NOT EXISTS (SELECT 1 FROM segment_list l WHERE l.digest = blob.digest)";
+    AND NOT EXISTS (SELECT 1 FROM segment_list l WHERE l.digest = blob.digest) \
+    AND NOT EXISTS (SELECT 1 FROM policy_version v WHERE v.digest = blob.digest)";
 /// A blob nobody uses may belong to a publication that is under way.
 const PRUNE_AGE_US: i64 = 60 * 60 * 1_000_000;
 
@@ -126,7 +127,8 @@ pub struct Made {
     pub blob: Vec<u8>,
     pub digest: Digest,
     pub flag_count: u32,
-    pub lists: Vec<Digest>,
+    /// Id lists and policies.
+    pub needs: Vec<Digest>,
     /// Flags that are quarantined, and why.
     pub problems: Vec<rules::compile::Problem>,
 }
@@ -243,9 +245,9 @@ impl Publisher {
         let oldest = previous.as_ref().map(|previous| previous.version.revision);
         let snapshot = self.snapshot_bytes(digest, &made).await?;
         self.bus.put_blob(&loaded.namespace, digest, snapshot).await?;
-        for list in &made.lists {
-            if let Some(bytes) = blobs::stored(&self.store, *list).await? {
-                self.bus.put_blob(&loaded.namespace, *list, bytes).await?;
+        for needed in &made.needs {
+            if let Some(bytes) = blobs::stored(&self.store, *needed).await? {
+                self.bus.put_blob(&loaded.namespace, *needed, bytes).await?;
             }
         }
 
@@ -477,8 +479,8 @@ impl Publisher {
             // Another build compiled this revision before us; its bytes are what edges may have.
             tracing::error!(first, digest, "two digests of one revision; the first one stays");
         }
-        let lists = made.lists.iter().map(Digest::to_string);
-        for used in std::iter::once(first.clone()).chain(lists) {
+        let needs = made.needs.iter().map(Digest::to_string);
+        for used in std::iter::once(first.clone()).chain(needs) {
             query(USE_ADD)
                 .bind(used)
                 .bind(&loaded.environment_id)
@@ -622,6 +624,16 @@ fn make(parsed: &Parsed, loaded: &Loaded) -> Result<Made, String> {
             ids: u32::try_from(found.id_count).unwrap_or(0),
         });
     }
+    let mut policies = Vec::with_capacity(compiled.policies.len());
+    for name in &compiled.policies {
+        let found = loaded.policies.iter().find(|pinned| pinned.state.name == *name);
+        let found = found.ok_or_else(|| format!("the policy {name:?} is not pinned"))?;
+        policies.push(PolicyPin {
+            name: name.clone(),
+            version: PolicyBlob { digest: found.state.digest, bytes: found.bytes },
+            shadow: found.shadow,
+        });
+    }
     let ruleset = blob::encode_ruleset(&compiled.ruleset);
     let flag_count = u32::try_from(loaded.state.flags.len()).unwrap_or(u32::MAX);
     let manifest = Manifest {
@@ -632,7 +644,7 @@ fn make(parsed: &Parsed, loaded: &Loaded) -> Result<Made, String> {
         lists,
         boundaries_ms: compiled.boundaries_ms.clone(),
         flag_count,
-        policies: Vec::new(),
+        policies,
     };
     let bytes = blob::encode_blob(&manifest, &ruleset);
     let (_, framed) = blob::decode_blob(&bytes).map_err(|error| error.to_string())?;
@@ -640,7 +652,7 @@ fn make(parsed: &Parsed, loaded: &Loaded) -> Result<Made, String> {
     Ok(Made {
         digest: Digest::of(&bytes),
         flag_count,
-        lists: manifest.lists.iter().map(|list| list.digest).collect(),
+        needs: manifest.blobs(),
         problems,
         blob: bytes,
     })

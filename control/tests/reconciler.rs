@@ -85,6 +85,7 @@ impl World {
             digest,
             reader: 1,
             rejected: None,
+            policies: Vec::new(),
         };
         let receipts = Receipts { receipts: vec![receipt] };
         edges::receive(&mut tx, &scope, &receipts).await.expect("received");

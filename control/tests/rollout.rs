@@ -91,6 +91,7 @@ impl World {
             digest: rules::blob::Digest([0; 32]),
             reader: 1,
             rejected,
+            policies: Vec::new(),
         };
         let receipts = Receipts { receipts: vec![receipt] };
         edges::receive(&mut tx, &scope, &receipts).await.expect("received");

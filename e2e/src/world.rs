@@ -113,6 +113,7 @@ impl World {
     pub async fn start() -> World {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut config = control::config::Config::new(local(), folder.path().join("control"));
+        config.policy_helper = sandbox::policy::helper::Helper::beside_this_test();
         if let Some(url) = crate::postgres::database_for_test() {
             config.database = control::store::Database::Postgres(rules::secret::Secret::new(url));
         }
@@ -131,6 +132,7 @@ impl World {
             .expect("control's address");
         let mut config = edge::config::Config::new(local(), "edge-1", vec![public_key.clone()]);
         config.data_dir = Some(folder.path().join("edge"));
+        config.policy_helper = sandbox::policy::helper::Helper::beside_this_test();
         let edge = edge::start(config, Arc::new(feed)).await.expect("the edge starts");
         let world = World {
             admin,

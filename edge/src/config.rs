@@ -22,6 +22,8 @@ pub struct Config {
     /// What it says may change while the edge runs.
     pub trusted: watch::Receiver<Vec<PublicKey>>,
     pub sandbox: sandbox::SandboxConfig,
+    /// Compiles policies, in a process of its own.
+    pub policy_helper: sandbox::policy::helper::Helper,
     /// How often heads are asked for although no change was announced; each time ± 50 %, so that a
     /// fleet that started together does not ask together.
     pub anti_entropy: Duration,
@@ -98,6 +100,7 @@ impl Config {
             // A receiver says the last value when its sender is gone.
             trusted: watch::channel(trusted).1,
             sandbox: sandbox::SandboxConfig::default(),
+            policy_helper: sandbox::policy::helper::Helper::of_this_program(),
             anti_entropy: Duration::from_secs(30),
             healthy_after: Duration::from_secs(30),
             connections_max: 10_000,

@@ -15,6 +15,7 @@ mod events;
 pub mod feed;
 mod metrics;
 mod ofrep;
+mod policies;
 #[cfg(feature = "etcd")]
 mod register;
 mod serve;

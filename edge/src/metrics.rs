@@ -11,6 +11,7 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder a
 use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
+use rules::policy::PolicyFault;
 
 const METADATA: Metadata<'static> = Metadata::new("edge", Level::INFO, None);
 
@@ -76,6 +77,10 @@ impl Metrics {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(
                 Matcher::Full("tidegate_edge_request_seconds".to_owned()),
+                &LATENCY_BUCKETS,
+            )?
+            .set_buckets_for_metric(
+                Matcher::Full("tidegate_edge_policy_seconds".to_owned()),
                 &LATENCY_BUCKETS,
             )?
             .build_recorder();
@@ -154,6 +159,42 @@ impl Metrics {
         }
     }
 
+    pub fn policy(&self, namespace: &str, environment: &str, policy: &str) -> PolicyMetrics {
+        let labels = |more: Option<(&'static str, &'static str)>| {
+            let mut labels = vec![
+                Label::new("namespace", namespace.to_owned()),
+                Label::new("environment", environment.to_owned()),
+                Label::new("policy", policy.to_owned()),
+            ];
+            labels.extend(more.map(|(name, value)| Label::from_static_parts(name, value)));
+            labels
+        };
+        let counter = |name: &'static str, more: Option<(&'static str, &'static str)>| {
+            self.recorder.register_counter(&Key::from_parts(name, labels(more)), &METADATA)
+        };
+        let gauge = |name: &'static str| {
+            self.recorder.register_gauge(&Key::from_parts(name, labels(None)), &METADATA)
+        };
+        let shadow =
+            |result| counter("tidegate_edge_policy_shadow_total", Some(("result", result)));
+        let fault = |fault: &PolicyFault| {
+            counter("tidegate_edge_policy_faults_total", Some(("fault", fault.name())))
+        };
+        let seconds = Key::from_parts("tidegate_edge_policy_seconds", labels(None));
+        PolicyMetrics {
+            calls: counter("tidegate_edge_policy_calls_total", None),
+            fuel: counter("tidegate_edge_policy_fuel_total", None),
+            seconds: self.recorder.register_histogram(&seconds, &METADATA),
+            loaded: gauge("tidegate_edge_policy_loaded"),
+            open: gauge("tidegate_edge_policy_breaker_open"),
+            shadow_same: shadow("same"),
+            shadow_different: shadow("different"),
+            shadow_faults: shadow("fault"),
+            shadow_dropped: shadow("dropped"),
+            faults: PolicyFault::ALL.iter().map(fault).collect(),
+        }
+    }
+
     /// Histograms keep samples until this is called; whoever runs the edge calls it every second.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
@@ -172,6 +213,30 @@ impl Metrics {
             metrics.age_s.set(now_ms.saturating_sub(served.issued_at_ms).max(0) as f64 / 1000.0);
         }
         self.handle.render()
+    }
+}
+
+/// Of one policy of one environment; there are at most a hundred of these.
+#[derive(Debug, Clone)]
+pub struct PolicyMetrics {
+    pub calls: Counter,
+    pub fuel: Counter,
+    pub seconds: Histogram,
+    pub loaded: Gauge,
+    pub open: Gauge,
+    pub shadow_same: Counter,
+    pub shadow_different: Counter,
+    pub shadow_faults: Counter,
+    pub shadow_dropped: Counter,
+    /// In the order of `PolicyFault::ALL`.
+    faults: Vec<Counter>,
+}
+
+impl PolicyMetrics {
+    pub fn count_fault(&self, place: usize) {
+        if let Some(faults) = self.faults.get(place) {
+            faults.increment(1);
+        }
     }
 }
 
@@ -227,6 +292,10 @@ fn describe(recorder: &PrometheusRecorder) {
         ("tidegate_edge_connections_refused_total", "Connections closed over the cap."),
         ("tidegate_edge_sandbox_traps_total", "Evaluations that the sandbox gave up."),
         ("tidegate_edge_events_total", "Change events written to streams."),
+        ("tidegate_edge_policy_calls_total", "Calls of a policy."),
+        ("tidegate_edge_policy_faults_total", "Calls that served a rule's fallback, by fault."),
+        ("tidegate_edge_policy_fuel_total", "Fuel that a policy's calls used."),
+        ("tidegate_edge_policy_shadow_total", "Calls of a shadow, by how it compares."),
         ("tidegate_edge_sync_total", "What became of heads, by result."),
         ("tidegate_edge_feed_failures_total", "Failed requests to control."),
         ("tidegate_edge_disk_failures_total", "Snapshots that could not be written or read."),

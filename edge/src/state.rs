@@ -34,6 +34,8 @@ pub struct Served {
     pub digest: Digest,
     pub issued_at_ms: i64,
     pub manifest: Manifest,
+    /// By the index that the ruleset uses.
+    pub policies: Vec<Arc<crate::policies::Slot>>,
     pub evaluator: Arc<sandbox::Environment>,
     pub tenant: Arc<Tenant>,
     /// Of the last bulk answer; the next one is likely to be as long.

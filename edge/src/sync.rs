@@ -21,13 +21,14 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use rules::answer::Audience;
-use rules::blob::{Digest, FORMAT, ListRef, Manifest, lists::IdList};
+use rules::blob::{Digest, FORMAT, ListRef, Manifest, PolicyBlob, lists::IdList};
 use rules::context::ContextBuf;
 use rules::head::{
     BlobRef, Head, HeadError, PublicKey, Receipt, Receipts, Rejection, SignedHead, Version,
 };
-use rules::limits::{SEGMENT_IDS_MAX, SNAPSHOT_BYTES_MAX};
+use rules::limits::{POLICY_BYTES_MAX, SEGMENT_IDS_MAX, SNAPSHOT_BYTES_MAX};
 use sandbox::Sandbox;
+use sandbox::policy::PolicyConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +36,7 @@ use crate::breaker::Breaker;
 use crate::disk::{Disk, Entry, ReadError, Role, Stored};
 use crate::feed::{Feed, FeedError, back_off, jittered};
 use crate::metrics::{Metrics, SyncResult};
+use crate::policies::{COLD_WAIT, Policies, Slot, SnapshotHost};
 use crate::state::{Name, Served, State};
 
 /// Environments that are fetched and loaded at once: enough to hide a round trip, few enough that
@@ -127,6 +129,7 @@ pub struct Sync {
     lists_of: ListsOf,
     /// Shared between snapshots: a list of a million ids is 16 MB.
     lists: Mutex<HashMap<Digest, std::sync::Weak<IdList>>>,
+    policies: Arc<Policies>,
 }
 
 type ListsOf = Arc<Mutex<HashMap<PathBuf, Vec<Digest>>>>;
@@ -187,16 +190,9 @@ enum Source {
 struct Loaded {
     manifest: Manifest,
     evaluator: Arc<sandbox::Environment>,
+    /// Id lists and policies, for the disk.
     lists: Vec<(Digest, Bytes)>,
-}
-
-/// The host's side of segment membership.
-struct SnapshotLists(Vec<Arc<IdList>>);
-
-impl rules::eval::Host for SnapshotLists {
-    fn list_contains(&self, list: u32, id: &str) -> bool {
-        self.0.get(list as usize).is_some_and(|list| list.contains(id))
-    }
+    policies: Vec<Arc<Slot>>,
 }
 
 impl Sync {
@@ -208,6 +204,10 @@ impl Sync {
         disk: Option<Disk>,
         metrics: Metrics,
     ) -> Sync {
+        let cache_dir = config.data_dir.as_ref().map(|folder| folder.join("compiled"));
+        let helper = config.policy_helper.clone();
+        let policies = Policies::new(PolicyConfig { helper, cache_dir }, metrics.clone());
+        let policies = Arc::new(policies);
         let breaker = Breaker::open(disk.clone(), config.healthy_after, crate::now_ms());
         Sync {
             breaker: Arc::new(breaker),
@@ -225,6 +225,7 @@ impl Sync {
             signed_with: Mutex::default(),
             lists_of: ListsOf::default(),
             lists: Mutex::default(),
+            policies,
         }
     }
 
@@ -319,7 +320,7 @@ impl Sync {
             self.breaker.refused(digest);
             Ok(refusal)
         })?;
-        let lists = loaded.manifest.lists.iter().map(|list| list.digest).collect();
+        let lists = loaded.manifest.blobs();
         lock(&self.lists_of).insert(entry.path.clone(), lists);
         let version = target.version;
         lock(&self.signed_with).insert(target.name(), stored.head.key_id);
@@ -582,21 +583,23 @@ impl Sync {
             id_lists.push(self.id_list(reference.digest, &bytes)?);
             contents.push((reference.digest, bytes));
         }
+        let slots = self.policies_of(&target.name(), &manifest, source, &mut contents).await?;
+        let host =
+            SnapshotHost { lists: id_lists, policies: slots.clone(), all: self.policies.clone() };
         let ruleset: Arc<[u8]> = Arc::from(ruleset);
         let sandbox = self.sandbox.clone();
         // Instantiating and decoding take milliseconds, which would hold up requests.
         let evaluator = seam::blocking(move || {
             fail_of(&ruleset)?;
-            let evaluator = sandbox
-                .load(ruleset, Arc::new(SnapshotLists(id_lists)))
-                .map_err(|error| error.to_string())?;
+            let evaluator =
+                sandbox.load(ruleset, Arc::new(host)).map_err(|error| error.to_string())?;
             check_answers(&evaluator)?;
             Ok::<_, String>(evaluator)
         })
         .await
         .map_err(|_| Refusal::Load("loading it panicked".to_owned()))?
         .map_err(Refusal::Load)?;
-        Ok(Loaded { manifest, evaluator, lists: contents })
+        Ok(Loaded { manifest, evaluator, lists: contents, policies: slots })
     }
 
     async fn list_bytes(
@@ -605,15 +608,91 @@ impl Sync {
         namespace: &str,
         list: &ListRef,
     ) -> Result<Bytes, Refusal> {
+        self.bytes_of("id list", source, namespace, (list.digest, list.bytes)).await
+    }
+
+    async fn bytes_of(
+        &self,
+        what: &'static str,
+        source: Source,
+        namespace: &str,
+        (digest, bytes): (Digest, u64),
+    ) -> Result<Bytes, Refusal> {
         let on_disk = match &self.disk {
-            Some(disk) => disk.list(list.digest, list.bytes).ok(),
+            Some(disk) => disk.list(digest, bytes).ok(),
             None => None,
         };
         match (on_disk, source) {
             (Some(bytes), _) => Ok(bytes),
-            (None, Source::Feed) => self.fetch("id list", namespace, list.digest, list.bytes).await,
+            (None, Source::Feed) => self.fetch(what, namespace, digest, bytes).await,
             (None, Source::Disk) => Err(Refusal::ListMissing),
         }
+    }
+
+    /// Policies are compiled before the swap, in the helper process. Where nothing is served yet they
+    /// are not waited for, beyond what a look into the cache of compiled code takes: their rules
+    /// serve their fallback until they are there.
+    async fn policies_of(
+        &self,
+        name: &Name,
+        manifest: &Manifest,
+        source: Source,
+        contents: &mut Vec<(Digest, Bytes)>,
+    ) -> Result<Vec<Arc<Slot>>, Refusal> {
+        if manifest.policies.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut slots = Vec::with_capacity(manifest.policies.len());
+        let mut compiling = Vec::new();
+        for pin in &manifest.policies {
+            let slot = self.policies.slot(name, pin);
+            slots.push(slot.clone());
+            let version = self.module(source, name, pin.version, contents).await;
+            let shadow = match pin.shadow {
+                Some(shadow) => Some(self.module(source, name, shadow.version, contents).await),
+                None => None,
+            };
+            let version = match (version, source) {
+                (Ok(version), _) => version,
+                // Nobody to ask yet: the rest of the snapshot is whole.
+                (Err(Refusal::ListMissing), Source::Disk) => continue,
+                (Err(refusal), _) => return Err(refusal),
+            };
+            let shadow = shadow.and_then(Result::ok);
+            let work = self.policies.clone().compile(slot, version, shadow);
+            compiling.push(tokio::spawn(work));
+        }
+        let all = futures_util::future::join_all(compiling);
+        if self.state.table().environment(&name.0, &name.1).is_some() {
+            all.await;
+        } else if tokio::time::timeout(COLD_WAIT, all).await.is_err() {
+            tracing::warn!(
+                ?name,
+                "served while policies are being compiled; their rules fall back"
+            );
+        }
+        for absent in slots.iter().filter(|slot| slot.is_absent()) {
+            tracing::warn!(?name, policy = absent.name, "served without this policy");
+        }
+        Ok(slots)
+    }
+
+    async fn module(
+        &self,
+        source: Source,
+        (namespace, _): &Name,
+        version: PolicyBlob,
+        contents: &mut Vec<(Digest, Bytes)>,
+    ) -> Result<Bytes, Refusal> {
+        let (bytes, bytes_max) = (u64::from(version.bytes), POLICY_BYTES_MAX as u64);
+        if bytes > bytes_max {
+            return Err(Refusal::OverLimit { what: "policy", bytes, bytes_max });
+        }
+        let digest = version.digest;
+        let content = self.bytes_of("policy", source, namespace, (digest, bytes)).await?;
+        verify("policy", &content, digest, bytes)?;
+        contents.push((digest, content.clone()));
+        Ok(content)
     }
 
     fn id_list(&self, digest: Digest, bytes: &[u8]) -> Result<Arc<IdList>, Refusal> {
@@ -634,6 +713,7 @@ impl Sync {
             digest: target.blob.digest,
             issued_at_ms: target.head.issued_at_ms,
             manifest: loaded.manifest,
+            policies: loaded.policies,
             evaluator: loaded.evaluator,
             tenant: self.state.tenant(&target.name(), &self.metrics),
             bulk_bytes: Default::default(),
@@ -723,7 +803,10 @@ impl Sync {
             .environments()
             .map(|served| {
                 let rejected = rejection(&served.tenant.name);
-                self.receipt(&served.tenant.name, served.version, served.digest, rejected)
+                let receipt =
+                    self.receipt(&served.tenant.name, served.version, served.digest, rejected);
+                let policies = served.policies.iter().map(|slot| slot.report()).collect();
+                Receipt { policies, ..receipt }
             })
             .collect();
         // Of what is refused and has no last good snapshot: version 0.0, which nothing real has.
@@ -750,6 +833,7 @@ impl Sync {
             digest,
             reader: FORMAT,
             rejected,
+            policies: Vec::new(),
         }
     }
 }
@@ -822,7 +906,7 @@ fn prune(disk: &Disk, lists_of: &Mutex<HashMap<PathBuf, Vec<Digest>>>) {
         }
         let stored = disk.read(entry).ok()?;
         let (manifest, _) = rules::blob::decode_blob(&stored.blob).ok()?;
-        let lists: Vec<Digest> = manifest.lists.iter().map(|list| list.digest).collect();
+        let lists: Vec<Digest> = manifest.blobs();
         lock(lists_of).insert(entry.path.clone(), lists.clone());
         Some(lists)
     });
@@ -872,7 +956,7 @@ async fn within<T>(
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -86,6 +86,21 @@ pub struct Shadow {
     pub share: u32,
 }
 
+impl Manifest {
+    /// What the snapshot needs beside itself: id lists and policies, each once.
+    pub fn blobs(&self) -> Vec<Digest> {
+        let versions = self.policies.iter().flat_map(|pin| {
+            let shadow = pin.shadow.map(|shadow| shadow.version.digest);
+            std::iter::once(pin.version.digest).chain(shadow)
+        });
+        let mut blobs: Vec<Digest> =
+            self.lists.iter().map(|list| list.digest).chain(versions).collect();
+        blobs.sort_unstable();
+        blobs.dedup();
+        blobs
+    }
+}
+
 /// An id list's blob.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ListRef {

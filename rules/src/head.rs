@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 use crate::blob::Digest;
 
@@ -107,6 +108,50 @@ pub struct Receipt {
     /// Why a newer head was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Rejection>,
+    /// Of the policies that the snapshot's rules call; what the edge counted since it started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyReport>,
+}
+
+/// What an edge knows of one policy of an environment. Counts are since the edge loaded the version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyReport {
+    pub name: String,
+    pub digest: Digest,
+    pub state: PolicyHealth,
+    pub calls: u64,
+    /// By the names of `PolicyFault`; only what happened.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub faults: BTreeMap<String, u64>,
+    /// Of all calls together.
+    pub fuel: u64,
+    pub micros: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowReport>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PolicyHealth {
+    Running,
+    /// Its breaker is open: it failed too often, and its rules serve their fallback.
+    Open,
+    /// It is not compiled yet, or cannot be.
+    Absent,
+}
+
+/// How the answers of a version that runs beside compare with those that were served.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShadowReport {
+    pub digest: Digest,
+    pub same: u64,
+    pub different: u64,
+    /// Calls that gave no answer.
+    pub faults: u64,
+    /// Calls that were not run, because those before were not done.
+    pub dropped: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -230,7 +230,7 @@ fn every_example_of_the_guide_is_what_it_says_and_compiles() {
                 there_and_back::<Condition>(&value);
                 rule(json!({ "id": "r", "when": value, "serve": { "variant": "express" } }))
             }
-            "rule" => rule(value),
+            "rule" => rule(value.clone()),
             "serve" => {
                 there_and_back::<Serve>(&value);
                 rule(json!({ "id": "r", "serve": value }))

@@ -10,6 +10,7 @@
 
 mod cache;
 mod environment;
+mod fault;
 mod instance;
 pub mod policy;
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use rules::limits::{ADMIN_BODY_BYTES_MAX, IMPORT_BYTES_MAX};
+use rules::limits::{ADMIN_BODY_BYTES_MAX, IMPORT_BYTES_MAX, POLICY_BYTES_MAX};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -41,6 +41,7 @@ pub struct At {
     pub list: String,
     pub id: String,
     pub digest: String,
+    pub policy: String,
 }
 
 impl FromRequestParts<Shared> for At {
@@ -206,7 +207,16 @@ impl FromRequest<Shared> for Writing {
         let path = parts.uri.path();
         let long =
             path.ends_with("/import") || path.ends_with("/included") || path.ends_with("/excluded");
-        let max = if long { IMPORT_BYTES_MAX } else { ADMIN_BODY_BYTES_MAX };
+        let max = match () {
+            () if long => IMPORT_BYTES_MAX,
+            () if path.ends_with("/versions") => POLICY_BYTES_MAX,
+            () => ADMIN_BODY_BYTES_MAX,
+        };
+        // Who says that more is coming is not listened to any further.
+        let said = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        if said.and_then(|value| value.parse::<u64>().ok()).is_some_and(|said| said > max as u64) {
+            return Err(too_large(max));
+        }
         let body = read(body, max, shared.body_timeout).await?;
         let request = match parts.headers.get("idempotency-key") {
             None => None,
@@ -261,17 +271,18 @@ pub async fn read(
                 }
             }
             Some(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
-                return Err(Stop::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "too-large",
-                    format!("the body is over its limit of {bytes_max} bytes"),
-                ));
+                return Err(too_large(bytes_max));
             }
             Some(Err(_)) => {
                 return Err(Stop::new(StatusCode::BAD_REQUEST, "body", "the body broke off"));
             }
         }
     }
+}
+
+fn too_large(bytes_max: usize) -> Stop {
+    let detail = format!("the body is over its limit of {bytes_max} bytes");
+    Stop::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
 }
 
 fn expected(headers: &HeaderMap) -> Result<Expected, Stop> {
@@ -309,6 +320,10 @@ impl Writing {
                 format!("send the body as {}", types.join(" or ")),
             )),
         }
+    }
+
+    pub fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     pub fn body(&self) -> Bytes {

@@ -7,6 +7,7 @@ pub mod edge;
 pub mod extract;
 pub mod fleet;
 pub mod pages;
+pub mod policies;
 pub mod problem;
 pub mod segments;
 pub mod transfer;
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::admission::Admission;
 use crate::authorize::{self, Permission};
 use crate::bus::Bus;
 use crate::delta::Deltas;
@@ -41,6 +43,7 @@ pub struct App {
     pub lead: Arc<Lead>,
     pub registrations: Registrations,
     pub deltas: Deltas,
+    pub admission: Arc<Admission>,
     pub metrics: PrometheusHandle,
     pub stopping: CancellationToken,
     /// Of each read of a request's body.
@@ -60,6 +63,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(admin::router())
         .merge(transfer::router())
         .merge(segments::router())
+        .merge(policies::router())
         .merge(fleet::router())
         .merge(edge::router())
 }
@@ -185,6 +189,8 @@ pub fn openapi() -> String {
             "type": { "type": "string" }, "title": { "type": "string" },
             "status": { "type": "integer" }, "detail": { "type": "string" },
             "current": { "description": "of 412: the state that won" },
+            "verdict": { "description": "of policy-refused: which rule refused the module, at \
+                which byte, and how its vectors ran" },
             "errors": { "type": "array", "items": { "type": "object",
                 "required": ["pointer", "message"],
                 "properties": { "pointer": { "type": "string", "description": "RFC 6901" },

@@ -9,6 +9,7 @@ use http::{HeaderValue, StatusCode};
 use rules::compile::Problem;
 use serde_json::{Map, Value, json};
 
+use crate::admission::AdmissionError;
 use crate::authorize::Denied;
 use crate::bus::BusError;
 use crate::idempotency::Answer;
@@ -33,6 +34,8 @@ pub struct Document {
     etag: Option<String>,
     /// State that the client needs to go on.
     current: Option<Value>,
+    /// What was found about an uploaded module.
+    verdict: Option<Value>,
 }
 
 impl Stop {
@@ -44,6 +47,7 @@ impl Stop {
             errors: Vec::new(),
             etag: None,
             current: None,
+            verdict: None,
         }))
     }
 
@@ -103,6 +107,33 @@ impl From<Refusal> for Stop {
             Refusal::Internal(why) => {
                 tracing::error!(why, "a request failed");
                 Stop::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "control failed")
+            }
+        }
+    }
+}
+
+impl Stop {
+    /// A module that may not become a version; the problem names the rule and the byte.
+    pub fn not_admitted(verdict: &sandbox::policy::Verdict) -> Stop {
+        let detail = match &verdict.refused {
+            Some(refused) => refused.to_string(),
+            None => "it was not admitted".to_owned(),
+        };
+        Stop::new(StatusCode::UNPROCESSABLE_ENTITY, "policy-refused", detail)
+            .with(|document| document.verdict = Some(json!(verdict)))
+    }
+}
+
+impl From<AdmissionError> for Stop {
+    fn from(error: AdmissionError) -> Stop {
+        match &error {
+            AdmissionError::Busy => {
+                Stop::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string())
+            }
+            AdmissionError::Helper(_) | AdmissionError::Broken(_) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "no admission");
+                let detail = "the module could not be looked at";
+                Stop::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
             }
         }
     }
@@ -173,6 +204,9 @@ impl Document {
         }
         if let Some(current) = self.current {
             set("current", current);
+        }
+        if let Some(verdict) = self.verdict {
+            set("verdict", verdict);
         }
         let mut response = (self.status, Value::Object(body).to_string()).into_response();
         let headers = response.headers_mut();

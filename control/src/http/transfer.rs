@@ -134,6 +134,7 @@ async fn try_out(State(shared): State<Shared>, scope: Scope, at: At, request: Re
     };
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
-    let results = evaluate::evaluate(&mut read, &scope, &at.environment, asked).await?;
+    let (environment, admission) = (&at.environment, &shared.admission);
+    let results = evaluate::evaluate(&mut read, &scope, environment, asked, admission).await?;
     Ok(respond(answer(StatusCode::OK, None, &json!({ "results": results }))))
 }

@@ -1,0 +1,662 @@
+//! Wasm policies: uploaded to a namespace, immutable by digest, pinned per environment.
+//!
+//! A pin is a change of its environment as any other: it is compiled and checked, audited and
+//! published. What is uploaded was admitted before (`admission.rs`); nothing is run here. Going
+//! back is pinning the version before; a version that somebody needs is not deleted.
+
+use rules::blob::Digest;
+use rules::compile::PolicyState;
+use rules::head::{PolicyHealth, PolicyReport};
+use rules::limits::{POLICIES_MAX, SPLIT_TOTAL};
+use sandbox::policy::Verdict;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::audit::Entry;
+use crate::authorize::{self, NamespaceScope};
+use crate::change::{Change, Expected, Touches};
+use crate::environments;
+use crate::page::{Page, Paged};
+use crate::refusal::{Refusal, check_slug, stored, written};
+use crate::store::query::{query, query_as, query_scalar};
+use crate::store::{Connection, Store, Tx, new_id, rfc3339};
+
+/// Of one namespace.
+pub const NAMES_MAX: usize = 1_000;
+/// Of one policy: what is pinned nowhere can be deleted.
+pub const VERSIONS_MAX: usize = 200;
+
+const ONE: &str = "SELECT id, name, created_at FROM policy WHERE namespace_id = $1 AND name = $2";
+const PAGE: &str = "SELECT id, name, created_at FROM policy WHERE namespace_id = $1 AND name > $2 \
+    ORDER BY name LIMIT $3";
+const COUNT: &str = "SELECT COUNT(*) FROM policy WHERE namespace_id = $1";
+const INSERT: &str =
+    "INSERT INTO policy (id, namespace_id, name, created_at) VALUES ($1, $2, $3, $4)";
+const VERSION: &str = "SELECT digest, bytes, attributes, verdict, uploaded_by, uploaded_at \
+    FROM policy_version WHERE policy_id = $1 AND digest = $2";
+const VERSIONS: &str = "SELECT digest, bytes, attributes, verdict, uploaded_by, uploaded_at \
+    FROM policy_version WHERE policy_id = $1 ORDER BY uploaded_at DESC, digest";
+const VERSION_COUNT: &str = "SELECT COUNT(*) FROM policy_version WHERE policy_id = $1";
+const VERSION_INSERT: &str = "INSERT INTO policy_version (policy_id, digest, bytes, attributes, \
+    verdict, uploaded_by, uploaded_at) VALUES ($1, $2, $3, $4, $5, $6, $7)";
+const VERDICT_SET: &str =
+    "UPDATE policy_version SET verdict = $3 WHERE policy_id = $1 AND digest = $2";
+const VERSION_DELETE: &str = "DELETE FROM policy_version WHERE policy_id = $1 AND digest = $2";
+const PREVIOUS_FORGET: &str =
+    "UPDATE policy_pin SET previous_digest = NULL WHERE policy_id = $1 AND previous_digest = $2";
+const POLICY_DELETE: &str = "DELETE FROM policy WHERE id = $1";
+const BLOB_ADD: &str = "INSERT INTO blob (digest, bytes, created_at) VALUES ($1, $2, $3) \
+    ON CONFLICT (digest) DO NOTHING";
+const NEEDED: &str = "SELECT e.key FROM policy_pin n JOIN environment e ON e.id = n.environment_id \
+    WHERE n.policy_id = $1 AND (n.digest = $2 OR n.shadow_digest = $2) ORDER BY e.key";
+const PINNED: &str = "SELECT e.key, n.digest FROM policy_pin n \
+    JOIN environment e ON e.id = n.environment_id WHERE n.policy_id = $1 ORDER BY e.key";
+const PIN: &str = "SELECT digest, previous_digest, shadow_digest, shadow_share, reverted, version, \
+    updated_at FROM policy_pin WHERE environment_id = $1 AND policy_id = $2";
+const PINS: &str = "SELECT p.name, n.digest, n.previous_digest, n.shadow_digest, n.shadow_share, \
+    n.reverted, n.version, n.updated_at FROM policy_pin n JOIN policy p ON p.id = n.policy_id \
+    WHERE n.environment_id = $1 ORDER BY p.name";
+const PIN_COUNT: &str = "SELECT COUNT(*) FROM policy_pin WHERE environment_id = $1";
+const PIN_SET: &str = "INSERT INTO policy_pin (environment_id, policy_id, digest, previous_digest, \
+    shadow_digest, shadow_share, reverted, version, updated_at) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, 1, $8) ON CONFLICT (environment_id, policy_id) DO UPDATE \
+    SET digest = excluded.digest, previous_digest = excluded.previous_digest, \
+    shadow_digest = excluded.shadow_digest, shadow_share = excluded.shadow_share, \
+    reverted = excluded.reverted, version = policy_pin.version + 1, \
+    updated_at = excluded.updated_at";
+const PIN_DELETE: &str = "DELETE FROM policy_pin WHERE environment_id = $1 AND policy_id = $2";
+const LOADED: &str = "SELECT p.name, n.digest, v.bytes, v.attributes, n.shadow_digest, s.bytes, \
+    n.shadow_share FROM policy_pin n JOIN policy p ON p.id = n.policy_id \
+    JOIN policy_version v ON v.policy_id = n.policy_id AND v.digest = n.digest \
+    LEFT JOIN policy_version s ON s.policy_id = n.policy_id AND s.digest = n.shadow_digest \
+    WHERE n.environment_id = $1 ORDER BY p.name";
+const SUSPECTS: &str = "SELECT s.key, e.key, p.name, n.digest, r.edge, r.report \
+    FROM policy_report r JOIN environment e ON e.id = r.environment_id \
+    JOIN namespace s ON s.id = e.namespace_id \
+    JOIN policy p ON p.namespace_id = e.namespace_id AND p.name = r.name \
+    JOIN policy_pin n ON n.environment_id = e.id AND n.policy_id = p.id \
+    WHERE n.previous_digest IS NOT NULL AND n.reverted IS NULL ORDER BY e.id, p.name, r.edge";
+const REPORTS: &str = "SELECT name, edge, report, received_at FROM policy_report \
+    WHERE environment_id = $1 ORDER BY name, edge";
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct PolicyRow {
+    pub id: String,
+    pub name: String,
+    pub created_at: i64,
+}
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct VersionRow {
+    pub digest: String,
+    pub bytes: i64,
+    pub attributes: String,
+    pub verdict: String,
+    pub uploaded_by: String,
+    pub uploaded_at: i64,
+}
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct PinRow {
+    pub digest: String,
+    pub previous_digest: Option<String>,
+    pub shadow_digest: Option<String>,
+    pub shadow_share: i64,
+    pub reverted: Option<String>,
+    pub version: i64,
+    pub updated_at: i64,
+}
+
+/// The body of a pin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Pin {
+    pub digest: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<PinShadow>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PinShadow {
+    pub digest: String,
+    /// Of 100,000 calls, as weights are.
+    pub share: u32,
+}
+
+/// What an environment pins, as the publisher wants it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pinned {
+    pub state: PolicyState,
+    pub bytes: u32,
+    pub shadow: Option<rules::blob::Shadow>,
+}
+
+impl VersionRow {
+    pub fn state(&self) -> Value {
+        let json = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+        json!({
+            "digest": self.digest, "bytes": self.bytes, "attributes": json(&self.attributes),
+            "uploadedBy": self.uploaded_by, "uploadedAt": rfc3339(self.uploaded_at),
+            "verdict": json(&self.verdict),
+        })
+    }
+}
+
+impl PinRow {
+    fn pin(&self) -> Pin {
+        let share = u32::try_from(self.shadow_share).unwrap_or(0);
+        let shadow = self.shadow_digest.clone();
+        Pin {
+            digest: self.digest.clone(),
+            shadow: shadow.map(|digest| PinShadow { digest, share }),
+        }
+    }
+
+    pub fn state(&self, name: &str) -> Value {
+        let pin = self.pin();
+        let mut state = json!({
+            "name": name, "digest": pin.digest, "version": self.version,
+            "updatedAt": rfc3339(self.updated_at),
+        });
+        for (field, value) in [
+            ("previousDigest", self.previous_digest.as_ref().map(|digest| json!(digest))),
+            ("shadow", pin.shadow.map(|shadow| json!(shadow))),
+            ("reverted", self.reverted.as_ref().map(|why| json!(why))),
+        ] {
+            if let Some(value) = value {
+                state[field] = value;
+            }
+        }
+        state
+    }
+}
+
+async fn find(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    name: &str,
+) -> Result<PolicyRow, Refusal> {
+    let row = query_as(ONE).bind(scope.id()).bind(name).fetch_optional(read).await?;
+    row.ok_or(Refusal::NotFound("policy"))
+}
+
+pub async fn page(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    page: &Page,
+) -> Result<Paged<PolicyRow>, Refusal> {
+    let rows = query_as(PAGE)
+        .bind(scope.id())
+        .bind(&page.after)
+        .bind(page.fetch())
+        .fetch_all(read)
+        .await?;
+    Ok(page.cut(rows, |row: &PolicyRow| row.name.clone()))
+}
+
+/// With its versions, newest first, and where it is pinned.
+pub async fn shown(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    name: &str,
+) -> Result<Value, Refusal> {
+    let row = find(read, scope, name).await?;
+    let versions: Vec<VersionRow> = query_as(VERSIONS).bind(&row.id).fetch_all(&mut *read).await?;
+    let pins: Vec<(String, String)> = query_as(PINNED).bind(&row.id).fetch_all(read).await?;
+    let pin = |(environment, digest): &(String, String)| json!({ "environment": environment, "digest": digest });
+    Ok(json!({
+        "name": row.name, "createdAt": rfc3339(row.created_at),
+        "versions": versions.iter().map(VersionRow::state).collect::<Vec<_>>(),
+        "pins": pins.iter().map(pin).collect::<Vec<_>>(),
+    }))
+}
+
+pub async fn version(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    name: &str,
+    digest: &str,
+) -> Result<VersionRow, Refusal> {
+    let row = find(read, scope, name).await?;
+    find_version(read, &row.id, digest).await
+}
+
+async fn find_version(
+    read: &mut Connection,
+    policy_id: &str,
+    digest: &str,
+) -> Result<VersionRow, Refusal> {
+    let row = query_as(VERSION).bind(policy_id).bind(digest).fetch_optional(read).await?;
+    row.ok_or(Refusal::NotFound("version"))
+}
+
+/// Keeps an admitted module. The same bytes again are the version that is there: it never changes.
+/// Whether it is new.
+pub async fn upload(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    name: &str,
+    wasm: &[u8],
+    verdict: &Verdict,
+) -> Result<(VersionRow, bool), Refusal> {
+    check_slug("/policy", name)?;
+    let change = Change::begin(tx, scope, Touches::Nothing).await?;
+    let digest = Digest::of(wasm).to_string();
+    let policy = match find(tx, scope, name).await {
+        Ok(policy) => policy,
+        Err(Refusal::NotFound(_)) => {
+            let count: i64 = query_scalar(COUNT).bind(scope.id()).fetch_one(tx).await?;
+            if count >= NAMES_MAX as i64 {
+                return Err(Refusal::TooMany { what: "policies", max: NAMES_MAX });
+            }
+            let insert = query(INSERT).bind(new_id()).bind(scope.id()).bind(name).bind(change.at);
+            insert.execute(tx).await?;
+            find(tx, scope, name).await?
+        }
+        Err(refusal) => return Err(refusal),
+    };
+    match find_version(tx, &policy.id, &digest).await {
+        Ok(there) => return Ok((there, false)),
+        Err(Refusal::NotFound(_)) => {}
+        Err(refusal) => return Err(refusal),
+    }
+    let count: i64 = query_scalar(VERSION_COUNT).bind(&policy.id).fetch_one(tx).await?;
+    if count >= VERSIONS_MAX as i64 {
+        return Err(Refusal::TooMany { what: "versions", max: VERSIONS_MAX });
+    }
+    query(BLOB_ADD).bind(&digest).bind(wasm.to_vec()).bind(change.at).execute(tx).await?;
+    query(VERSION_INSERT)
+        .bind(&policy.id)
+        .bind(&digest)
+        .bind(wasm.len() as i64)
+        .bind(written("list of attributes", &verdict.attributes)?)
+        .bind(written("verdict", verdict)?)
+        .bind(scope.actor())
+        .bind(change.at)
+        .execute(tx)
+        .await?;
+    let entry = Entry {
+        action: "policy.upload",
+        target: name.to_owned(),
+        environment: None,
+        before: None,
+        after: Some(json!({ "digest": digest, "bytes": wasm.len() })),
+    };
+    change.finish(tx, entry).await?;
+    Ok((find_version(tx, &policy.id, &digest).await?, true))
+}
+
+/// The verdict of an admission with the author's vectors, in the place of the one before.
+pub async fn set_verdict(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    name: &str,
+    digest: &str,
+    verdict: &Verdict,
+) -> Result<VersionRow, Refusal> {
+    let change = Change::begin(tx, scope, Touches::Nothing).await?;
+    let policy = find(tx, scope, name).await?;
+    find_version(tx, &policy.id, digest).await?;
+    let text = written("verdict", verdict)?;
+    query(VERDICT_SET).bind(&policy.id).bind(digest).bind(text).execute(tx).await?;
+    let passed = verdict.vectors.iter().filter(|vector| vector.passed).count();
+    let entry = Entry {
+        action: "policy.vectors",
+        target: name.to_owned(),
+        environment: None,
+        before: None,
+        after: Some(
+            json!({ "digest": digest, "passed": passed, "vectors": verdict.vectors.len() }),
+        ),
+    };
+    change.finish(tx, entry).await?;
+    find_version(tx, &policy.id, digest).await
+}
+
+/// Refused while an environment pins it or runs it as a shadow. With its last version, the policy
+/// is gone.
+pub async fn delete_version(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    name: &str,
+    digest: &str,
+) -> Result<(), Refusal> {
+    let change = Change::begin(tx, scope, Touches::Nothing).await?;
+    let policy = find(tx, scope, name).await?;
+    let before = find_version(tx, &policy.id, digest).await?;
+    let by: Vec<String> =
+        query_scalar(NEEDED).bind(&policy.id).bind(digest).fetch_all(&mut *tx).await?;
+    if !by.is_empty() {
+        return Err(Refusal::InUse { by });
+    }
+    query(PREVIOUS_FORGET).bind(&policy.id).bind(digest).execute(tx).await?;
+    query(VERSION_DELETE).bind(&policy.id).bind(digest).execute(tx).await?;
+    let left: i64 = query_scalar(VERSION_COUNT).bind(&policy.id).fetch_one(tx).await?;
+    if left == 0 {
+        query(POLICY_DELETE).bind(&policy.id).execute(tx).await?;
+    }
+    let entry = Entry {
+        action: "policy.delete",
+        target: name.to_owned(),
+        environment: None,
+        before: Some(json!({ "digest": digest, "bytes": before.bytes })),
+        after: None,
+    };
+    change.finish(tx, entry).await.map(drop)
+}
+
+/// How a pin moves.
+#[derive(Debug, Clone)]
+pub enum Move {
+    /// To what the body says.
+    To(Pin),
+    /// To the version before, which can be gone back to in turn.
+    Back,
+    /// To what ran as its shadow.
+    Promote,
+}
+
+/// Pins a version in an environment, or moves the pin that is there.
+pub async fn pin(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    environment: &str,
+    name: &str,
+    expected: Expected,
+    to: Move,
+) -> Result<PinRow, Refusal> {
+    let environment = environments::get(tx, scope, environment).await?;
+    let policy = find(tx, scope, name).await?;
+    let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
+    let before = find_pin(tx, &environment.id, &policy.id).await?;
+    let state = || before.as_ref().map(|pin| pin.state(name)).unwrap_or_default();
+    match &to {
+        Move::To(_) => {
+            expected.check(before.as_ref().map_or(0, |pin| pin.version), state)?;
+        }
+        // What it moves to is said by what is there, so nothing can be overwritten unseen.
+        Move::Back | Move::Promote => {}
+    }
+    let action = match &to {
+        Move::To(_) => "policy.pin",
+        Move::Back => "policy.rollback",
+        Move::Promote => "policy.promote",
+    };
+    let next = match (to, &before) {
+        (Move::To(pin), _) => pin,
+        (_, None) => return Err(Refusal::NotFound("pin")),
+        (Move::Back, Some(pin)) => {
+            let previous = pin.previous_digest.clone();
+            let digest = previous.ok_or_else(|| {
+                Refusal::invalid(
+                    "",
+                    "no version was pinned before, so there is nothing to go back to",
+                )
+            })?;
+            Pin { digest, shadow: None }
+        }
+        (Move::Promote, Some(pin)) => {
+            let shadow = pin.shadow_digest.clone();
+            let digest = shadow.ok_or_else(|| {
+                Refusal::invalid("", "no version runs as its shadow, so there is none to promote")
+            })?;
+            Pin { digest, shadow: None }
+        }
+    };
+    check_pin(tx, &policy, &next).await?;
+    if before.is_none() {
+        let count: i64 = query_scalar(PIN_COUNT).bind(&environment.id).fetch_one(tx).await?;
+        if count >= POLICIES_MAX as i64 {
+            return Err(Refusal::TooMany { what: "policies", max: POLICIES_MAX });
+        }
+    }
+    let previous = match &before {
+        Some(pin) if pin.digest == next.digest => pin.previous_digest.clone(),
+        Some(pin) => Some(pin.digest.clone()),
+        None => None,
+    };
+    set_pin(tx, &environment.id, &policy.id, &next, previous, None, change.at).await?;
+    let after = find_pin(tx, &environment.id, &policy.id).await?;
+    let after = after.ok_or(Refusal::NotFound("pin"))?;
+    let entry = Entry {
+        action,
+        target: name.to_owned(),
+        environment: Some(environment.key),
+        before: before.as_ref().map(|pin| pin.state(name)),
+        after: Some(after.state(name)),
+    };
+    change.finish(tx, entry).await?;
+    Ok(after)
+}
+
+async fn find_pin(
+    read: &mut Connection,
+    environment_id: &str,
+    policy_id: &str,
+) -> Result<Option<PinRow>, Refusal> {
+    Ok(query_as(PIN).bind(environment_id).bind(policy_id).fetch_optional(read).await?)
+}
+
+async fn check_pin(read: &mut Connection, policy: &PolicyRow, pin: &Pin) -> Result<(), Refusal> {
+    let unknown = |pointer: &str, digest: &str| {
+        let message = format!("the policy {:?} has no version {digest:?}", policy.name);
+        Refusal::invalid(pointer, message)
+    };
+    let versions = [
+        ("/digest", Some(&pin.digest)),
+        ("/shadow/digest", pin.shadow.as_ref().map(|shadow| &shadow.digest)),
+    ];
+    for (pointer, digest) in versions {
+        let Some(digest) = digest else { continue };
+        match find_version(read, &policy.id, digest).await {
+            Ok(version) => {
+                let verdict: Verdict = stored("verdict", &version.verdict)?;
+                if !verdict.admitted {
+                    let message = "its last admission refused this version; see its verdict";
+                    return Err(Refusal::invalid(pointer, message));
+                }
+            }
+            Err(Refusal::NotFound(_)) => return Err(unknown(pointer, digest)),
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    match &pin.shadow {
+        Some(shadow) if !(1..=SPLIT_TOTAL).contains(&shadow.share) => {
+            let message = format!("a share is 1 to {SPLIT_TOTAL}, of 100,000 calls");
+            Err(Refusal::invalid("/shadow/share", message))
+        }
+        Some(shadow) if shadow.digest == pin.digest => {
+            Err(Refusal::invalid("/shadow/digest", "it is the pinned version itself"))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn set_pin(
+    tx: &mut Connection,
+    environment_id: &str,
+    policy_id: &str,
+    pin: &Pin,
+    previous: Option<String>,
+    reverted: Option<&str>,
+    at: i64,
+) -> Result<(), Refusal> {
+    let shadow = pin.shadow.as_ref();
+    query(PIN_SET)
+        .bind(environment_id)
+        .bind(policy_id)
+        .bind(&pin.digest)
+        .bind(previous)
+        .bind(shadow.map(|shadow| shadow.digest.clone()))
+        .bind(shadow.map_or(0, |shadow| i64::from(shadow.share)))
+        .bind(reverted.map(str::to_owned))
+        .bind(at)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Refused by the compiler's check while a rule calls it.
+pub async fn unpin(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    environment: &str,
+    name: &str,
+    expected: Expected,
+) -> Result<(), Refusal> {
+    let environment = environments::get(tx, scope, environment).await?;
+    let policy = find(tx, scope, name).await?;
+    let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
+    let before = find_pin(tx, &environment.id, &policy.id).await?;
+    let before = before.ok_or(Refusal::NotFound("pin"))?;
+    expected.check(before.version, || before.state(name))?;
+    query(PIN_DELETE).bind(&environment.id).bind(&policy.id).execute(tx).await?;
+    let entry = Entry {
+        action: "policy.unpin",
+        target: name.to_owned(),
+        environment: Some(environment.key),
+        before: Some(before.state(name)),
+        after: None,
+    };
+    change.finish(tx, entry).await?;
+    Ok(())
+}
+
+/// What an environment pins, by name, and what edges counted there.
+pub async fn pins(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    environment: &str,
+) -> Result<Vec<Value>, Refusal> {
+    #[derive(sqlx::FromRow)]
+    struct Named {
+        name: String,
+        digest: String,
+        previous_digest: Option<String>,
+        shadow_digest: Option<String>,
+        shadow_share: i64,
+        reverted: Option<String>,
+        version: i64,
+        updated_at: i64,
+    }
+    let environment = environments::get(read, scope, environment).await?;
+    let rows: Vec<Named> = query_as(PINS).bind(&environment.id).fetch_all(&mut *read).await?;
+    let reports: Vec<(String, String, String, i64)> =
+        query_as(REPORTS).bind(&environment.id).fetch_all(read).await?;
+    let mut shown = Vec::with_capacity(rows.len());
+    for row in rows {
+        let Named { name, digest, previous_digest, shadow_digest, shadow_share, .. } = row;
+        let (reverted, version, updated_at) = (row.reverted, row.version, row.updated_at);
+        let pin = PinRow {
+            digest,
+            previous_digest,
+            shadow_digest,
+            shadow_share,
+            reverted,
+            version,
+            updated_at,
+        };
+        let mut state = pin.state(&name);
+        let mut edges = Vec::new();
+        for (_, edge, report, at) in reports.iter().filter(|report| report.0 == name) {
+            let report: PolicyReport = stored("report", report)?;
+            let mut entry = json!(report);
+            entry["edge"] = json!(edge);
+            entry["receivedAt"] = json!(rfc3339(*at));
+            edges.push(entry);
+        }
+        state["edges"] = json!(edges);
+        shown.push(state);
+    }
+    Ok(shown)
+}
+
+/// Goes back to the version before wherever an edge reports that its breaker for the pinned one is
+/// open: once, since the version before may be no better. What it did, for the log.
+pub async fn revert_broken(store: &Store) -> Result<Vec<String>, Refusal> {
+    let mut read = store.read().await?;
+    let rows: Vec<(String, String, String, String, String, String)> =
+        query_as(SUSPECTS).fetch_all(&mut read).await?;
+    drop(read);
+    let mut reverted = Vec::new();
+    for (namespace, environment, name, digest, edge, report) in rows {
+        let report: PolicyReport = stored("report", &report)?;
+        if report.state != PolicyHealth::Open || report.digest.to_string() != digest {
+            continue;
+        }
+        let why = format!("the breaker of edge {edge} opened after {}", told(&report));
+        if revert(store, &namespace, &environment, &name, &digest, &why).await? {
+            reverted.push(format!("{namespace}/{environment}: {name}: {why}"));
+        }
+    }
+    Ok(reverted)
+}
+
+fn told(report: &PolicyReport) -> String {
+    let faults: Vec<String> =
+        report.faults.iter().map(|(fault, count)| format!("{count} {fault}")).collect();
+    format!("{} calls with these faults: {}", report.calls, faults.join(", "))
+}
+
+async fn revert(
+    store: &Store,
+    namespace: &str,
+    environment: &str,
+    name: &str,
+    digest: &str,
+    why: &str,
+) -> Result<bool, Refusal> {
+    let mut tx = store.write().await?;
+    let scope = authorize::of_control(&mut tx, namespace).await?;
+    let environment = environments::get(&mut tx, &scope, environment).await?;
+    let policy = find(&mut tx, &scope, name).await?;
+    let change = Change::begin(&mut tx, &scope, Touches::One(&environment.id)).await?;
+    let before = find_pin(&mut tx, &environment.id, &policy.id).await?;
+    // Somebody may have moved it meanwhile; then nothing of this is kept.
+    let Some(before) = before.filter(|pin| pin.digest == digest && pin.reverted.is_none()) else {
+        return Ok(false);
+    };
+    let Some(previous) = before.previous_digest.clone() else { return Ok(false) };
+    let pin = Pin { digest: previous, shadow: None };
+    let (id, at) = (&environment.id, change.at);
+    set_pin(&mut tx, id, &policy.id, &pin, Some(digest.to_owned()), Some(why), at).await?;
+    let after = find_pin(&mut tx, id, &policy.id).await?;
+    let entry = Entry {
+        action: "policy.revert",
+        target: name.to_owned(),
+        environment: Some(environment.key),
+        before: Some(before.state(name)),
+        after: after.map(|pin| pin.state(name)),
+    };
+    change.finish(&mut tx, entry).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// What an environment pins, as the compiler and the publisher want it.
+pub async fn load(read: &mut Connection, environment_id: &str) -> Result<Vec<Pinned>, Refusal> {
+    type Row = (String, String, i64, String, Option<String>, Option<i64>, i64);
+    let rows: Vec<Row> = query_as(LOADED).bind(environment_id).fetch_all(read).await?;
+    let digest = |text: &str| -> Result<Digest, Refusal> {
+        text.parse().map_err(|_| Refusal::Internal("a stored digest is malformed".to_owned()))
+    };
+    let size = |bytes: i64| u32::try_from(bytes).unwrap_or(u32::MAX);
+    rows.into_iter()
+        .map(|(name, pinned, bytes, attributes, shadow, shadow_bytes, share)| {
+            let shadow = match (shadow, shadow_bytes) {
+                (Some(shadow), Some(bytes)) => Some(rules::blob::Shadow {
+                    version: rules::blob::PolicyBlob {
+                        digest: digest(&shadow)?,
+                        bytes: size(bytes),
+                    },
+                    share: u32::try_from(share).unwrap_or(0),
+                }),
+                _ => None,
+            };
+            let attributes = stored("list of attributes", &attributes)?;
+            let state = PolicyState { name, digest: digest(&pinned)?, attributes };
+            Ok(Pinned { state, bytes: size(bytes), shadow })
+        })
+        .collect()
+}
