@@ -1095,13 +1095,15 @@ mod tests {
             "enabled": true, "fallthrough": {"variant": "off"},
             "rules": [{"id": "ask", "policy": {"name": "p", "fallback": {"variant": "off"}}}],
         });
-        let mut state = EnvironmentState::default();
-        state.flags = (0..count).map(|n| flag(&format!("f{n:03}"), config.clone())).collect();
-        state.policies.push(PolicyState {
-            name: "p".to_owned(),
-            digest: crate::blob::Digest([7; 32]),
-            attributes: vec!["say".to_owned()],
-        });
+        let state = EnvironmentState {
+            flags: (0..count).map(|n| flag(&format!("f{n:03}"), config.clone())).collect(),
+            policies: vec![PolicyState {
+                name: "p".to_owned(),
+                digest: crate::blob::Digest([7; 32]),
+                attributes: vec!["say".to_owned()],
+            }],
+            ..EnvironmentState::default()
+        };
         Evaluator::new(compile(&state).unwrap().ruleset).unwrap()
     }
 
