@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use rules::cel::{Expression, Mistake, Tree, Val};
 use rules::compile::{Compiled, EnvironmentState, FlagState, Problem, compile_with};
 use rules::context::ContextBuf;
-use rules::eval::{Evaluator, Input, NoLists, Outcome, Scratch};
+use rules::eval::{Evaluator, Input, NoHost, Outcome, Scratch};
 use rules::limits;
 use rules::trace::Step;
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ fn cel(source: &str) -> Result<Compiled, Vec<Problem>> {
 fn asked(compiled: Compiled, context: &Value) -> (bool, Vec<Step>) {
     let evaluator = Evaluator::new(compiled.ruleset).unwrap();
     let context = ContextBuf::from_json(context.to_string().as_bytes()).unwrap();
-    let input = Input { context: context.view(), now_ms: NOW_MS, lists: &NoLists };
+    let input = Input { context: context.view(), now_ms: NOW_MS, host: &NoHost };
     let flag = evaluator.flag("f").unwrap();
     let mut scratch = Scratch::default();
     let (outcome, trace) = evaluator.explain(flag, &input, &mut scratch);
@@ -331,7 +331,7 @@ fn bombs_are_refused_or_stopped_with_an_error_that_says_so() {
     let list: Vec<i64> = (0..10_000).collect();
     let evaluator = Evaluator::new(cel(bomb).unwrap().ruleset).unwrap();
     let context = ContextBuf::from_json(json!({ "l": list }).to_string().as_bytes()).unwrap();
-    let input = Input { context: context.view(), now_ms: 0, lists: &NoLists };
+    let input = Input { context: context.view(), now_ms: 0, host: &NoHost };
     let id = evaluator.flag("f").unwrap();
     let (outcome, trace) = evaluator.explain(id, &input, &mut Scratch::default());
     let Outcome::Error { details, .. } = outcome else { panic!("{outcome:?}") };
@@ -351,7 +351,7 @@ fn bombs_are_refused_or_stopped_with_an_error_that_says_so() {
     let evaluator = Evaluator::new(grown.ruleset).unwrap();
     let context = json!({ "l": vec![1; 3_000], "s": "x".repeat(20_000) }).to_string();
     let context = ContextBuf::from_json(context.as_bytes()).unwrap();
-    let input = Input { context: context.view(), now_ms: 0, lists: &NoLists };
+    let input = Input { context: context.view(), now_ms: 0, host: &NoHost };
     let outcome = evaluator.evaluate(evaluator.flag("f").unwrap(), &input, &mut Scratch::default());
     assert!(matches!(&outcome, Outcome::Error { .. }), "{outcome:?}");
     assert!(text.len() > limits::CEL_BYTES_MAX || cel(&format!("size({text}) > 0")).is_ok());
@@ -619,7 +619,7 @@ fn asked_any(compiled: Compiled) -> Outcome {
     let bytes = rules::blob::encode_ruleset(&compiled.ruleset);
     let evaluator = Evaluator::load(&bytes).unwrap();
     let context = ContextBuf::from_json(br#"{"a":[1,"x"],"b":{"c":1}}"#).unwrap();
-    let input = Input { context: context.view(), now_ms: NOW_MS, lists: &NoLists };
+    let input = Input { context: context.view(), now_ms: NOW_MS, host: &NoHost };
     evaluator.evaluate(evaluator.flag("f").unwrap(), &input, &mut Scratch::default())
 }
 

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use rules::answer::Audience;
-use rules::cel::{At, Mistake, Tree};
 use rules::blob::Digest;
+use rules::cel::{At, Mistake, Tree};
 use rules::compile::{
     Compiled, EnvironmentState, FlagState, ListKind, PolicyState, SegmentState, compile_with,
 };
@@ -144,11 +144,12 @@ pub fn open(name: &str, document: Value) -> File {
         Some(flagd) => (imported(name, flagd, document.get("fractional")), IdSource::default()),
         None => authored(name, &document["state"]),
     };
-    let Compiled { ruleset, lists, policies, .. } = compile_with(&state, &tree).unwrap_or_else(|problems| {
-        let lines: Vec<String> =
-            problems.iter().map(|p| format!("  {} {}", p.pointer, p.message)).collect();
-        panic!("{name} does not compile:\n{}", lines.join("\n"))
-    });
+    let Compiled { ruleset, lists, policies, .. } =
+        compile_with(&state, &tree).unwrap_or_else(|problems| {
+            let lines: Vec<String> =
+                problems.iter().map(|p| format!("  {} {}", p.pointer, p.message)).collect();
+            panic!("{name} does not compile:\n{}", lines.join("\n"))
+        });
     let lists = lists
         .iter()
         .map(|list| {
