@@ -387,7 +387,7 @@ fn config(calls_at_once: u32) -> Config {
     let mut config = Config::new();
     config
         .cranelift_opt_level(OptLevel::None)
-        .cranelift_regalloc_algorithm(RegallocAlgorithm::SinglePass)
+        .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
         .cranelift_nan_canonicalization(true)
         .consume_fuel(true)
         .operator_cost(OperatorCost { MemoryGrow: u8::MAX, ..OperatorCost::new() })
