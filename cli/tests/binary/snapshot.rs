@@ -88,7 +88,7 @@ fn a_snapshot_is_shown_and_each_kind_of_damage_has_its_reason() {
         "not checked",
         "1 flag, 1 server and 0 browser",
         "all edges",
-        "reader 1",
+        &format!("reader {}", rules::blob::MIN_READER),
         "checkout",
         "boolean",
     ] {

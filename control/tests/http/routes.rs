@@ -32,6 +32,10 @@ fn public() -> [u16; 6] {
     [200; 6]
 }
 
+const VERSION: &str =
+    "/policies/p/versions/0000000000000000000000000000000000000000000000000000000000000000";
+const PINNED: &str = "/environments/production/policies/p";
+
 /// In the order in which the admin token works through them: what is deleted is made before.
 fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
     use Body::{Json, None, Text};
@@ -85,6 +89,48 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
         below!("GET", "", "", None, 200),
         below!("PATCH", "", "", Json(json!({ "name": "Ours" })), 200),
         route("DELETE", namespace, "/api/v1/namespaces/doomed", None, admin(204)),
+        // A policy needs a module to be there (`e2e/tests/policies.rs`); who may ask is known without.
+        below!("GET", "/policies", "/policies", None, 200),
+        below!("GET", "/policies/{policy}", "/policies/p", None, 404),
+        below!("POST", "/policies/{policy}/versions", "/policies/p/versions", Text("wasm"), 415),
+        below!("GET", "/policies/{policy}/versions/{digest}", VERSION, None, 404),
+        below!("DELETE", "/policies/{policy}/versions/{digest}", VERSION, None, 404),
+        below!(
+            "PUT",
+            "/policies/{policy}/versions/{digest}/vectors",
+            format!("{VERSION}/vectors"),
+            Json(json!({ "vectors": [] })),
+            404
+        ),
+        below!(
+            "GET",
+            "/environments/{environment}/policies",
+            "/environments/production/policies",
+            None,
+            200
+        ),
+        below!(
+            "PUT",
+            "/environments/{environment}/policies/{policy}",
+            PINNED,
+            Json(json!({ "digest": "0".repeat(64) })),
+            404
+        ),
+        below!("DELETE", "/environments/{environment}/policies/{policy}", PINNED, None, 404),
+        below!(
+            "POST",
+            "/environments/{environment}/policies/{policy}/rollback",
+            format!("{PINNED}/rollback"),
+            None,
+            404
+        ),
+        below!(
+            "POST",
+            "/environments/{environment}/policies/{policy}/promote",
+            format!("{PINNED}/promote"),
+            None,
+            404
+        ),
         below!("GET", "/audit", "/audit", None, 200),
         below!("GET", "/audit/verify", "/audit/verify", None, 200),
         below!("GET", "/environments", "/environments", None, 200),
