@@ -142,6 +142,24 @@ fn lines(steps: &[Value]) -> Vec<Line> {
                 }
                 push(Some(yes("result")), text("expression").to_owned(), right.join(", "));
             }
+            "policy" => {
+                let answer = step.get("answer");
+                let given = |field: &str| answer.and_then(|answer| answer.get(field));
+                let left = match (given("variant"), given("value"), given("abstain")) {
+                    (Some(variant), ..) => {
+                        format!("gives {}", variant.as_str().unwrap_or_default())
+                    }
+                    (_, Some(value), _) => format!("gives {}", readable::value(value)),
+                    (.., Some(_)) => "abstains".to_owned(),
+                    _ => "gives nothing".to_owned(),
+                };
+                let fault = step.get("fault").and_then(Value::as_str);
+                let right = match fault {
+                    Some(fault) => format!("{fault}: {}", text("details")),
+                    None => text("reason").to_owned(),
+                };
+                push(Some(fault.is_none()), format!("policy {} {left}", text("name")), right);
+            }
             "logic" => {
                 let result = step.get("result").unwrap_or(&Value::Null);
                 push(None, format!("logic gives {}", readable::value(result)), String::new());
@@ -246,8 +264,25 @@ mod tests {
     #[test]
     fn a_step_of_a_newer_server_is_shown_and_not_swallowed() {
         let result = json!({"key": "x", "value": true, "variant": "on", "reason": "STATIC",
-            "trace": {"steps": [{"step": "policy", "name": "fraud"}]}});
-        assert!(explained(Paint::plain(), &result).contains("\"name\":\"fraud\""));
+            "trace": {"steps": [{"step": "oracle", "name": "delphi"}]}});
+        assert!(explained(Paint::plain(), &result).contains("\"name\":\"delphi\""));
+    }
+
+    #[test]
+    fn a_policy_says_what_it_gives_or_why_its_fallback_is_served() {
+        let shown = |step: Value| {
+            let result = json!({"key": "x", "value": true, "variant": "on",
+                "reason": "TARGETING_MATCH", "trace": {"steps": [step]}});
+            explained(Paint::plain(), &result)
+        };
+        let gives = shown(json!({"step": "policy", "name": "fraud", "digest": "ab",
+            "input": {}, "answer": {"variant": "on", "reason": "score 7"}, "reason": "score 7"}));
+        assert!(gives.contains("✓ policy fraud gives on"), "{gives}");
+        assert!(gives.contains("score 7"), "{gives}");
+        let fails = shown(json!({"step": "policy", "name": "fraud", "digest": "ab",
+            "input": {}, "fault": "fuel", "details": "it ran out of fuel"}));
+        assert!(fails.contains("✗ policy fraud gives nothing"), "{fails}");
+        assert!(fails.contains("fuel: it ran out of fuel"), "{fails}");
     }
 
     #[test]
