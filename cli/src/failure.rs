@@ -80,7 +80,9 @@ impl fmt::Display for Failure {
         if let [only] = self.places.as_slice()
             && only.message == self.message
         {
-            write!(f, "\n  at {}", only.pointer)?;
+            if !only.pointer.is_empty() {
+                write!(f, "\n  at {}", only.pointer)?;
+            }
             return self.mend.iter().try_for_each(|mend| write!(f, "\n  {mend}"));
         }
         let width = self.places.iter().map(|place| place.pointer.chars().count()).max();

@@ -113,8 +113,9 @@ pub enum Policy {
     },
 }
 
-const TEMPLATE: &str = include_str!("policy/template.wat");
-const TEMPLATE_VECTORS: &str = include_str!("policy/template.vectors.json");
+/// The author kit in the text format, which needs no compiler.
+const TEMPLATE: &str = include_str!("../../policies/wat/policy.wat");
+const TEMPLATE_VECTORS: &str = include_str!("../../policies/vectors.json");
 
 pub async fn run(command: Policy, output: Output) -> Result<(), Failure> {
     match command {

@@ -141,13 +141,7 @@ pub async fn page(
     scope: &NamespaceScope,
     page: &Page,
 ) -> Result<Paged<Environment>, Refusal> {
-    let rows = query_as(PAGE)
-        .bind(scope.id())
-        .bind(&page.after)
-        .bind(page.fetch())
-        .fetch_all(read)
-        .await?;
-    Ok(page.cut(rows, |row: &Environment| row.key.clone()))
+    page.of(read, PAGE, scope.id(), |row: &Environment| row.key.clone()).await
 }
 
 /// Its revisions go on where those of a deleted environment with the same keys ended.

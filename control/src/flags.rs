@@ -76,13 +76,7 @@ pub async fn page(
     scope: &NamespaceScope,
     page: &Page,
 ) -> Result<Paged<FlagRow>, Refusal> {
-    let rows = query_as(PAGE)
-        .bind(scope.id())
-        .bind(&page.after)
-        .bind(page.fetch())
-        .fetch_all(read)
-        .await?;
-    Ok(page.cut(rows, |row: &FlagRow| row.key.clone()))
+    page.of(read, PAGE, scope.id(), |row: &FlagRow| row.key.clone()).await
 }
 
 pub async fn create(

@@ -67,13 +67,7 @@ pub async fn page(
     page: &Page,
 ) -> Result<Paged<KeyRow>, Refusal> {
     let environment = environments::get(read, scope, environment).await?;
-    let rows = query_as(PAGE)
-        .bind(&environment.id)
-        .bind(&page.after)
-        .bind(page.fetch())
-        .fetch_all(read)
-        .await?;
-    Ok(page.cut(rows, |row: &KeyRow| row.id.clone()))
+    page.of(read, PAGE, &environment.id, |row: &KeyRow| row.id.clone()).await
 }
 
 /// The key, which is nowhere else, and its row.

@@ -5,6 +5,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::refusal::Refusal;
+use crate::store::Connection;
+use crate::store::query::{Row, query_as};
 
 pub const LIMIT_MAX: usize = 200;
 pub const LIMIT_DEFAULT: usize = 50;
@@ -43,6 +45,19 @@ impl Page {
     /// One more than the page holds, to know whether there is another.
     pub fn fetch(&self) -> i64 {
         self.limit as i64 + 1
+    }
+
+    /// What belongs to one row of another table: `sql` takes its id, the key after which the page
+    /// begins, and how many to fetch.
+    pub async fn of<R: Row>(
+        &self,
+        read: &mut Connection,
+        sql: &'static str,
+        owner: &str,
+        key: impl Fn(&R) -> String,
+    ) -> Result<Paged<R>, Refusal> {
+        let rows = query_as(sql).bind(owner).bind(&self.after).bind(self.fetch());
+        Ok(self.cut(rows.fetch_all(read).await?, key))
     }
 
     pub fn cut<T>(&self, mut items: Vec<T>, key: impl Fn(&T) -> String) -> Paged<T> {

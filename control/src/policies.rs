@@ -186,13 +186,7 @@ pub async fn page(
     scope: &NamespaceScope,
     page: &Page,
 ) -> Result<Paged<PolicyRow>, Refusal> {
-    let rows = query_as(PAGE)
-        .bind(scope.id())
-        .bind(&page.after)
-        .bind(page.fetch())
-        .fetch_all(read)
-        .await?;
-    Ok(page.cut(rows, |row: &PolicyRow| row.name.clone()))
+    page.of(read, PAGE, scope.id(), |row: &PolicyRow| row.name.clone()).await
 }
 
 /// With its versions, newest first, and where it is pinned.

@@ -108,13 +108,7 @@ pub async fn page(
     page: &Page,
 ) -> Result<Paged<SegmentRow>, Refusal> {
     let environment = environments::get(read, scope, environment).await?;
-    let rows = query_as(PAGE)
-        .bind(&environment.id)
-        .bind(&page.after)
-        .bind(page.fetch())
-        .fetch_all(read)
-        .await?;
-    Ok(page.cut(rows, |row: &SegmentRow| row.key.clone()))
+    page.of(read, PAGE, &environment.id, |row: &SegmentRow| row.key.clone()).await
 }
 
 /// Makes it (`expected` is None) or replaces it.

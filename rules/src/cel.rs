@@ -132,6 +132,24 @@ impl CelOp {
         }
     }
 
+    /// A part of a time, such as its hours: of UTC, or of the offset that it is given.
+    pub(crate) fn is_part(self) -> bool {
+        use CelOp::*;
+        matches!(
+            self,
+            FullYear
+                | Month
+                | Date
+                | DayOfMonth
+                | DayOfWeek
+                | DayOfYear
+                | Hours
+                | Minutes
+                | Seconds
+                | Milliseconds
+        )
+    }
+
     pub(crate) fn name(self) -> &'static str {
         use CelOp::*;
         match self {

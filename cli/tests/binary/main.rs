@@ -5,6 +5,7 @@ mod commands;
 #[expect(dead_code, reason = "these tests open no event stream")]
 #[path = "../../../e2e/src/ofrep_schema.rs"]
 mod ofrep_schema;
+mod policies;
 mod processes;
 mod snapshot;
 mod world;

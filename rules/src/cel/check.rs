@@ -443,22 +443,12 @@ impl<'t> Checker<'t> {
             (CelOp::ToDuration, [Ex::Str(text)]) if super::time::duration(text).is_none() => {
                 format!("{text:?} is no duration, such as 1h30m, 10s or 500ms")
             }
-            (
-                CelOp::FullYear
-                | CelOp::Month
-                | CelOp::Date
-                | CelOp::DayOfMonth
-                | CelOp::DayOfWeek
-                | CelOp::DayOfYear
-                | CelOp::Hours
-                | CelOp::Minutes
-                | CelOp::Seconds
-                | CelOp::Milliseconds,
-                [_, Ex::Str(zone)],
-            ) if super::time::offset(zone).is_none() => format!(
-                "{zone:?} is no offset from UTC, such as +02:00; names of time zones are not \
+            (op, [_, Ex::Str(zone)]) if op.is_part() && super::time::offset(zone).is_none() => {
+                format!(
+                    "{zone:?} is no offset from UTC, such as +02:00; names of time zones are not \
                  supported, because the edges and browsers that evaluate this carry no table of them"
-            ),
+                )
+            }
             _ => return,
         };
         self.type_mistake(at, message);

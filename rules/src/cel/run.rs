@@ -332,8 +332,8 @@ impl<'a, 's> Machine<'a, 's> {
             (CelOp::ToDuration, Val::Str(text)) => {
                 converted(time::duration(&text).map(Val::Duration))?
             }
-            (op, Val::Timestamp(nanos)) if is_part(op) => part(op, nanos)?,
-            (op, Val::Duration(nanos)) if is_part(op) => part_of_duration(op, nanos)?,
+            (op, Val::Timestamp(nanos)) if op.is_part() => part(op, nanos)?,
+            (op, Val::Duration(nanos)) if op.is_part() => part_of_duration(op, nanos)?,
             (op, one) => return no_overload(op, &one, None),
         })
     }
@@ -425,7 +425,7 @@ impl<'a, 's> Machine<'a, 's> {
                 self.split(&text, &separator, -1)?
             }
             (CelOp::Join, Val::List(list), Val::Str(separator)) => self.join(&list, &separator)?,
-            (op, Val::Timestamp(nanos), Val::Str(zone)) if is_part(op) => {
+            (op, Val::Timestamp(nanos), Val::Str(zone)) if op.is_part() => {
                 let offset = time::offset(&zone).ok_or(Stop::Error(Wrong::NotConvertible(op)))?;
                 part(op, in_range(nanos.checked_add(offset))?)?
             }
@@ -749,22 +749,6 @@ fn doubles<'a>(op: CelOp, a: f64, b: f64) -> Run<'a> {
         CelOp::Divide => a / b,
         _ => return no_overload(op, &Val::Double(a), Some(&Val::Double(b))),
     }))
-}
-
-fn is_part(op: CelOp) -> bool {
-    matches!(
-        op,
-        CelOp::FullYear
-            | CelOp::Month
-            | CelOp::Date
-            | CelOp::DayOfMonth
-            | CelOp::DayOfWeek
-            | CelOp::DayOfYear
-            | CelOp::Hours
-            | CelOp::Minutes
-            | CelOp::Seconds
-            | CelOp::Milliseconds
-    )
 }
 
 /// Of a timestamp. Months and days of the month count from 0, but `getDate` from 1.
