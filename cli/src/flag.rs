@@ -6,13 +6,14 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
+use indexmap::IndexMap;
 use reqwest::StatusCode;
-use rules::model::{FlagConfig, FlagDefinition, Serve};
+use rules::model::{Clients, FlagConfig, FlagDefinition, FlagType, Serve};
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Client};
-use crate::connection::{Environment, Place};
+use crate::connection::{Environment, Place, api_path};
 use crate::failure::{Exit, Failure};
 use crate::paint::{Output, Paint, print, print_json, table};
 use crate::{files, readable};
@@ -34,6 +35,19 @@ pub enum Flag {
     Get {
         /// The flag's key.
         key: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Makes a flag, which is off in every environment until something else is set.
+    #[command(after_help = "Examples:
+  tidegate flag create new-menu                       # on and off
+  tidegate flag create checkout --type string --variant express --variant classic
+  tidegate flag create page-size --type integer --variant small=20 --variant large=100")]
+    Create {
+        /// The flag's key.
+        key: String,
+        #[command(flatten)]
+        definition: Definition,
         #[command(flatten)]
         place: Place,
     },
@@ -70,6 +84,41 @@ pub enum Flag {
         #[command(flatten)]
         place: Place,
     },
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct Definition {
+    /// What its values are.
+    #[arg(long = "type", default_value = "boolean")]
+    kind: Kind,
+    /// A variant and its value as JSON, NAME=VALUE; a string needs no quotes, and without a value it
+    /// is the name [default for boolean: on=true and off=false].
+    #[arg(long = "variant", value_name = "NAME[=VALUE]")]
+    variants: Vec<String>,
+    /// What it is for.
+    #[arg(long, default_value = "")]
+    description: String,
+    /// What browsers may have of it: nothing, its values, or its rules too.
+    #[arg(long, default_value = "none")]
+    clients: Audience,
+}
+
+/// `rules::model::FlagType`, for the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Boolean,
+    String,
+    Integer,
+    Float,
+    Object,
+}
+
+/// `rules::model::Clients`, for the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Audience {
+    None,
+    Edge,
+    Local,
 }
 
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -126,6 +175,7 @@ pub async fn run(command: Flag, output: Output) -> Result<(), Failure> {
     match command {
         Flag::List { place } => list(&place, output).await,
         Flag::Get { key, place } => get(&key, &place, output).await,
+        Flag::Create { key, definition, place } => create(&key, &definition, &place, output).await,
         Flag::Set { key, change, wait, place } => set(&key, &change, &wait, &place, output).await,
         Flag::On { key, wait, place } => {
             let on = Change { enabled: true, ..Change::default() };
@@ -180,6 +230,92 @@ async fn get(key: &str, place: &Place, output: Output) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+async fn create(
+    key: &str,
+    definition: &Definition,
+    place: &Place,
+    output: Output,
+) -> Result<(), Failure> {
+    let definition = defined(key, definition)?;
+    let (client, environment) = place.resolve()?;
+    let path = api_path(&["namespaces", &environment.namespace, "flags"]);
+    let answer = client.post(&path, &json!(definition)).await?;
+    match output {
+        Output::Json => print_json(&answer.body),
+        Output::Text => {
+            let names: Vec<&str> = definition.variants.keys().map(String::as_str).collect();
+            let key = Paint::of_stdout().bold(key);
+            let variants = names.join(", ");
+            print(&format!("{key}  made with {variants}; `tidegate flag set` turns it on"));
+        }
+    }
+    Ok(())
+}
+
+fn defined(key: &str, given: &Definition) -> Result<FlagDefinition, Failure> {
+    let (kind, clients) = (given.kind.into(), given.clients.into());
+    let mut variants = IndexMap::new();
+    for variant in &given.variants {
+        let (name, value) = match variant.split_once('=') {
+            Some((name, value)) => (name, value),
+            None => (variant.as_str(), variant.as_str()),
+        };
+        let value = match kind {
+            FlagType::String => Value::String(value.to_owned()),
+            _ => serde_json::from_str(value).map_err(|error| {
+                Failure::usage(format!("the value of {variant:?} is no JSON: {error}"))
+                    .mend(format!("as in --variant {name}=20"))
+            })?,
+        };
+        if variants.insert(name.to_owned(), value).is_some() {
+            return Err(Failure::usage(format!("the variant {name:?} is given twice")));
+        }
+    }
+    match (variants.is_empty(), kind) {
+        (false, _) => {}
+        (true, FlagType::Boolean) => {
+            variants.insert("on".to_owned(), Value::Bool(true));
+            variants.insert("off".to_owned(), Value::Bool(false));
+        }
+        (true, _) => {
+            return Err(Failure::usage("which variants?")
+                .mend("give --variant NAME=VALUE, once for each of them"));
+        }
+    }
+    Ok(FlagDefinition {
+        key: key.to_owned(),
+        kind,
+        variants,
+        description: given.description.clone(),
+        clients,
+        metadata: IndexMap::new(),
+        tags: Vec::new(),
+        salt: None,
+    })
+}
+
+impl From<Kind> for FlagType {
+    fn from(kind: Kind) -> FlagType {
+        match kind {
+            Kind::Boolean => FlagType::Boolean,
+            Kind::String => FlagType::String,
+            Kind::Integer => FlagType::Integer,
+            Kind::Float => FlagType::Float,
+            Kind::Object => FlagType::Object,
+        }
+    }
+}
+
+impl From<Audience> for Clients {
+    fn from(audience: Audience) -> Clients {
+        match audience {
+            Audience::None => Clients::None,
+            Audience::Edge => Clients::Edge,
+            Audience::Local => Clients::Local,
+        }
+    }
 }
 
 async fn set(
@@ -372,6 +508,30 @@ mod tests {
         assert!(!config.enabled);
         assert_eq!(config.fallthrough, Serve::Variant("on".to_owned()));
         assert_eq!(config.off.as_deref(), Some("off"));
+    }
+
+    fn given(kind: Kind, variants: &[&str]) -> Result<IndexMap<String, Value>, Failure> {
+        let given = Definition {
+            kind,
+            variants: variants.iter().map(|&variant| variant.to_owned()).collect(),
+            description: String::new(),
+            clients: Audience::None,
+        };
+        defined("x", &given).map(|definition| definition.variants)
+    }
+
+    #[test]
+    fn variants_have_the_values_that_their_type_gives_them() {
+        let is = |variants: IndexMap<String, Value>, json: Value| assert_eq!(json!(variants), json);
+        is(given(Kind::Boolean, &[]).unwrap(), json!({ "on": true, "off": false }));
+        is(given(Kind::String, &["a", "b=1=2"]).unwrap(), json!({ "a": "a", "b": "1=2" }));
+        is(given(Kind::Integer, &["s=20"]).unwrap(), json!({ "s": 20 }));
+        is(given(Kind::Object, &["o={\"a\":[]}"]).unwrap(), json!({ "o": { "a": [] } }));
+        for (kind, variants) in
+            [(Kind::String, &[][..]), (Kind::Integer, &["small"]), (Kind::String, &["a=1", "a=2"])]
+        {
+            assert_eq!(given(kind, variants).unwrap_err().exit, Exit::Usage, "{variants:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! `check` and `test` ask nobody: they run the sandbox that control admits with and edges run with,
 //! in the same helper process. A module may be given as wasm or in its text format.
 
+mod diff;
+mod kits;
+
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -16,15 +19,20 @@ use crate::failure::{Exit, Failure};
 use crate::files;
 use crate::paint::{Output, Paint, grouped, print, print_json, table};
 
+use kits::Language;
+
 #[derive(Debug, Subcommand)]
 pub enum Policy {
-    /// Writes a template of a policy and its test vectors into a folder.
+    /// Writes a policy that works, with its test vectors, into a new folder: a template to start from.
     #[command(after_help = "Examples:
-  tidegate policy new fraud-guard
-  tidegate policy test fraud-guard/policy.wat --vectors fraud-guard/vectors.json")]
+  tidegate policy new fraud-guard --language rust
+  tidegate policy new fraud-guard && tidegate policy test fraud-guard/policy.wat")]
     New {
         /// The folder, which is made.
         folder: PathBuf,
+        /// What it is written in.
+        #[arg(short, long, default_value = "wat")]
+        language: Language,
     },
     /// Looks at a module's shape, without compiling it.
     Check {
@@ -41,7 +49,8 @@ pub enum Policy {
     },
     /// Uploads a module as a version of a policy; with vectors, control runs them too.
     #[command(after_help = "Examples:
-  tidegate policy upload fraud-guard policy.wasm --vectors vectors.json")]
+  tidegate policy upload fraud-guard policy.wasm --vectors vectors.json
+  tidegate policy upload fraud-guard policy.wasm --vectors vectors.json --pin")]
     Upload {
         /// The policy's name.
         name: String,
@@ -50,6 +59,9 @@ pub enum Policy {
         /// A JSON list of `{name, input, expect?}`.
         #[arg(long, value_name = "FILE")]
         vectors: Option<PathBuf>,
+        /// Pins the version in the environment at once, if it is admitted.
+        #[arg(long)]
+        pin: bool,
         #[command(flatten)]
         place: Place,
     },
@@ -106,6 +118,20 @@ pub enum Policy {
         #[command(flatten)]
         place: Place,
     },
+    /// Shows what differs between two versions: what they read, their size, their fuel.
+    #[command(after_help = "Examples:
+  tidegate policy diff fraud-guard 3f9a         # the version that is pinned, and 3f9a
+  tidegate policy diff fraud-guard 3f9a 77c0")]
+    Diff {
+        /// The policy's name.
+        name: String,
+        /// A version's digest or its beginning.
+        digest: String,
+        /// Another one; without it, DIGEST is compared with the version that is pinned.
+        other: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
     /// What edges counted of the policies that an environment pins.
     Stats {
         #[command(flatten)]
@@ -113,17 +139,13 @@ pub enum Policy {
     },
 }
 
-/// The author kit in the text format, which needs no compiler.
-const TEMPLATE: &str = include_str!("../../policies/wat/policy.wat");
-const TEMPLATE_VECTORS: &str = include_str!("../../policies/vectors.json");
-
 pub async fn run(command: Policy, output: Output) -> Result<(), Failure> {
     match command {
-        Policy::New { folder } => new(&folder),
+        Policy::New { folder, language } => new(&folder, language, output),
         Policy::Check { module } => check(&module, output),
         Policy::Test { module, vectors } => test(&module, vectors.as_deref(), output),
-        Policy::Upload { name, module, vectors, place } => {
-            upload(&name, &module, vectors.as_deref(), &place, output).await
+        Policy::Upload { name, module, vectors, pin, place } => {
+            upload(&name, &module, vectors.as_deref(), pin, &place, output).await
         }
         Policy::Pin { name, digest, place } => {
             let (client, environment) = place.resolve()?;
@@ -142,6 +164,9 @@ pub async fn run(command: Policy, output: Output) -> Result<(), Failure> {
         Policy::Promote { name, place } => act(&name, "promote", &place, output).await,
         Policy::Rollback { name, place } => act(&name, "rollback", &place, output).await,
         Policy::List { name, place } => list(name.as_deref(), &place, output).await,
+        Policy::Diff { name, digest, other, place } => {
+            diff(&name, &digest, other.as_deref(), &place, output).await
+        }
         Policy::Stats { place } => stats(&place, output).await,
     }
 }
@@ -153,20 +178,9 @@ fn said(text: &str, body: &Value, output: Output) {
     }
 }
 
-fn new(folder: &Path) -> Result<(), Failure> {
-    let failed = |path: &Path, error: std::io::Error| {
-        Failure::new(Exit::Failed, format!("cannot write {}: {error}", path.display()))
-    };
-    std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
-    for (name, text) in [("policy.wat", TEMPLATE), ("vectors.json", TEMPLATE_VECTORS)] {
-        let path = folder.join(name);
-        // Never over what somebody has written.
-        let opened = std::fs::OpenOptions::new().write(true).create_new(true).open(&path);
-        let mut file = opened.map_err(|error| failed(&path, error))?;
-        std::io::Write::write_all(&mut file, text.as_bytes())
-            .map_err(|error| failed(&path, error))?;
-        print(&format!("{}", path.display()));
-    }
+fn new(folder: &Path, language: Language, output: Output) -> Result<(), Failure> {
+    let next = kits::write(folder, language)?;
+    said(&next.join("\n  "), &json!({ "folder": folder, "next": next[1..] }), output);
     Ok(())
 }
 
@@ -249,6 +263,7 @@ async fn upload(
     name: &str,
     path: &Path,
     vectors: Option<&Path>,
+    pinned: bool,
     place: &Place,
     output: Output,
 ) -> Result<(), Failure> {
@@ -262,7 +277,12 @@ async fn upload(
         let path = format!("{versions}/{digest}/vectors");
         body = client.put(&path, &json!({ "vectors": vectors }), None).await?.body;
     }
-    said(&format!("{name} {digest}"), &body, output);
+    let mut text = format!("{name} {digest}");
+    if pinned {
+        body["pin"] = put_pin(&client, &environment, name, &json!({ "digest": digest })).await?;
+        text = format!("{text}\n{}", pinned_at(name, &body["pin"]));
+    }
+    said(&text, &body, output);
     Ok(())
 }
 
@@ -314,10 +334,24 @@ async fn pin(
     body: &Value,
     output: Output,
 ) -> Result<(), Failure> {
-    // A pin says the whole of what is pinned, so it means the same over whatever is there.
-    let answer = client.put(&environment.path(&["policies", name]), body, Some("*")).await?;
-    said(&format!("{name} is pinned at {}", short(&answer.body["digest"])), &answer.body, output);
+    let pin = put_pin(client, environment, name, body).await?;
+    said(&pinned_at(name, &pin), &pin, output);
     Ok(())
+}
+
+/// A pin says the whole of what is pinned, so it means the same over whatever is there.
+async fn put_pin(
+    client: &Client,
+    environment: &Environment,
+    name: &str,
+    body: &Value,
+) -> Result<Value, Failure> {
+    let path = environment.path(&["policies", name]);
+    Ok(client.put(&path, body, Some("*")).await?.body)
+}
+
+fn pinned_at(name: &str, pin: &Value) -> String {
+    format!("{name} is pinned at {}", short(&pin["digest"]))
 }
 
 async fn shadow(
@@ -343,7 +377,7 @@ async fn act(name: &str, what: &str, place: &Place, output: Output) -> Result<()
     let (client, environment) = place.resolve()?;
     let path = environment.path(&["policies", name, what]);
     let body = client.post(&path, &json!({})).await?.body;
-    said(&format!("{name} is pinned at {}", short(&body["digest"])), &body, output);
+    said(&pinned_at(name, &body), &body, output);
     Ok(())
 }
 
@@ -386,6 +420,40 @@ async fn list(name: Option<&str>, place: &Place, output: Output) -> Result<(), F
         .collect();
     let head = ["VERSION", "BYTES", "UPLOADED", "BY", "PINNED IN"];
     said(&table(paint, &head, &rows), &body, output);
+    Ok(())
+}
+
+async fn diff(
+    name: &str,
+    digest: &str,
+    other: Option<&str>,
+    place: &Place,
+    output: Output,
+) -> Result<(), Failure> {
+    let (client, environment) = place.resolve()?;
+    let (before, after) = match other {
+        Some(other) => (digest.to_owned(), other),
+        None => {
+            let there = pinned(&client, &environment, name).await?.ok_or_else(|| {
+                Failure::new(Exit::NotFound, format!("{name} is not pinned in this environment"))
+                    .mend("name both versions")
+            })?;
+            (there["digest"].as_str().unwrap_or_default().to_owned(), digest)
+        }
+    };
+    let mut versions = Vec::new();
+    for digest in [before.as_str(), after] {
+        let digest = whole(&client, &environment, name, digest).await?;
+        let policy = ["namespaces", &environment.namespace, "policies", name];
+        let path = api_path(&[policy.as_slice(), &["versions", &digest]].concat());
+        versions.push(client.get(&path).await?.body);
+    }
+    let told = match versions.as_slice() {
+        [before, after] => diff::table_of(before, after),
+        _ => None,
+    };
+    let text = told.unwrap_or_else(|| "they are the same in all that is known of them".to_owned());
+    said(&text, &json!(versions), output);
     Ok(())
 }
 

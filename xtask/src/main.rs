@@ -67,7 +67,8 @@ enum Chore {
     /// What continuous integration runs: check, then test.
     Ci,
     /// Drives an edge over loopback beside a bare hyper server and prints both; `load propagation`
-    /// measures how long a change takes to reach edges and clients.
+    /// measures how long a change takes to reach edges and clients, `load bombs` what hostile
+    /// policies do to everybody else.
     Load {
         /// Passed on to the load command.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -175,9 +176,10 @@ fn load(arguments: &[OsString]) -> anyhow::Result<()> {
     wasm::run()?;
     // One after the other: built together, the server would get the features of the test clients.
     let arguments: Vec<&OsString> = arguments.iter().filter(|argument| *argument != "--").collect();
-    let (load, arguments) = match arguments.split_first() {
-        Some((first, rest)) if *first == "propagation" => ("propagation", rest),
-        _ => ("load", arguments.as_slice()),
+    let (load, mode, arguments) = match arguments.split_first() {
+        Some((first, rest)) if *first == "propagation" => ("propagation", None, rest),
+        Some((first, rest)) if *first == "bombs" => ("load", Some("bombs"), rest),
+        _ => ("load", None, arguments.as_slice()),
     };
     for (package, binary) in [("cli", "tidegate"), ("e2e", load)] {
         steps::run(Command::new(cargo()).current_dir(root()).args([
@@ -193,6 +195,7 @@ fn load(arguments: &[OsString]) -> anyhow::Result<()> {
     let release = target_dir()?.join("release");
     steps::run(
         Command::new(release.join(load))
+            .args(mode)
             .arg("--tidegate")
             .arg(release.join("tidegate"))
             .args(arguments),

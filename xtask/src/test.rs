@@ -228,7 +228,9 @@ fn install_python() -> anyhow::Result<String> {
 }
 
 fn rust(arguments: &[OsString]) -> anyhow::Result<String> {
-    cargo_test(&["--workspace"], &[(policies::TEST_KITS, "1")], arguments)
+    let authors = policies::languages()?;
+    let told = [(policies::TEST_KITS, "1"), (policies::TEST_AUTHORS, authors)];
+    cargo_test(&["--workspace"], &told, arguments)
 }
 
 /// `e2e/tests/chaos.rs` with more seeds than a test run has time for.

@@ -1,6 +1,7 @@
-//! The `tidegate` binary as its users run it: `commands` (against `tidegate dev`) and `processes`
-//! (control and edge apart).
+//! The `tidegate` binary as its users run it: `commands` (against `tidegate dev`), `processes`
+//! (control and edge apart), `authors` (docs/POLICIES.md followed to the letter).
 
+mod authors;
 mod commands;
 #[expect(dead_code, reason = "these tests open no event stream")]
 #[path = "../../../e2e/src/ofrep_schema.rs"]

@@ -140,7 +140,12 @@ pub struct Dev {
 
 impl Dev {
     pub fn start(dir: &Path) -> Dev {
-        let dir = dir.join("state");
+        Dev::start_in(&dir.join("state"))
+    }
+
+    /// With its state in exactly this folder.
+    pub fn start_in(dir: &Path) -> Dev {
+        let dir = dir.to_owned();
         let server = Server::start(
             tidegate()
                 .args(["dev", "--control-port", "0", "--edge-port", "0", "--output", "json"])

@@ -125,7 +125,9 @@ macro_rules! policy {
         }
         #[unsafe(no_mangle)]
         extern "C" fn evaluate(at: *const u8, len: usize) -> u64 {
-            $crate::abi::evaluate(at, len, $decide)
+            // SAFETY: the host wrote `len` bytes where `tidegate_alloc` told it to, and does nothing
+            // until this returns.
+            unsafe { $crate::abi::evaluate(at, len, $decide) }
         }
     };
 }
@@ -146,10 +148,11 @@ pub mod abi {
         packed(json!({ "attributes": attributes }).to_string())
     }
 
-    pub fn evaluate(at: *const u8, len: usize, decide: impl Fn(&Input) -> Answer) -> u64 {
+    /// # Safety
+    /// `len` bytes at `at` can be read, and nobody writes them meanwhile.
+    pub unsafe fn evaluate(at: *const u8, len: usize, decide: impl Fn(&Input) -> Answer) -> u64 {
         std::panic::set_hook(Box::new(|panic| log(&panic.to_string())));
-        // SAFETY: the host wrote `len` bytes where `alloc` told it to, and does nothing until this
-        // returns.
+        // SAFETY: the caller says so.
         let input = Input::read(unsafe { std::slice::from_raw_parts(at, len) });
         packed(Value::Object(decide(&input).0).to_string())
     }
