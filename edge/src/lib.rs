@@ -80,6 +80,8 @@ pub async fn start(config: Config, feed: Arc<dyn Feed>) -> Result<Edge, StartErr
     if sandboxed.cache_dir.is_none() {
         sandboxed.cache_dir = config.data_dir.as_ref().map(|folder| folder.join("compiled"));
     }
+    // Nobody who asks for a flag without policies waits for an instance that a policy has.
+    sandboxed.workers = sandboxed.workers.saturating_add(policies::workers());
     let sandbox = Sandbox::new(sandboxed)?;
     start_in(sandbox, config, feed).await
 }

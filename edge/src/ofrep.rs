@@ -24,11 +24,12 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use rules::context::{ContextBuf, ContextError};
 use rules::limits::EVALUATION_BODY_BYTES_MAX;
+use sandbox::SandboxError;
 use serde_json::value::RawValue;
 
 use crate::auth::{self, Denied};
 use crate::serve::{Body, Shared};
-use crate::state::{Announcement, Grant, Table};
+use crate::state::{Announcement, Grant, Served, Table};
 
 /// How long a refetch may wait for the version that its client was told of by another edge.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
@@ -152,13 +153,13 @@ async fn try_evaluate(
     let body = read_body(body, shared.timeouts.body).await?;
     let context = context_of(&body)?;
     match key {
-        Some(key) => Ok(one(&grant, key, &context, began)),
+        Some(key) => Ok(one(&grant, key, context, began).await),
         None => {
             let grant = match parts.uri.query() {
                 Some(query) => catch_up(shared, grant, query, &parts.headers).await?,
                 None => grant,
             };
-            all(&grant, &context, &parts.headers, began)
+            all(&grant, context, &parts.headers, began).await
         }
     }
 }
@@ -183,18 +184,23 @@ fn denied_as(shared: &Shared, table: &Table, denied: Denied) -> Failure {
     Failure::other(status, denied.details())
 }
 
-fn one(grant: &Grant, key: &str, context: &ContextBuf, began: Instant) -> Response<Body> {
+async fn one(grant: &Grant, key: &str, context: ContextBuf, began: Instant) -> Response<Body> {
     let metrics = &grant.served.tenant.metrics;
-    let mut body = Vec::with_capacity(320);
-    let evaluated = grant.served.evaluator.evaluate_one(
-        key,
-        grant.audience,
-        context,
-        crate::now_ms(),
-        &mut body,
-    );
-    let status = match evaluated {
-        Ok(status) => status as u16,
+    let (audience, now_ms) = (grant.audience, crate::now_ms());
+    let evaluate = move |served: &Served, key: &str| {
+        let mut body = Vec::with_capacity(320);
+        let status = served.evaluator.evaluate_one(key, audience, &context, now_ms, &mut body)?;
+        Ok::<_, SandboxError>((status, body))
+    };
+    let evaluated = match &grant.served.callers {
+        Some(callers) if callers.has(key) => {
+            let (served, key) = (grant.served.clone(), key.to_owned());
+            callers.run(move || evaluate(&served, &key)).await.unwrap_or_else(panicked)
+        }
+        _ => evaluate(&grant.served, key),
+    };
+    let (status, body) = match evaluated {
+        Ok((status, body)) => (status as u16, body),
         Err(error) => {
             // The sandbox has thrown the instance away; the next request gets a healthy one.
             tracing::error!(environment = ?grant.served.tenant.name, key, %error, "an evaluation failed");
@@ -209,23 +215,42 @@ fn one(grant: &Grant, key: &str, context: &ContextBuf, began: Instant) -> Respon
     json(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), body.into())
 }
 
-fn all(
+/// A panic was logged where it happened; the evaluator's instance is thrown away with it.
+fn panicked<T>() -> Result<T, SandboxError> {
+    Err(SandboxError::Busy)
+}
+
+async fn all(
     grant: &Grant,
-    context: &ContextBuf,
+    context: ContextBuf,
     headers: &HeaderMap,
     began: Instant,
 ) -> Result<Response<Body>, Failure> {
     let metrics = &grant.served.tenant.metrics;
     let now_ms = crate::now_ms();
-    // Answers of one environment are much alike in length.
-    let mut body = Vec::with_capacity(grant.served.bulk_bytes());
-    let evaluated = grant.served.evaluator.evaluate_all(grant.audience, context, now_ms, &mut body);
-    if let Err(error) = evaluated {
-        tracing::error!(environment = ?grant.served.tenant.name, %error, "an evaluation failed");
-        metrics.traps.increment(1);
-        metrics.bulk_failed.increment(1);
-        return Err(Failure::other(StatusCode::INTERNAL_SERVER_ERROR, "the evaluation failed"));
-    }
+    let audience = grant.audience;
+    let evaluate = move |served: &Served| {
+        // Answers of one environment are much alike in length.
+        let mut body = Vec::with_capacity(served.bulk_bytes());
+        served.evaluator.evaluate_all(audience, &context, now_ms, &mut body)?;
+        Ok::<_, SandboxError>(body)
+    };
+    let evaluated = match &grant.served.callers {
+        Some(callers) => {
+            let served = grant.served.clone();
+            callers.run(move || evaluate(&served)).await.unwrap_or_else(panicked)
+        }
+        None => evaluate(&grant.served),
+    };
+    let mut body = match evaluated {
+        Ok(body) => body,
+        Err(error) => {
+            tracing::error!(environment = ?grant.served.tenant.name, %error, "an evaluation failed");
+            metrics.traps.increment(1);
+            metrics.bulk_failed.increment(1);
+            return Err(Failure::other(StatusCode::INTERNAL_SERVER_ERROR, "the evaluation failed"));
+        }
+    };
     // `{"flags":[…],"metadata":{…}}` gets one more member.
     if body.pop() == Some(b'}') {
         body.extend_from_slice(&grant.stream_tail(now_ms.div_euclid(1000)));

@@ -9,14 +9,16 @@
 //! A shadow runs on a thread of its own, after the answer was given, and only while that thread
 //! keeps up.
 
-use std::collections::{BTreeMap, HashMap};
+mod workers;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rules::blob::{Digest, PolicyPin, Shadow, lists::IdList};
+use rules::blob::{Digest, LoadError, PolicyPin, Shadow, lists::IdList};
 use rules::eval::Host;
 use rules::head::{PolicyHealth, PolicyReport, ShadowReport};
 use rules::policy::PolicyFault;
@@ -25,6 +27,9 @@ use sandbox::policy::{Policies as Engine, Policy, PolicyConfig};
 use crate::metrics::{Metrics, PolicyMetrics};
 use crate::state::Name;
 use crate::sync::lock;
+
+use workers::Workers;
+pub use workers::count as workers;
 
 /// Faults in a row that open the breaker.
 const FAULTS_IN_A_ROW: u32 = 5;
@@ -47,6 +52,40 @@ pub struct Policies {
     slots: Mutex<HashMap<(Name, String, Digest), Weak<Slot>>>,
     metrics: Metrics,
     shadows: OnceLock<SyncSender<ShadowCall>>,
+    workers: Workers,
+}
+
+/// The flags of a snapshot that may call policies, and where they are evaluated.
+pub struct Callers {
+    flags: HashSet<String>,
+    all: Arc<Policies>,
+}
+
+impl Callers {
+    /// By the snapshot's ruleset.
+    pub fn of(ruleset: &[u8], all: Arc<Policies>) -> Result<Callers, LoadError> {
+        let rules = rules::blob::decode_ruleset(ruleset)?;
+        let flags = rules.policy_callers().into_iter().map(str::to_owned).collect();
+        Ok(Callers { flags, all })
+    }
+
+    pub fn has(&self, flag: &str) -> bool {
+        self.flags.contains(flag)
+    }
+
+    /// See `Workers::run`.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        evaluate: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        self.all.workers.run(evaluate).await
+    }
+}
+
+impl std::fmt::Debug for Callers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Callers").field(&self.flags.len()).finish()
+    }
 }
 
 /// One version of one policy of one environment.
@@ -121,6 +160,7 @@ impl Policies {
             slots: Mutex::default(),
             metrics,
             shadows: OnceLock::new(),
+            workers: Workers::new(),
         }
     }
 
@@ -277,6 +317,9 @@ impl Slot {
         let Some(module) = self.module.get() else {
             return Err(self.fault(PolicyFault::Unavailable));
         };
+        if workers::are_busy() {
+            return Err(self.fault(PolicyFault::Busy));
+        }
         if !lock(&self.breaker).allows(Instant::now) {
             return Err(self.fault(PolicyFault::Open));
         }

@@ -36,6 +36,8 @@ pub struct Served {
     pub manifest: Manifest,
     /// By the index that the ruleset uses.
     pub policies: Vec<Arc<crate::policies::Slot>>,
+    /// Of a snapshot with policies.
+    pub callers: Option<crate::policies::Callers>,
     pub evaluator: Arc<sandbox::Environment>,
     pub tenant: Arc<Tenant>,
     /// Of the last bulk answer; the next one is likely to be as long.

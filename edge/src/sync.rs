@@ -36,7 +36,7 @@ use crate::breaker::Breaker;
 use crate::disk::{Disk, Entry, ReadError, Role, Stored};
 use crate::feed::{Feed, FeedError, back_off, jittered};
 use crate::metrics::{Metrics, SyncResult};
-use crate::policies::{COLD_WAIT, Policies, Slot, SnapshotHost};
+use crate::policies::{COLD_WAIT, Callers, Policies, Slot, SnapshotHost};
 use crate::state::{Name, Served, State};
 
 /// Environments that are fetched and loaded at once: enough to hide a round trip, few enough that
@@ -193,6 +193,7 @@ struct Loaded {
     /// Id lists and policies, for the disk.
     lists: Vec<(Digest, Bytes)>,
     policies: Vec<Arc<Slot>>,
+    callers: Option<Callers>,
 }
 
 impl Sync {
@@ -588,18 +589,21 @@ impl Sync {
             SnapshotHost { lists: id_lists, policies: slots.clone(), all: self.policies.clone() };
         let ruleset: Arc<[u8]> = Arc::from(ruleset);
         let sandbox = self.sandbox.clone();
+        let all = (!slots.is_empty()).then(|| self.policies.clone());
         // Instantiating and decoding take milliseconds, which would hold up requests.
-        let evaluator = seam::blocking(move || {
+        let (evaluator, callers) = seam::blocking(move || {
             fail_of(&ruleset)?;
+            let callers = all.map(|all| Callers::of(&ruleset, all)).transpose();
+            let callers = callers.map_err(|error| error.to_string())?;
             let evaluator =
                 sandbox.load(ruleset, Arc::new(host)).map_err(|error| error.to_string())?;
             check_answers(&evaluator)?;
-            Ok::<_, String>(evaluator)
+            Ok::<_, String>((evaluator, callers))
         })
         .await
         .map_err(|_| Refusal::Load("loading it panicked".to_owned()))?
         .map_err(Refusal::Load)?;
-        Ok(Loaded { manifest, evaluator, lists: contents, policies: slots })
+        Ok(Loaded { manifest, evaluator, lists: contents, policies: slots, callers })
     }
 
     async fn list_bytes(
@@ -714,6 +718,7 @@ impl Sync {
             issued_at_ms: target.head.issued_at_ms,
             manifest: loaded.manifest,
             policies: loaded.policies,
+            callers: loaded.callers,
             evaluator: loaded.evaluator,
             tenant: self.state.tenant(&target.name(), &self.metrics),
             bulk_bytes: Default::default(),

@@ -224,6 +224,49 @@ pub enum Serve {
     Policy(u32),
 }
 
+impl Ruleset {
+    /// Keys of the flags whose evaluation may call a policy, for their own rules or for a
+    /// prerequisite's. Sorted by their place.
+    pub fn policy_callers(&self) -> Vec<&str> {
+        let calls = |serve: u32| matches!(self.serves.get(serve as usize), Some(Serve::Policy(_)));
+        let mut callers: Vec<bool> = self
+            .flags
+            .iter()
+            .map(|flag| {
+                let rules = slice(&self.rules, flag.rules).iter().map(|rule| rule.serve);
+                rules.chain([flag.fallthrough, flag.off]).any(calls)
+            })
+            .collect();
+        // Chains of prerequisites are short, and one turn follows all of them by a step.
+        for _ in 0..self.flags.len() {
+            let needs = |flag: &Flag| {
+                let of_rules = slice(&self.rules, flag.rules)
+                    .iter()
+                    .flat_map(|rule| slice(&self.prerequisites, rule.prerequisites));
+                slice(&self.prerequisites, flag.prerequisites)
+                    .iter()
+                    .chain(of_rules)
+                    .any(|needed| callers.get(needed.flag as usize).copied().unwrap_or(false))
+            };
+            let more: Vec<usize> = (0..)
+                .zip(&self.flags)
+                .filter(|(at, flag)| !callers.get(*at).copied().unwrap_or(true) && needs(flag))
+                .map(|(at, _)| at)
+                .collect();
+            if more.is_empty() {
+                break;
+            }
+            for at in more {
+                if let Some(caller) = callers.get_mut(at) {
+                    *caller = true;
+                }
+            }
+        }
+        let called = self.flags.iter().zip(callers).filter(|(_, calls)| *calls);
+        called.map(|(flag, _)| self.str(flag.key)).collect()
+    }
+}
+
 /// A wasm policy. The host holds the module, under this one's index in `Ruleset::policies`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Policy {

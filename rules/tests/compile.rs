@@ -388,6 +388,31 @@ fn a_policy_gets_its_attributes_once_and_in_order_and_only_called_ones_are_in_th
 }
 
 #[test]
+fn who_calls_a_policy_is_known_through_prerequisites_too() {
+    let mut document = base();
+    let flag = base()["flags"]["f"].clone();
+    let after = |needed: &str| {
+        let mut flag = flag.clone();
+        flag["config"]["prerequisites"] = json!([{ "flag": needed, "variants": ["a"] }]);
+        flag
+    };
+    document["flags"]["caller"] = flag.clone();
+    document["flags"]["caller"]["config"]["rules"] =
+        json!([{ "id": "r", "policy": { "name": "guard" } }]);
+    document["flags"]["after"] = after("caller");
+    document["flags"]["long-after"] = after("after");
+    document["flags"]["in-a-rule"] = flag.clone();
+    document["flags"]["in-a-rule"]["config"]["rules"] = json!([{ "id": "r",
+        "prerequisites": [{ "flag": "after", "variants": ["a"] }], "serve": { "variant": "a" } }]);
+    document["flags"]["elsewhere"] = after("f");
+    let compiled = compile(&state(&document)).unwrap();
+    let mut callers = compiled.ruleset.policy_callers();
+    callers.sort();
+    assert_eq!(callers, ["after", "caller", "in-a-rule", "long-after"]);
+    assert!(compile(&state(&base())).unwrap().ruleset.policy_callers().is_empty());
+}
+
+#[test]
 fn a_hundred_policies_may_be_pinned_and_no_more() {
     let pinned = |n: usize| {
         let mut document = base();

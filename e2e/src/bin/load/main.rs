@@ -4,6 +4,9 @@
 //!
 //! Client and server share the machine's cores, so the figures compare the two servers; they do
 //! not say what an edge could carry alone. Bounded: rounds times seconds times cases times two.
+//! `bombs.rs` measures hostile policies beside everybody else instead.
+
+mod bombs;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -23,7 +26,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
 const USAGE: &str = "\
-Usage: cargo xtask load [-- OPTIONS]
+Usage: cargo xtask load [bombs] [-- OPTIONS]
   --rounds N        rounds of each case [5]
   --seconds S       seconds of one round [3]
   --connections N   keep-alive connections, one request at a time on each [16]
@@ -43,6 +46,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.split_first() {
         Some((first, sizes)) if first == "--floor" => floor(sizes),
+        Some((first, rest)) if first == "bombs" => {
+            options(rest).and_then(|options| bombs::drive(&options))
+        }
         _ => options(&arguments).and_then(|options| drive(&options)),
     };
     match result {
