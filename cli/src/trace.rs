@@ -154,10 +154,16 @@ fn lines(steps: &[Value]) -> Vec<Line> {
                     _ => "gives nothing".to_owned(),
                 };
                 let fault = step.get("fault").and_then(Value::as_str);
-                let right = match fault {
+                let said = match fault {
                     Some(fault) => format!("{fault}: {}", text("details")),
                     None => text("reason").to_owned(),
                 };
+                let fuel = step.get("fuel").and_then(Value::as_u64);
+                let fuel = fuel.map(|fuel| format!("{} fuel", grouped(fuel)));
+                let log = (!text("log").is_empty()).then(|| format!("log: {}", text("log")));
+                let right = [Some(said), fuel, log].into_iter().flatten();
+                let right: Vec<String> = right.filter(|part| !part.is_empty()).collect();
+                let right = right.join(", ");
                 push(Some(fault.is_none()), format!("policy {} {left}", text("name")), right);
             }
             "logic" => {
@@ -276,9 +282,10 @@ mod tests {
             explained(Paint::plain(), &result)
         };
         let gives = shown(json!({"step": "policy", "name": "fraud", "digest": "ab",
-            "input": {}, "answer": {"variant": "on", "reason": "score 7"}, "reason": "score 7"}));
+            "input": {}, "answer": {"variant": "on", "reason": "score 7"}, "reason": "score 7",
+            "fuel": 6012, "log": "read it"}));
         assert!(gives.contains("✓ policy fraud gives on"), "{gives}");
-        assert!(gives.contains("score 7"), "{gives}");
+        assert!(gives.contains("score 7, 6,012 fuel, log: read it"), "{gives}");
         let fails = shown(json!({"step": "policy", "name": "fraud", "digest": "ab",
             "input": {}, "fault": "fuel", "details": "it ran out of fuel"}));
         assert!(fails.contains("✗ policy fraud gives nothing"), "{fails}");

@@ -1,14 +1,16 @@
 //! What a context would get, with the explanation: against what is there or against a draft.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use rules::answer;
+use rules::blob::Digest;
 use rules::compile::FlagState;
 use rules::context::ContextBuf;
 use rules::eval::{Evaluator, Host, Input, Scratch};
 use rules::model::{FlagConfig, FlagDefinition};
-use rules::policy::PolicyFault;
-use sandbox::policy::Policy;
+use rules::policy::{PolicyFault, Told};
+use sandbox::policy::Fault;
 use serde_json::{Value, json};
 
 use crate::admission::Admission;
@@ -31,7 +33,11 @@ pub struct Asked {
 
 struct Loaded {
     lists: Vec<rules::blob::lists::IdList>,
-    policies: Vec<Result<Arc<Policy>, PolicyFault>>,
+    /// Compiled when they are called: most dry runs ask for one flag, and an environment may have a
+    /// hundred.
+    policies: Vec<(Digest, Vec<u8>)>,
+    admission: Arc<Admission>,
+    told: RefCell<Option<Told>>,
 }
 
 impl Host for Loaded {
@@ -40,14 +46,22 @@ impl Host for Loaded {
     }
 
     fn policy(&self, policy: u32, input: &[u8], out: &mut Vec<u8>) -> Result<(), PolicyFault> {
-        let policy = self.policies.get(policy as usize).ok_or(PolicyFault::Unavailable)?;
-        let called = policy.as_ref().map_err(|fault| *fault)?.call(input);
+        self.told.take();
+        let (digest, wasm) = self.policies.get(policy as usize).ok_or(PolicyFault::Unavailable)?;
+        let called = self.admission.policy(*digest, wasm)?.call(input);
+        let cut_off = called.outcome == Err(Fault::Deadline);
+        let fuel = (!cut_off).then_some(called.fuel);
+        self.told.replace(Some(Told { fuel, log: called.log }));
         let outcome = called.outcome.as_ref().map(Vec::as_slice);
         out.extend_from_slice(outcome.unwrap_or_default());
         outcome.map(drop).map_err(|fault| {
             out.extend_from_slice(fault.to_string().as_bytes());
             fault.kind()
         })
+    }
+
+    fn policy_told(&self) -> Option<Told> {
+        self.told.take()
     }
 }
 
@@ -103,13 +117,11 @@ pub async fn evaluate(
     }
     let admission = admission.clone();
     let work = move || {
-        let policies =
-            modules.iter().map(|(digest, wasm)| admission.policy(*digest, wasm)).collect();
         let context = ContextBuf::from_json(asked.context.to_string().as_bytes())
             .map_err(|error| Refusal::invalid("/context", error.to_string()))?;
         let evaluator = Evaluator::new(Arc::unwrap_or_clone(compiled).ruleset)
             .map_err(|error| Refusal::Internal(error.to_string()))?;
-        let host = Loaded { lists, policies };
+        let host = Loaded { lists, policies: modules, admission, told: RefCell::default() };
         let input = Input { context: context.view(), now_ms: asked.now_ms, host: &host };
         let mut scratch = Scratch::default();
         let chosen = match &asked.flag {

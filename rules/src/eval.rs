@@ -7,7 +7,7 @@ use crate::context::{Context, Value, key_hash};
 use crate::limits;
 use crate::logic::{self, Dyn, LogicInput};
 use crate::model::{MissingUnit, OnError, OnFail, RuleReason};
-use crate::policy::{self, Decision, PolicyFault};
+use crate::policy::{self, Decision, PolicyFault, Told};
 use crate::ruleset::{
     Arg, Clause, Expr, Flag, NONE, Prerequisite, Rule, Ruleset, Serve, Split, slice,
 };
@@ -38,6 +38,11 @@ pub trait Host {
     fn policy(&self, policy: u32, input: &[u8], out: &mut Vec<u8>) -> Result<(), PolicyFault> {
         let _ = (policy, input, out);
         Err(PolicyFault::Unavailable)
+    }
+
+    /// What the last call cost and logged, for a trace. A host that explains nothing knows nothing.
+    fn policy_told(&self) -> Option<Told> {
+        None
     }
 
     /// The answer of `policy`'s last call was none that a rule can take, which is a fault that only
@@ -863,13 +868,14 @@ impl<'r, P: Probe> Run<'r, '_, P> {
             input.now_ms,
             &mut scratch.input,
         );
-        let mut details = None;
+        let (mut details, mut called) = (None, false);
         let answered = if scratch.calls >= limits::POLICY_CALLS_MAX {
             Err(PolicyFault::Calls)
         } else if scratch.input.len() > limits::POLICY_INPUT_BYTES_MAX {
             Err(PolicyFault::Input)
         } else {
             scratch.calls = scratch.calls.saturating_add(1);
+            called = true;
             host.policy(call.policy, &scratch.input, &mut scratch.answer)
         };
         let decided = match answered {
@@ -889,6 +895,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         };
         self.probe.step(|| {
             let json = |bytes: &[u8]| serde_json::from_slice(bytes).ok();
+            let told = called.then(|| host.policy_told()).flatten().unwrap_or_default();
             Step::Policy {
                 name: rules.str(policy.name).to_owned(),
                 digest: rules.str(policy.digest).to_owned(),
@@ -897,6 +904,8 @@ impl<'r, P: Probe> Run<'r, '_, P> {
                 reason: decided.as_ref().ok().and_then(|(_, reason)| reason.clone()),
                 fault: decided.as_ref().err().map(|fault| fault.name()),
                 details,
+                fuel: told.fuel,
+                log: told.log,
             }
         });
         Ok(match decided {
@@ -1085,6 +1094,11 @@ mod tests {
             if said.is_empty() { Err(PolicyFault::Deadline) } else { Ok(()) }
         }
 
+        fn policy_told(&self) -> Option<Told> {
+            let fuel = u64::from(self.calls.get());
+            Some(Told { fuel: Some(fuel), log: "seen".to_owned() })
+        }
+
         fn policy_refused(&self, _policy: u32) {
             self.refused.set(self.refused.get() + 1);
         }
@@ -1147,11 +1161,18 @@ mod tests {
         let (step, refused) = explain(r#"{"variant":"on","reason":"why not"}"#);
         assert_eq!((&step["reason"], &step["fault"], refused), (&json!("why not"), &Json::Null, 0));
         assert_eq!(step["answer"], json!({ "variant": "on", "reason": "why not" }));
+        assert_eq!((&step["fuel"], &step["log"]), (&json!(1), &json!("seen")));
         let (step, refused) = explain(r#"{"variant":"maybe"}"#);
         assert_eq!((&step["fault"], refused), (&json!("answer"), 1));
         assert!(step["details"].as_str().unwrap().contains("\"maybe\""), "{step}");
         let (step, refused) = explain("");
         assert_eq!((&step["fault"], refused), (&json!("deadline"), 0));
+        let (step, _) = explain(&"x".repeat(limits::POLICY_INPUT_BYTES_MAX));
+        assert_eq!(
+            (&step["fault"], &step["fuel"]),
+            (&json!("input"), &Json::Null),
+            "no call, no cost"
+        );
     }
 
     #[test]

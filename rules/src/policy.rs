@@ -96,6 +96,14 @@ impl PolicyFault {
     }
 }
 
+/// What a call cost and said beside its answer: for traces, which never tell times.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The same in every run; none where the call was cut off by the clock.
+    pub fuel: Option<u64>,
+    pub log: String,
+}
+
 /// What a policy decided.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Decision {

@@ -96,6 +96,11 @@ pub enum Step {
         fault: Option<&'static str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         details: Option<String>,
+        /// What the call used, the same in every run; absent if the clock cut it off.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fuel: Option<u64>,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        log: String,
     },
     RuleEnd {
         id: String,
