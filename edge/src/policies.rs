@@ -4,7 +4,7 @@
 //! A version of a policy has one `Slot` for as long as some snapshot calls it, so its counts and its
 //! breaker outlive the swap of a snapshot. A slot without a compiled module answers `unavailable`, and
 //! the rule serves its fallback: a cold start does not wait for a compiler, and a module that cannot
-//! be compiled takes nothing along but its own rules.
+//! be compiled takes nothing along but its own rules. It is tried again, ever more rarely.
 //!
 //! A shadow runs on a thread of its own, after the answer was given, and only while that thread
 //! keeps up.
@@ -12,7 +12,7 @@
 mod workers;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -43,6 +43,11 @@ const OPEN_MAX: Duration = Duration::from_secs(600);
 const SHADOWS_WAITING_MAX: usize = 64;
 /// What a first snapshot waits for its policies: a hit in the cache of compiled code takes less.
 pub const COLD_WAIT: Duration = Duration::from_millis(250);
+/// What any later snapshot waits for them: nobody's kill switch waits longer for somebody's policy.
+pub const WARM_WAIT: Duration = Duration::from_secs(10);
+/// Until a policy that could not be compiled is tried again; twice as long after each failure.
+const AGAIN_FIRST: Duration = Duration::from_secs(2);
+const AGAIN_MAX: Duration = Duration::from_secs(600);
 
 /// All policies of this edge.
 pub struct Policies {
@@ -53,6 +58,11 @@ pub struct Policies {
     metrics: Metrics,
     shadows: OnceLock<SyncSender<ShadowCall>>,
     workers: Workers,
+    /// Compilers wait here for each other: the helper takes one module at a time and refuses a crowd,
+    /// and an environment may bring a hundred.
+    compiler: tokio::sync::Semaphore,
+    /// A breaker or a late compiler changed what the next receipt says.
+    news: Arc<AtomicBool>,
 }
 
 /// The flags of a snapshot that may call policies, and where they are evaluated.
@@ -99,6 +109,28 @@ pub struct Slot {
     shadow: Mutex<Option<Arc<ShadowSlot>>>,
     /// One compiler at a time.
     compiling: tokio::sync::Mutex<()>,
+    again: Mutex<Again>,
+    news: Arc<AtomicBool>,
+}
+
+/// When a module that could not be compiled is tried again.
+#[derive(Debug, Default)]
+struct Again {
+    failures: u32,
+    /// Of tokio, whose time a simulation moves.
+    not_before: Option<tokio::time::Instant>,
+}
+
+impl Again {
+    fn failed(&mut self, now: tokio::time::Instant) {
+        let wait = AGAIN_FIRST.saturating_mul(1 << self.failures.min(16)).min(AGAIN_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Some(now + wait);
+    }
+
+    fn is_due(&self, now: tokio::time::Instant) -> bool {
+        self.not_before.is_none_or(|at| now >= at)
+    }
 }
 
 #[derive(Default)]
@@ -161,7 +193,14 @@ impl Policies {
             metrics,
             shadows: OnceLock::new(),
             workers: Workers::new(),
+            compiler: tokio::sync::Semaphore::new(1),
+            news: Arc::default(),
         }
+    }
+
+    /// Whether receipts say something else than when this was last asked.
+    pub fn has_news(&self) -> bool {
+        self.news.swap(false, Ordering::AcqRel)
     }
 
     /// The slot of what a snapshot pins, with the shadow that it names.
@@ -180,6 +219,8 @@ impl Policies {
                 metrics: self.metrics.policy(&name.0, &name.1, &pin.name),
                 shadow: Mutex::default(),
                 compiling: tokio::sync::Mutex::default(),
+                again: Mutex::default(),
+                news: self.news.clone(),
             });
             slots.insert(key, Arc::downgrade(&made));
             made
@@ -197,20 +238,24 @@ impl Policies {
         self.engine.get_or_init(make).clone()
     }
 
-    /// Compiles what the slot lacks, in the helper process. What fails is tried again with the next
-    /// snapshot.
+    /// Compiles what the slot lacks, in the helper process. What fails is tried again later, and with
+    /// the next snapshot.
     pub async fn compile(self: Arc<Self>, slot: Arc<Slot>, wasm: Bytes, shadow: Option<Bytes>) {
         let _turn = slot.compiling.lock().await;
         if slot.module.get().is_none() {
             match self.load(slot.digest, wasm).await {
-                Ok(module) => drop(slot.module.set(module)),
+                Ok(module) => {
+                    drop(slot.module.set(module));
+                    self.news.store(true, Ordering::Release);
+                }
                 Err(why) => {
+                    lock(&slot.again).failed(tokio::time::Instant::now());
                     tracing::error!(policy = slot.name, digest = %slot.digest, why,
                         "a policy cannot be compiled; its rules serve their fallback");
                 }
             }
         }
-        slot.metrics.loaded.set(if slot.module.get().is_some() { 1.0 } else { 0.0 });
+        slot.show();
         let beside = lock(&slot.shadow).clone();
         if let (Some(beside), Some(wasm)) = (beside, shadow)
             && beside.module.get().is_none()
@@ -226,6 +271,7 @@ impl Policies {
     }
 
     async fn load(self: &Arc<Self>, digest: Digest, wasm: Bytes) -> Result<Arc<Policy>, String> {
+        let _turn = self.compiler.acquire().await.map_err(|error| error.to_string())?;
         let own = self.clone();
         let loaded = seam::blocking(move || {
             let engine = own.engine().ok_or_else(|| "there is no engine".to_owned())?;
@@ -285,6 +331,19 @@ impl std::fmt::Debug for Slot {
 impl Slot {
     pub fn is_absent(&self) -> bool {
         self.module.get().is_none()
+    }
+
+    /// Whether it is time to compile what could not be compiled before. Nobody is compiling it now.
+    pub fn is_due(&self) -> bool {
+        self.is_absent()
+            && self.compiling.try_lock().is_ok()
+            && lock(&self.again).is_due(tokio::time::Instant::now())
+    }
+
+    /// The gauges are the policy's, whatever version it is: the one that is served says what they are.
+    pub fn show(&self) {
+        self.metrics.loaded.set(if self.is_absent() { 0.0 } else { 1.0 });
+        self.metrics.open.set(if lock(&self.breaker).is_open() { 1.0 } else { 0.0 });
     }
 
     fn set_shadow(&self, wanted: Option<Shadow>) {
@@ -365,6 +424,7 @@ impl Slot {
         drop(breaker);
         if before != after {
             self.metrics.open.set(if after { 1.0 } else { 0.0 });
+            self.news.store(true, Ordering::Release);
             tracing::warn!(policy = self.name, digest = %self.digest, open = after, "breaker");
         }
     }
@@ -565,6 +625,18 @@ mod tests {
         };
         assert!(!run(10));
         assert!(run(11));
+    }
+
+    #[test]
+    fn what_cannot_be_compiled_is_tried_again_ever_more_rarely() {
+        let now = tokio::time::Instant::now();
+        let mut again = Again::default();
+        assert!(again.is_due(now));
+        for wait in [2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600] {
+            again.failed(now);
+            assert!(!again.is_due(now + Duration::from_secs(wait) - Duration::from_millis(1)));
+            assert!(again.is_due(now + Duration::from_secs(wait)), "{wait}");
+        }
     }
 
     #[test]

@@ -145,6 +145,9 @@ fn preflight(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
 }
 
 /// Names no environment: the page is open to whoever reaches the edge.
+/// A probe's answer stays short, however many there are.
+const ABSENT_NAMED_MAX: usize = 20;
+
 fn ready_report(shared: &Shared) -> Response<Body> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -157,6 +160,12 @@ fn ready_report(shared: &Shared) -> Response<Body> {
         feed: Contact,
         /// Of environments that a restart would lose or set back.
         unsaved: usize,
+        /// Of policies whose rules serve their fallback, because they are not compiled yet or cannot
+        /// be.
+        absent_policies: usize,
+        /// The first of them, as `namespace/environment/policy`.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        absent: Vec<String>,
     }
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -177,6 +186,13 @@ fn ready_report(shared: &Shared) -> Response<Body> {
     } else {
         "ready"
     };
+    let absent = || {
+        table.environments().flat_map(|served| {
+            let (namespace, environment) = &served.tenant.name;
+            let slots = served.policies.iter().filter(|slot| slot.is_absent());
+            slots.map(move |slot| format!("{namespace}/{environment}/{}", slot.name))
+        })
+    };
     let report = Report {
         status,
         environments: table.environments().count(),
@@ -189,6 +205,8 @@ fn ready_report(shared: &Shared) -> Response<Body> {
             last_contact_seconds: progress.feed_contact_ms.map(seconds),
         },
         unsaved: progress.unsaved.len(),
+        absent_policies: absent().count(),
+        absent: absent().take(ABSENT_NAMED_MAX).collect(),
     };
     let body = serde_json::to_vec(&report).unwrap_or_default();
     let mut answer = text("application/json", body.into());

@@ -36,7 +36,7 @@ use crate::breaker::Breaker;
 use crate::disk::{Disk, Entry, ReadError, Role, Stored};
 use crate::feed::{Feed, FeedError, back_off, jittered};
 use crate::metrics::{Metrics, SyncResult};
-use crate::policies::{COLD_WAIT, Callers, Policies, Slot, SnapshotHost};
+use crate::policies::{COLD_WAIT, Callers, Policies, Slot, SnapshotHost, WARM_WAIT};
 use crate::state::{Name, Served, State};
 
 /// Environments that are fetched and loaded at once: enough to hide a round trip, few enough that
@@ -338,7 +338,10 @@ impl Sync {
         let mut trusted = self.trusted.clone();
         loop {
             trusted.borrow_and_update();
-            let wait = match self.round(&mut etag).await {
+            let round = self.round(&mut etag).await;
+            let source = if round.is_ok() { Source::Feed } else { Source::Disk };
+            self.compile_again(source).await;
+            let wait = match round {
                 Ok(Round::Complete) => {
                     failures = 0;
                     jittered(self.anti_entropy)
@@ -376,7 +379,13 @@ impl Sync {
                         etag = None;
                         break;
                     }
-                    () = tokio::time::sleep(BREAKER_TICK) => self.breaker.upkeep(),
+                    () = tokio::time::sleep(BREAKER_TICK) => {
+                        self.breaker.upkeep();
+                        // Control goes back to the version before by what receipts say.
+                        if self.policies.has_news() {
+                            break;
+                        }
+                    }
                 }
             }
             self.breaker.upkeep();
@@ -634,8 +643,8 @@ impl Sync {
     }
 
     /// Policies are compiled before the swap, in the helper process. Where nothing is served yet they
-    /// are not waited for, beyond what a look into the cache of compiled code takes: their rules
-    /// serve their fallback until they are there.
+    /// are not waited for, beyond what a look into the cache of compiled code takes, and nowhere for
+    /// long: their rules serve their fallback until they are there.
     async fn policies_of(
         &self,
         name: &Name,
@@ -667,9 +676,9 @@ impl Sync {
             compiling.push(tokio::spawn(work));
         }
         let all = futures_util::future::join_all(compiling);
-        if self.state.table().environment(&name.0, &name.1).is_some() {
-            all.await;
-        } else if tokio::time::timeout(COLD_WAIT, all).await.is_err() {
+        let is_cold = self.state.table().environment(&name.0, &name.1).is_none();
+        let patience = if is_cold { COLD_WAIT } else { WARM_WAIT };
+        if tokio::time::timeout(patience, all).await.is_err() {
             tracing::warn!(
                 ?name,
                 "served while policies are being compiled; their rules fall back"
@@ -679,6 +688,29 @@ impl Sync {
             tracing::warn!(?name, policy = absent.name, "served without this policy");
         }
         Ok(slots)
+    }
+
+    /// What is served without its module, since it could not be compiled or was not there: where it
+    /// is due it is compiled after all, beside everything else.
+    async fn compile_again(&self, source: Source) {
+        let mut due = Vec::new();
+        for served in self.state.table().environments() {
+            let pinned = served.policies.iter().zip(&served.manifest.policies);
+            for (slot, pin) in pinned.filter(|(slot, _)| slot.is_due()) {
+                due.push((served.tenant.name.clone(), slot.clone(), pin.version));
+            }
+        }
+        for (name, slot, version) in due {
+            match self.module(source, &name, version, &mut Vec::new()).await {
+                Ok(wasm) => {
+                    drop(tokio::spawn(self.policies.clone().compile(slot, wasm, None)));
+                }
+                // The next round asks again.
+                Err(refusal) => {
+                    tracing::warn!(?name, policy = slot.name, %refusal, "no module to compile");
+                }
+            }
+        }
     }
 
     async fn module(
@@ -723,6 +755,9 @@ impl Sync {
             tenant: self.state.tenant(&target.name(), &self.metrics),
             bulk_bytes: Default::default(),
         };
+        for slot in &served.policies {
+            slot.show();
+        }
         // The same environment twice in one answer of the feed: the newer one has won.
         let _ = self.state.swap(served, crate::now_ms());
         self.breaker.served(&target.name(), target.blob.digest);
