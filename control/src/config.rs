@@ -2,6 +2,7 @@
 //! the CLI's business.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,6 +54,8 @@ pub struct Config {
     pub write_timeout: Duration,
     /// Looks at uploaded policies and compiles them, in a process of its own.
     pub policy_helper: Helper,
+    /// Of one namespace, and as many runs of test vectors: each may take the helper seconds.
+    pub policy_uploads_per_minute: NonZeroU32,
 }
 
 /// What a new database begins with, for who sets up several processes at once and cannot ask the
@@ -92,6 +95,7 @@ impl Config {
             idle_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
             policy_helper: Helper::of_this_program(),
+            policy_uploads_per_minute: const { NonZeroU32::new(10).unwrap() },
         }
     }
 }

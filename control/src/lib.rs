@@ -43,6 +43,7 @@ pub mod refusal;
 pub mod registrations;
 pub mod relay;
 pub mod reports;
+mod revert;
 pub mod rollout;
 pub mod segments;
 mod serve;
@@ -194,7 +195,11 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         lead: lead.clone(),
         registrations: registrations.clone(),
         deltas: delta::Deltas::default(),
-        admission: Arc::new(admission::Admission::new(config.policy_helper.clone())),
+        admission: Arc::new(admission::Admission::new(
+            config.policy_helper.clone(),
+            config.policy_uploads_per_minute,
+            config.data_dir.join("compiled"),
+        )),
         metrics: recorder(),
         stopping: stopping.clone(),
         body_timeout: config.body_timeout,

@@ -6,11 +6,12 @@
 
 use rules::blob::Digest;
 use rules::compile::PolicyState;
-use rules::head::{PolicyHealth, PolicyReport};
+use rules::head::PolicyReport;
 use rules::limits::{POLICIES_MAX, SPLIT_TOTAL};
 use sandbox::policy::Verdict;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
+use utoipa::ToSchema;
 
 use crate::audit::Entry;
 use crate::authorize::{self, NamespaceScope};
@@ -70,12 +71,6 @@ const LOADED: &str = "SELECT p.name, n.digest, v.bytes, v.attributes, n.shadow_d
     JOIN policy_version v ON v.policy_id = n.policy_id AND v.digest = n.digest \
     LEFT JOIN policy_version s ON s.policy_id = n.policy_id AND s.digest = n.shadow_digest \
     WHERE n.environment_id = $1 ORDER BY p.name";
-const SUSPECTS: &str = "SELECT s.key, e.key, p.name, n.digest, r.edge, r.report \
-    FROM policy_report r JOIN environment e ON e.id = r.environment_id \
-    JOIN namespace s ON s.id = e.namespace_id \
-    JOIN policy p ON p.namespace_id = e.namespace_id AND p.name = r.name \
-    JOIN policy_pin n ON n.environment_id = e.id AND n.policy_id = p.id \
-    WHERE n.previous_digest IS NOT NULL AND n.reverted IS NULL ORDER BY e.id, p.name, r.edge";
 const REPORTS: &str = "SELECT name, edge, report, received_at FROM policy_report \
     WHERE environment_id = $1 ORDER BY name, edge";
 
@@ -108,7 +103,7 @@ pub struct PinRow {
 }
 
 /// The body of a pin.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Pin {
     pub digest: String,
@@ -116,12 +111,47 @@ pub struct Pin {
     pub shadow: Option<PinShadow>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PinShadow {
     pub digest: String,
     /// Of 100,000 calls, as weights are.
     pub share: u32,
+}
+
+/// A pin as people see it, in the API and in the audit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PinState {
+    pub name: String,
+    pub digest: String,
+    /// The ETag.
+    pub version: i64,
+    pub updated_at: String,
+    /// What a rollback pins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_digest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<PinShadow>,
+    /// Why control itself went back to this version, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reverted: Option<String>,
+}
+
+/// A policy with its versions, newest first, and the environments and digests that it is pinned at.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    pub policy: PolicyRow,
+    pub versions: Vec<VersionRow>,
+    pub pins: Vec<(String, String)>,
+}
+
+/// What an edge reported of a policy.
+#[derive(Debug, Clone)]
+pub struct Reported {
+    pub edge: String,
+    pub report: PolicyReport,
+    pub received_at: i64,
 }
 
 /// What an environment pins, as the publisher wants it.
@@ -130,17 +160,6 @@ pub struct Pinned {
     pub state: PolicyState,
     pub bytes: u32,
     pub shadow: Option<rules::blob::Shadow>,
-}
-
-impl VersionRow {
-    pub fn state(&self) -> Value {
-        let json = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
-        json!({
-            "digest": self.digest, "bytes": self.bytes, "attributes": json(&self.attributes),
-            "uploadedBy": self.uploaded_by, "uploadedAt": rfc3339(self.uploaded_at),
-            "verdict": json(&self.verdict),
-        })
-    }
 }
 
 impl PinRow {
@@ -153,22 +172,17 @@ impl PinRow {
         }
     }
 
-    pub fn state(&self, name: &str) -> Value {
-        let pin = self.pin();
-        let mut state = json!({
-            "name": name, "digest": pin.digest, "version": self.version,
-            "updatedAt": rfc3339(self.updated_at),
-        });
-        for (field, value) in [
-            ("previousDigest", self.previous_digest.as_ref().map(|digest| json!(digest))),
-            ("shadow", pin.shadow.map(|shadow| json!(shadow))),
-            ("reverted", self.reverted.as_ref().map(|why| json!(why))),
-        ] {
-            if let Some(value) = value {
-                state[field] = value;
-            }
+    pub fn state(&self, name: &str) -> PinState {
+        let Pin { digest, shadow } = self.pin();
+        PinState {
+            name: name.to_owned(),
+            digest,
+            version: self.version,
+            updated_at: rfc3339(self.updated_at),
+            previous_digest: self.previous_digest.clone(),
+            shadow,
+            reverted: self.reverted.clone(),
         }
-        state
     }
 }
 
@@ -194,16 +208,11 @@ pub async fn shown(
     read: &mut Connection,
     scope: &NamespaceScope,
     name: &str,
-) -> Result<Value, Refusal> {
-    let row = find(read, scope, name).await?;
-    let versions: Vec<VersionRow> = query_as(VERSIONS).bind(&row.id).fetch_all(&mut *read).await?;
-    let pins: Vec<(String, String)> = query_as(PINNED).bind(&row.id).fetch_all(read).await?;
-    let pin = |(environment, digest): &(String, String)| json!({ "environment": environment, "digest": digest });
-    Ok(json!({
-        "name": row.name, "createdAt": rfc3339(row.created_at),
-        "versions": versions.iter().map(VersionRow::state).collect::<Vec<_>>(),
-        "pins": pins.iter().map(pin).collect::<Vec<_>>(),
-    }))
+) -> Result<Shown, Refusal> {
+    let policy = find(read, scope, name).await?;
+    let versions = query_as(VERSIONS).bind(&policy.id).fetch_all(&mut *read).await?;
+    let pins = query_as(PINNED).bind(&policy.id).fetch_all(read).await?;
+    Ok(Shown { policy, versions, pins })
 }
 
 pub async fn version(
@@ -364,7 +373,7 @@ pub async fn pin(
     let policy = find(tx, scope, name).await?;
     let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
     let before = find_pin(tx, &environment.id, &policy.id).await?;
-    let state = || before.as_ref().map(|pin| pin.state(name)).unwrap_or_default();
+    let state = || json!(before.as_ref().map(|pin| pin.state(name)));
     match &to {
         Move::To(_) => {
             expected.check(before.as_ref().map_or(0, |pin| pin.version), state)?;
@@ -417,8 +426,8 @@ pub async fn pin(
         action,
         target: name.to_owned(),
         environment: Some(environment.key),
-        before: before.as_ref().map(|pin| pin.state(name)),
-        after: Some(after.state(name)),
+        before: before.as_ref().map(|pin| json!(pin.state(name))),
+        after: Some(json!(after.state(name))),
     };
     change.finish(tx, entry).await?;
     Ok(after)
@@ -504,13 +513,13 @@ pub async fn unpin(
     let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
     let before = find_pin(tx, &environment.id, &policy.id).await?;
     let before = before.ok_or(Refusal::NotFound("pin"))?;
-    expected.check(before.version, || before.state(name))?;
+    expected.check(before.version, || json!(before.state(name)))?;
     query(PIN_DELETE).bind(&environment.id).bind(&policy.id).execute(tx).await?;
     let entry = Entry {
         action: "policy.unpin",
         target: name.to_owned(),
         environment: Some(environment.key),
-        before: Some(before.state(name)),
+        before: Some(json!(before.state(name))),
         after: None,
     };
     change.finish(tx, entry).await?;
@@ -522,7 +531,7 @@ pub async fn pins(
     read: &mut Connection,
     scope: &NamespaceScope,
     environment: &str,
-) -> Result<Vec<Value>, Refusal> {
+) -> Result<Vec<(PinState, Vec<Reported>)>, Refusal> {
     #[derive(sqlx::FromRow)]
     struct Named {
         name: String,
@@ -551,49 +560,19 @@ pub async fn pins(
             version,
             updated_at,
         };
-        let mut state = pin.state(&name);
         let mut edges = Vec::new();
         for (_, edge, report, at) in reports.iter().filter(|report| report.0 == name) {
-            let report: PolicyReport = stored("report", report)?;
-            let mut entry = json!(report);
-            entry["edge"] = json!(edge);
-            entry["receivedAt"] = json!(rfc3339(*at));
-            edges.push(entry);
+            let report = stored("report", report)?;
+            edges.push(Reported { edge: edge.clone(), report, received_at: *at });
         }
-        state["edges"] = json!(edges);
-        shown.push(state);
+        shown.push((pin.state(&name), edges));
     }
     Ok(shown)
 }
 
-/// Goes back to the version before wherever an edge reports that its breaker for the pinned one is
-/// open: once, since the version before may be no better. What it did, for the log.
-pub async fn revert_broken(store: &Store) -> Result<Vec<String>, Refusal> {
-    let mut read = store.read().await?;
-    let rows: Vec<(String, String, String, String, String, String)> =
-        query_as(SUSPECTS).fetch_all(&mut read).await?;
-    drop(read);
-    let mut reverted = Vec::new();
-    for (namespace, environment, name, digest, edge, report) in rows {
-        let report: PolicyReport = stored("report", &report)?;
-        if report.state != PolicyHealth::Open || report.digest.to_string() != digest {
-            continue;
-        }
-        let why = format!("the breaker of edge {edge} opened after {}", told(&report));
-        if revert(store, &namespace, &environment, &name, &digest, &why).await? {
-            reverted.push(format!("{namespace}/{environment}: {name}: {why}"));
-        }
-    }
-    Ok(reverted)
-}
-
-fn told(report: &PolicyReport) -> String {
-    let faults: Vec<String> =
-        report.faults.iter().map(|(fault, count)| format!("{count} {fault}")).collect();
-    format!("{} calls with these faults: {}", report.calls, faults.join(", "))
-}
-
-async fn revert(
+/// Goes back to the version before, if `digest` is still the pinned one and nobody, control included,
+/// has gone back from it. Why, for people. Whether it did.
+pub async fn revert(
     store: &Store,
     namespace: &str,
     environment: &str,
@@ -620,8 +599,8 @@ async fn revert(
         action: "policy.revert",
         target: name.to_owned(),
         environment: Some(environment.key),
-        before: Some(before.state(name)),
-        after: after.map(|pin| pin.state(name)),
+        before: Some(json!(before.state(name))),
+        after: after.map(|pin| json!(pin.state(name))),
     };
     change.finish(&mut tx, entry).await?;
     tx.commit().await?;

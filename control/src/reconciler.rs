@@ -16,10 +16,10 @@ use crate::authorize::Scope;
 use crate::fleet::HEARD_US;
 use crate::lead;
 use crate::page::{Page, Paged};
-use crate::policies;
 use crate::publisher::{PublishError, Publisher};
 use crate::refusal::Refusal;
 use crate::relay::jittered;
+use crate::revert;
 use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, now_us, rfc3339};
 
@@ -163,7 +163,7 @@ pub async fn pass(publisher: &Publisher) -> Result<usize, PublishError> {
         compare_edges(&mut read, &mut found).await?;
     }
     let new = record(publisher, epoch, &found).await?;
-    for what in policies::revert_broken(&publisher.store).await? {
+    for what in revert::pass(&publisher.store).await? {
         tracing::warn!(what, "a policy went back to the version before");
     }
     // Mending is the same work as publishing, and its failures are the same: the next pass sees.

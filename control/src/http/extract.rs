@@ -330,6 +330,16 @@ impl Writing {
         self.body.clone()
     }
 
+    /// Ends here if this very request was answered before: for handlers whose work before `begin`
+    /// costs more than asking.
+    pub async fn end_if_answered(&self, read: &mut Connection) -> Result<(), Stop> {
+        let Some(request) = &self.request else { return Ok(()) };
+        match idempotency::find(read, request).await? {
+            Some(answer) => Err(Stop::Replayed(answer)),
+            None => Ok(()),
+        }
+    }
+
     /// Ends here if this very request was answered before.
     pub async fn begin(self) -> Result<Write, Stop> {
         let mut tx = self.shared.store.write().await?;

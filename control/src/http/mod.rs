@@ -8,6 +8,7 @@ pub mod extract;
 pub mod fleet;
 pub mod pages;
 pub mod policies;
+mod policy_bodies;
 pub mod problem;
 pub mod segments;
 pub mod transfer;

@@ -8,18 +8,20 @@ use http::StatusCode;
 use rules::blob::Digest;
 use sandbox::policy::Vector;
 use serde::Deserialize;
-use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, Write, Writing, answer, list, no_content};
+use super::extract::{At, Handled, Shared, Write, Writing, answer, no_content};
+use super::policy_bodies::{
+    PolicyPage, PolicyPins, PolicyVectors, PolicyVersion, PolicyWithVersions,
+};
 use super::problem::{Stop, respond};
+use crate::admission::Asking;
 use crate::authorize::Scope;
 use crate::blobs;
 use crate::page::Page;
-use crate::policies::{self, Move, Pin, PinRow, PolicyRow};
+use crate::policies::{self, Move, Pin, PinRow, PinState};
 use crate::refusal::{Refusal, check_slug};
-use crate::store::rfc3339;
 
 pub fn router() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
@@ -35,45 +37,49 @@ pub fn router() -> OpenApiRouter<Shared> {
 }
 
 /// Policies of a namespace, by name.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/policies", tag = "policies", responses((status = 200, body = serde_json::Value)))]
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/policies", tag = "policies", responses((status = 200, body = PolicyPage)))]
 async fn list_policies(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
     let paged = policies::page(&mut read, &scope, &page).await?;
-    let show = |row: &PolicyRow| json!({ "name": row.name, "createdAt": rfc3339(row.created_at) });
-    Ok(list(paged, show))
+    Ok(respond(answer(StatusCode::OK, None, &PolicyPage::of(paged))))
 }
 
 /// One policy: its versions, newest first, and where they are pinned.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/policies/{policy}", tag = "policies", responses((status = 200, body = serde_json::Value)))]
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/policies/{policy}", tag = "policies", responses((status = 200, body = PolicyWithVersions)))]
 async fn get_policy(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
     let shown = policies::shown(&mut read, &scope, &at.policy).await?;
-    Ok(respond(answer(StatusCode::OK, None, &shown)))
+    Ok(respond(answer(StatusCode::OK, None, &PolicyWithVersions::of(&shown)?)))
 }
 
 /// Upload a module, at most 256 KiB. It is admitted before it is kept: its shape is checked, and it
 /// is compiled and run in a process of its own. The same bytes again are the version that is there.
-#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/policies/{policy}/versions", tag = "policies", request_body(content = Vec<u8>, content_type = "application/wasm"), responses((status = 201, body = serde_json::Value), (status = 200, body = serde_json::Value)))]
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/policies/{policy}/versions", tag = "policies", request_body(content = Vec<u8>, content_type = "application/wasm"), responses((status = 201, body = PolicyVersion), (status = 200, body = PolicyVersion)))]
 async fn upload_version(at: At, writing: Writing) -> Handled {
     check_slug("/policy", &at.policy)?;
     writing.expect_type(&["application/wasm"])?;
     let (shared, wasm) = (writing.shared().clone(), writing.body());
     let digest = Digest::of(&wasm).to_string();
-    let known = {
+    let (namespace, known) = {
         let mut read = shared.store.read().await?;
+        writing.end_if_answered(&mut read).await?;
         let scope = at.scope(&mut read, &writing.scope).await?;
-        match policies::version(&mut read, &scope, &at.policy, &digest).await {
+        let known = match policies::version(&mut read, &scope, &at.policy, &digest).await {
             Ok(row) => Some(row),
             Err(Refusal::NotFound(_)) => None,
             Err(refusal) => return Err(refusal.into()),
-        }
+        };
+        (scope.id().to_owned(), known)
     };
     // No connection and no lock is held while the helper works.
     let verdict = match known {
         Some(_) => None,
-        None => Some(shared.admission.admit(wasm.clone(), Vec::new()).await?),
+        None => {
+            let admission = &shared.admission;
+            Some(admission.admit(&namespace, Asking::Upload, wasm.clone(), Vec::new()).await?)
+        }
     };
     if let Some(verdict) = verdict.as_ref().filter(|verdict| !verdict.admitted) {
         return Err(Stop::not_admitted(verdict));
@@ -88,16 +94,16 @@ async fn upload_version(at: At, writing: Writing) -> Handled {
             (kept.0, if kept.1 { StatusCode::CREATED } else { StatusCode::OK })
         }
     };
-    write.finish(answer(status, None, &row.state())).await
+    write.finish(answer(status, None, &PolicyVersion::of(&row)?)).await
 }
 
 /// One version with the verdict of its last admission.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/policies/{policy}/versions/{digest}", tag = "policies", responses((status = 200, body = serde_json::Value)))]
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/policies/{policy}/versions/{digest}", tag = "policies", responses((status = 200, body = PolicyVersion)))]
 async fn get_version(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
     let row = policies::version(&mut read, &scope, &at.policy, &at.digest).await?;
-    Ok(respond(answer(StatusCode::OK, None, &row.state())))
+    Ok(respond(answer(StatusCode::OK, None, &PolicyVersion::of(&row)?)))
 }
 
 /// Delete a version that no environment pins or runs as a shadow.
@@ -117,19 +123,21 @@ struct Vectors {
 
 /// Run the author's vectors against a version, each twice under the budget of production. The
 /// verdict takes the place of the one before, unless a vector does not pass.
-#[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/policies/{policy}/versions/{digest}/vectors", tag = "policies", request_body = serde_json::Value, responses((status = 200, body = serde_json::Value)))]
+#[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/policies/{policy}/versions/{digest}/vectors", tag = "policies", request_body = PolicyVectors, responses((status = 200, body = PolicyVersion)))]
 async fn run_vectors(at: At, writing: Writing) -> Handled {
     let Vectors { vectors } = writing.json()?;
     let shared = writing.shared().clone();
     let digest: Digest = at.digest.parse().map_err(|_| Stop::from(Refusal::NotFound("version")))?;
-    let wasm = {
+    let (namespace, wasm) = {
         let mut read = shared.store.read().await?;
+        writing.end_if_answered(&mut read).await?;
         let scope = at.scope(&mut read, &writing.scope).await?;
         policies::version(&mut read, &scope, &at.policy, &at.digest).await?;
-        blobs::find(&mut read, shared.store.parsed(), digest).await?
+        let wasm = blobs::find(&mut read, shared.store.parsed(), digest).await?;
+        (scope.id().to_owned(), wasm)
     };
     let wasm = wasm.ok_or(Refusal::NotFound("version"))?;
-    let verdict = shared.admission.admit(wasm, vectors).await?;
+    let verdict = shared.admission.admit(&namespace, Asking::Vectors, wasm, vectors).await?;
     if !verdict.admitted {
         return Err(Stop::not_admitted(&verdict));
     }
@@ -137,16 +145,16 @@ async fn run_vectors(at: At, writing: Writing) -> Handled {
     let scope = at.scope(&mut write.tx, &write.scope).await?;
     let (tx, name) = (&mut write.tx, &at.policy);
     let row = policies::set_verdict(tx, &scope, name, &at.digest, &verdict).await?;
-    write.finish(answer(StatusCode::OK, None, &row.state())).await
+    write.finish(answer(StatusCode::OK, None, &PolicyVersion::of(&row)?)).await
 }
 
 /// What an environment pins, by name, with what its edges counted.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/policies", tag = "policies", responses((status = 200, body = serde_json::Value)))]
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/policies", tag = "policies", responses((status = 200, body = PolicyPins)))]
 async fn list_pins(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
     let items = policies::pins(&mut read, &scope, &at.environment).await?;
-    Ok(respond(answer(StatusCode::OK, None, &json!({ "items": items }))))
+    Ok(respond(answer(StatusCode::OK, None, &PolicyPins::of(items))))
 }
 
 async fn moved(at: At, writing: Writing, to: Move) -> Handled {
@@ -163,7 +171,7 @@ async fn finish(write: Write, name: &str, row: &PinRow) -> Handled {
 
 /// Pin a version, `{digest, shadow?: {digest, share}}`; a shadow runs beside it on a share (of
 /// 100,000) of its calls, and nothing that it says is served.
-#[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/policies/{policy}", tag = "policies", request_body = serde_json::Value, responses((status = 200, body = serde_json::Value)))]
+#[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/policies/{policy}", tag = "policies", request_body = Pin, responses((status = 200, body = PinState)))]
 async fn pin_policy(at: At, writing: Writing) -> Handled {
     let pin: Pin = writing.json()?;
     moved(at, writing, Move::To(pin)).await
@@ -180,13 +188,13 @@ async fn unpin_policy(at: At, writing: Writing) -> Handled {
 }
 
 /// Pin the version that was pinned before.
-#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/policies/{policy}/rollback", tag = "policies", responses((status = 200, body = serde_json::Value)))]
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/policies/{policy}/rollback", tag = "policies", responses((status = 200, body = PinState)))]
 async fn roll_back_policy(at: At, writing: Writing) -> Handled {
     moved(at, writing, Move::Back).await
 }
 
 /// Pin the version that runs as the shadow.
-#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/policies/{policy}/promote", tag = "policies", responses((status = 200, body = serde_json::Value)))]
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/policies/{policy}/promote", tag = "policies", responses((status = 200, body = PinState)))]
 async fn promote_policy(at: At, writing: Writing) -> Handled {
     moved(at, writing, Move::Promote).await
 }

@@ -3,7 +3,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{HeaderValue, StatusCode};
 use rules::compile::Problem;
@@ -36,6 +36,8 @@ pub struct Document {
     current: Option<Value>,
     /// What was found about an uploaded module.
     verdict: Option<Value>,
+    /// When to come again.
+    retry_after_s: Option<u64>,
 }
 
 impl Stop {
@@ -48,6 +50,7 @@ impl Stop {
             etag: None,
             current: None,
             verdict: None,
+            retry_after_s: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
         }))
     }
 
@@ -129,6 +132,11 @@ impl From<AdmissionError> for Stop {
         match &error {
             AdmissionError::Busy => {
                 Stop::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string())
+            }
+            AdmissionError::TooOften { seconds, .. } => {
+                let seconds = *seconds;
+                Stop::new(StatusCode::TOO_MANY_REQUESTS, "too-often", error.to_string())
+                    .with(|document| document.retry_after_s = Some(seconds))
             }
             AdmissionError::Helper(_) | AdmissionError::Broken(_) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "no admission");
@@ -218,8 +226,13 @@ impl Document {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if matches!(self.status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+            // The rest of the body is not read, so the connection ends here; who is not told so would
+            // send the next request into the end.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             // axum adds the list itself where it knows it.
