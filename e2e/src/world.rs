@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use edge::feed::HttpFeed;
+use edge::feed::{Feed, HttpFeed};
 use rules::head::PublicKey;
 use rules::keys::ApiKey;
 use serde_json::{Value, json};
@@ -25,7 +25,22 @@ pub struct World {
     control: Option<control::Control>,
     edge: Option<edge::Edge>,
     edge_address: std::net::SocketAddr,
+    feed: Arc<dyn Feed>,
     folder: tempfile::TempDir,
+}
+
+/// What a test has otherwise than everybody.
+pub struct Setup<'a> {
+    pub control: &'a dyn Fn(&mut control::config::Config),
+    pub edge: &'a dyn Fn(&mut edge::config::Config),
+    /// Around the edge's way to control.
+    pub feed: &'a dyn Fn(HttpFeed) -> Arc<dyn Feed>,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        Setup { control: &|_| {}, edge: &|_| {}, feed: &|feed| Arc::new(feed) }
+    }
 }
 
 /// The workspace's root.
@@ -108,15 +123,27 @@ fn local() -> std::net::SocketAddr {
     std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0))
 }
 
+fn edge_config(folder: &tempfile::TempDir, trust: &PublicKey) -> edge::config::Config {
+    let mut config = edge::config::Config::new(local(), "edge-1", vec![trust.clone()]);
+    config.data_dir = Some(folder.path().join("edge"));
+    config.policy_helper = sandbox::policy::helper::Helper::beside_this_test();
+    config
+}
+
 impl World {
     /// Control and an edge that speaks to it over HTTP, as two machines would.
     pub async fn start() -> World {
+        World::with(Setup::default()).await
+    }
+
+    pub async fn with(setup: Setup<'_>) -> World {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut config = control::config::Config::new(local(), folder.path().join("control"));
         config.policy_helper = sandbox::policy::helper::Helper::beside_this_test();
         if let Some(url) = crate::postgres::database_for_test() {
             config.database = control::store::Database::Postgres(rules::secret::Secret::new(url));
         }
+        (setup.control)(&mut config);
         let control = control::start(config).await.expect("control starts");
         let token = std::fs::read_to_string(&control.admin_token_file).expect("an admin token");
         let admin = Admin {
@@ -130,10 +157,10 @@ impl World {
         let public_key = control.public_key.clone();
         let feed = HttpFeed::new(&admin.url, ApiKey::parse(&edge_key).expect("a key"))
             .expect("control's address");
-        let mut config = edge::config::Config::new(local(), "edge-1", vec![public_key.clone()]);
-        config.data_dir = Some(folder.path().join("edge"));
-        config.policy_helper = sandbox::policy::helper::Helper::beside_this_test();
-        let edge = edge::start(config, Arc::new(feed)).await.expect("the edge starts");
+        let feed = (setup.feed)(feed);
+        let mut config = edge_config(&folder, &public_key);
+        (setup.edge)(&mut config);
+        let edge = edge::start(config, feed.clone()).await.expect("the edge starts");
         let world = World {
             admin,
             server_key,
@@ -143,6 +170,7 @@ impl World {
             edge_address: edge.address,
             control: Some(control),
             edge: Some(edge),
+            feed,
             folder,
         };
         world.keys_are_known().await;
@@ -200,6 +228,21 @@ impl World {
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
         tap.finish(answers_min);
+    }
+
+    /// Starts the edge again after `stop_edge`, with what it has on disk, at another address.
+    pub async fn start_edge(&mut self, change: impl FnOnce(&mut edge::config::Config)) {
+        assert!(self.edge.is_none(), "it runs");
+        let mut config = edge_config(&self.folder, &self.public_key);
+        change(&mut config);
+        let edge = edge::start(config, self.feed.clone()).await.expect("the edge starts");
+        self.edge_address = edge.address;
+        self.edge = Some(edge);
+    }
+
+    /// Where the edge keeps what outlives it.
+    pub fn edge_folder(&self) -> PathBuf {
+        self.folder.path().join("edge")
     }
 
     pub async fn stop_edge(&mut self) {

@@ -1,69 +1,13 @@
-//! A wasm policy's whole way: uploaded and admitted at control, pinned, published, compiled at the
-//! edge, called by a rule, answered over OFREP; what is bad is refused where it comes in.
+//! A policy's whole way: uploaded and admitted at control, pinned, published, compiled at the edge,
+//! called by a rule, answered over OFREP; what is bad is refused where it comes in.
 
-use e2e::http::{Answer, send};
+use e2e::http::send;
 use e2e::world::World;
 use http::Method;
 use rules::blob::Digest;
-use serde_json::{Value, json};
+use serde_json::json;
 
-/// Declares to read `country`, traps if there is a `!` in its input, and else answers `answer`.
-fn module(answer: &str) -> Vec<u8> {
-    let describe = r#"{"attributes":["country"]}"#;
-    let quoted = |text: &str| text.replace('"', "\\\"");
-    let text = format!(
-        r#"(module
-  (memory (export "memory") 2 4)
-  (data (i32.const 16) "{}")
-  (data (i32.const 256) "{}")
-  (func (export "tidegate_abi") (result i32) i32.const 1)
-  (func (export "tidegate_alloc") (param i32) (result i32) i32.const 4096)
-  (func (export "tidegate_describe") (result i64)
-    (i64.or (i64.shl (i64.const 16) (i64.const 32)) (i64.const {})))
-  (func (export "evaluate") (param $start i32) (param $len i32) (result i64)
-    (local $at i32)
-    (block $done
-      (loop $next
-        (br_if $done (i32.ge_u (local.get $at) (local.get $len)))
-        (if (i32.eq (i32.load8_u (i32.add (local.get $start) (local.get $at))) (i32.const 33))
-          (then unreachable))
-        (local.set $at (i32.add (local.get $at) (i32.const 1)))
-        (br $next)))
-    (i64.or (i64.shl (i64.const 256) (i64.const 32)) (i64.const {}))))"#,
-        quoted(describe),
-        quoted(answer),
-        describe.len(),
-        answer.len()
-    );
-    wat::parse_str(text).expect("valid text")
-}
-
-async fn upload(world: &World, name: &str, wasm: Vec<u8>) -> Answer {
-    let path = format!("/api/v1/namespaces/{}/policies/{name}/versions", world.admin.namespace);
-    let request = world.admin.request(Method::POST, &path);
-    send(request.header("content-type", "application/wasm").body(wasm)).await
-}
-
-async fn pin(world: &World, name: &str, body: &Value) -> Answer {
-    let path = format!("{}/policies/{name}", world.admin.environment_path());
-    send(world.admin.request(Method::PUT, &path).header("if-match", "*").json(body)).await
-}
-
-async fn act(world: &World, method: Method, rest: &str) -> Answer {
-    let path = format!("{}/policies/{rest}", world.admin.environment_path());
-    send(world.admin.request(method, &path).header("if-match", "*")).await
-}
-
-fn definition() -> Value {
-    json!({ "key": "checkout", "type": "string", "clients": "edge",
-        "variants": { "express": "E", "classic": "C", "fallback": "F" } })
-}
-
-fn asking(policy: &str) -> Value {
-    json!({ "enabled": true, "fallthrough": { "variant": "classic" },
-        "rules": [{ "id": "guard", "policy": { "name": policy, "params": { "max": 3 },
-            "fallback": { "variant": "fallback" } } }] })
-}
+use crate::support::{act, asking, definition, module, pin, upload};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_was_uploaded_and_pinned_decides_at_the_edge_until_it_fails_or_is_rolled_back()
@@ -74,18 +18,18 @@ async fn a_policy_that_was_uploaded_and_pinned_decides_at_the_edge_until_it_fail
         module(r#"{"value":"from the policy"}"#),
     );
     let (digest, other) = (Digest::of(&first).to_string(), Digest::of(&second).to_string());
-    let made = upload(&world, "guard", first.clone()).await;
+    let made = upload(&world.admin, "guard", &first).await;
     assert_eq!(made.status, 201, "{}", made.text);
     let version = made.json();
     assert_eq!((&version["digest"], &version["attributes"]), (&json!(digest), &json!(["country"])));
     assert_eq!(version["verdict"]["admitted"], true, "{version}");
-    let again = upload(&world, "guard", first).await;
+    let again = upload(&world.admin, "guard", &first).await;
     assert_eq!(again.status, 200, "the same bytes are the version that is there: {}", again.text);
 
     world.admin.create_flag(&definition()).await.ok();
     let early = world.admin.configure("checkout", &asking("guard")).await;
     early.problem(422, &["no policy", "is pinned in this environment"]);
-    pin(&world, "guard", &json!({ "digest": digest })).await.ok();
+    pin(&world.admin, "guard", &json!({ "digest": digest })).await.ok();
     world.admin.configure("checkout", &asking("guard")).await.ok();
 
     let ofrep = world.ofrep();
@@ -112,15 +56,15 @@ async fn a_policy_that_was_uploaded_and_pinned_decides_at_the_edge_until_it_fail
     let dry = world.admin.post(&path, &hidden).await.ok().json();
     assert_eq!(dry["results"][0]["value"], "E", "{dry}");
 
-    assert_eq!(upload(&world, "guard", second).await.status, 201);
-    pin(&world, "guard", &json!({ "digest": other })).await.ok();
+    assert_eq!(upload(&world.admin, "guard", &second).await.status, 201);
+    pin(&world.admin, "guard", &json!({ "digest": other })).await.ok();
     ofrep.serves("checkout", &german, &json!("from the policy")).await;
-    let back = act(&world, Method::POST, "guard/rollback").await.ok().json();
+    let back = act(&world.admin, Method::POST, "guard/rollback").await.ok().json();
     assert_eq!((&back["digest"], &back["previousDigest"]), (&json!(digest), &json!(other)));
     ofrep.serves("checkout", &german, &json!("E")).await;
 
     let shadow = json!({ "digest": digest, "shadow": { "digest": other, "share": 100_000 } });
-    pin(&world, "guard", &shadow).await.ok();
+    pin(&world.admin, "guard", &shadow).await.ok();
     let metrics = format!("{}/metrics", world.edge_url());
     e2e::http::until("the shadow being compared", async || {
         ofrep.one("checkout", &german).await.ok();
@@ -136,10 +80,10 @@ async fn a_policy_that_was_uploaded_and_pinned_decides_at_the_edge_until_it_fail
     .await;
     let answer = ofrep.one("checkout", &german).await.ok().json();
     assert_eq!(answer["value"], "E", "nothing that a shadow says is served");
-    act(&world, Method::POST, "guard/promote").await.ok();
+    act(&world.admin, Method::POST, "guard/promote").await.ok();
     ofrep.serves("checkout", &german, &json!("from the policy")).await;
 
-    let needed = act(&world, Method::DELETE, "guard").await;
+    let needed = act(&world.admin, Method::DELETE, "guard").await;
     needed.problem(422, &["no policy", "is pinned in this environment"]);
     let version =
         format!("/api/v1/namespaces/{}/policies/guard/versions/{other}", world.admin.namespace);
@@ -154,7 +98,7 @@ async fn a_policy_that_was_uploaded_and_pinned_decides_at_the_edge_until_it_fail
         )
         .await
         .ok();
-    assert_eq!(act(&world, Method::DELETE, "guard").await.status, 204);
+    assert_eq!(act(&world.admin, Method::DELETE, "guard").await.status, 204);
     assert_eq!(send(world.admin.request(Method::DELETE, &version)).await.status, 204);
     world.stop().await;
 }
@@ -162,22 +106,23 @@ async fn a_policy_that_was_uploaded_and_pinned_decides_at_the_edge_until_it_fail
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_policy_is_refused_at_the_upload() {
     let world = World::start().await;
-    let large = upload(&world, "large", vec![0; rules::limits::POLICY_BYTES_MAX + 1]).await;
+    let large = upload(&world.admin, "large", &vec![0; rules::limits::POLICY_BYTES_MAX + 1]).await;
     large.problem(413, &["262144 bytes"]);
-    let garbage = upload(&world, "garbage", b"this is no module".to_vec()).await;
+    assert_eq!(large.header("connection"), "close", "it was not read to its end");
+    let garbage = upload(&world.admin, "garbage", b"this is no module").await;
     assert_eq!(garbage.status, 422, "{}", garbage.text);
     let verdict = &garbage.json()["verdict"];
     assert_eq!(verdict["admitted"], false, "{verdict}");
     assert!(verdict["refused"]["rule"].is_string(), "{verdict}");
     let foreign = r#"(module (import "env" "clock" (func)) (memory (export "memory") 1 1))"#;
-    let foreign = upload(&world, "foreign", wat::parse_str(foreign).expect("valid")).await;
+    let foreign = upload(&world.admin, "foreign", &wat::parse_str(foreign).expect("valid")).await;
     assert_eq!(foreign.status, 422, "{}", foreign.text);
-    let name = upload(&world, "Not%20a%20slug", module("{}")).await;
+    let name = upload(&world.admin, "Not%20a%20slug", &module("{}")).await;
     assert_eq!(name.status, 422, "{}", name.text);
     let path = format!("/api/v1/namespaces/{}/policies/x/versions", world.admin.namespace);
     let json = send(world.admin.request(Method::POST, &path).json(&json!({}))).await;
     assert_eq!(json.status, 415, "{}", json.text);
-    let unknown = pin(&world, "nobody", &json!({ "digest": "0".repeat(64) })).await;
+    let unknown = pin(&world.admin, "nobody", &json!({ "digest": "0".repeat(64) })).await;
     assert_eq!(unknown.status, 404, "{}", unknown.text);
     let policies = format!("/api/v1/namespaces/{}/policies", world.admin.namespace);
     let listed = world.admin.get(&policies).await;
