@@ -27,14 +27,14 @@ const SUSPECTS_MAX: i64 = 100;
 const REPORTS_MAX: i64 = 10_000;
 
 /// The text is only a first sieve: what it says is read before it is believed.
-const SUSPECTS: &str = "SELECT s.key, e.id, e.key, p.name, n.digest FROM policy_pin n \
+const SUSPECTS: &str = "SELECT s.key, e.id, e.key, p.name, n.digest, n.updated_at FROM policy_pin n \
     JOIN environment e ON e.id = n.environment_id JOIN namespace s ON s.id = e.namespace_id \
     JOIN policy p ON p.id = n.policy_id \
     WHERE n.previous_digest IS NOT NULL AND n.reverted IS NULL AND EXISTS (SELECT 1 \
     FROM policy_report r WHERE r.environment_id = e.id AND r.name = p.name \
-    AND r.received_at >= $1 AND r.report LIKE '%\"state\":\"open\"%') \
+    AND r.received_at >= $1 AND r.received_at >= n.updated_at AND r.report LIKE '%\"state\":\"open\"%') \
     ORDER BY e.id, p.name LIMIT $2";
-const REPORTS: &str = "SELECT report FROM policy_report WHERE environment_id = $1 AND name = $2 \
+const REPORTS: &str = "SELECT report, received_at FROM policy_report WHERE environment_id = $1 AND name = $2 \
     AND received_at >= $3 ORDER BY edge, edge_key_id LIMIT $4";
 
 /// What edges counted of one version, all together.
@@ -42,7 +42,7 @@ const REPORTS: &str = "SELECT report FROM policy_report WHERE environment_id = $
 struct Seen {
     /// That called it.
     edges: u64,
-    /// That still have another version: a rollout has not come to them.
+    /// That have said nothing of it since it was pinned: a rollout may not have come to them.
     waiting: u64,
     /// Of them, those whose breaker is open.
     open: u64,
@@ -126,11 +126,11 @@ impl Seen {
 pub async fn pass(store: &Store) -> Result<Vec<String>, Refusal> {
     let since = now_us() - HEARD_US;
     let mut read = store.read().await?;
-    let suspects: Vec<(String, String, String, String, String)> =
+    let suspects: Vec<(String, String, String, String, String, i64)> =
         query_as(SUSPECTS).bind(since).bind(SUSPECTS_MAX).fetch_all(&mut read).await?;
     let mut broken = Vec::new();
-    for (namespace, id, environment, name, digest) in suspects {
-        let reports: Vec<(String,)> = query_as(REPORTS)
+    for (namespace, id, environment, name, digest, pinned_at) in suspects {
+        let reports: Vec<(String, i64)> = query_as(REPORTS)
             .bind(id)
             .bind(&name)
             .bind(since)
@@ -138,9 +138,10 @@ pub async fn pass(store: &Store) -> Result<Vec<String>, Refusal> {
             .fetch_all(&mut read)
             .await?;
         let mut seen = Seen::default();
-        for (report,) in &reports {
+        for (report, received_at) in &reports {
             let report: PolicyReport = stored("report", report)?;
-            match report.digest.to_string() == digest {
+            // What was said before the pin was about an earlier one, if of the same version.
+            match report.digest.to_string() == digest && *received_at >= pinned_at {
                 true => seen.add(&report),
                 false => seen.waiting = seen.waiting.saturating_add(1),
             }

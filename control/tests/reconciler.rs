@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use control::authorize::{NamespaceScope, Scope};
 use control::bus::{Bus, InProcessBus};
+use control::change::Expected;
 use control::lead::Lead;
 use control::page::Page;
 use control::publisher::{PublishError, Publisher};
 use control::reconciler::{self, Drift};
 use control::store::now_us;
 use control::store::query::query;
-use control::{authorize, edges, flags, keys, relay};
-use rules::head::{Receipt, Receipts, Version};
+use control::{authorize, edges, flags, keys, policies, relay};
+use rules::head::{PolicyHealth, PolicyReport, Receipt, Receipts, Version};
 
 struct World {
     publisher: Publisher,
@@ -74,22 +75,68 @@ impl World {
         heads.first().map(|head| head.version)
     }
 
-    async fn report(&self, revision: u64, digest: rules::blob::Digest) {
+    /// A version of the policy `guard`, uploaded and pinned.
+    async fn pin(&self, wasm: &[u8]) -> rules::blob::Digest {
+        let mut tx = self.publisher.store.write().await.expect("a write");
+        let verdict = sandbox::policy::Verdict { admitted: true, ..Default::default() };
+        policies::upload(&mut tx, &self.scope, "guard", wasm, &verdict).await.expect("a version");
+        let digest = rules::blob::Digest::of(wasm);
+        let pin = policies::Pin { digest: digest.to_string(), shadow: None };
+        let (to, expected) = (policies::Move::To(pin), Expected::Any);
+        let pinned = policies::pin(&mut tx, &self.scope, "production", "guard", expected, to).await;
+        pinned.expect("a pin");
+        tx.commit().await.expect("a commit");
+        digest
+    }
+
+    /// What is pinned as `guard`, and why control went back to it.
+    async fn pinned(&self) -> (String, Option<String>) {
+        let mut read = self.publisher.store.read().await.expect("a read");
+        let pins = policies::pins(&mut read, &self.scope, "production").await.expect("pins");
+        let (pin, _) = pins.into_iter().next().expect("a pin");
+        (pin.digest, pin.reverted)
+    }
+
+    /// That `edge` called the version so often, and each call trapped or none.
+    async fn says(&self, edge: &str, digest: rules::blob::Digest, state: PolicyHealth, calls: u64) {
+        let traps = if state == PolicyHealth::Open { calls } else { 0 };
+        let report = PolicyReport {
+            name: "guard".to_owned(),
+            digest,
+            state,
+            calls,
+            faults: [("trap".to_owned(), traps)].into(),
+            fuel: 0,
+            micros: 0,
+            shadow: None,
+        };
+        let receipt = Receipt { edge: edge.to_owned(), policies: vec![report], ..receipt(1) };
+        self.receive(receipt).await;
+    }
+
+    async fn receive(&self, receipt: Receipt) {
         let mut tx = self.publisher.store.write().await.expect("a write");
         let scope = authorize::edge(&mut tx, Some(self.edge_key.reveal())).await.expect("an edge");
-        let receipt = Receipt {
-            edge: "edge-1".to_owned(),
-            namespace: "ours".to_owned(),
-            environment: "production".to_owned(),
-            version: Version { generation: 1, revision },
-            digest,
-            reader: 1,
-            rejected: None,
-            policies: Vec::new(),
-        };
         let receipts = Receipts { receipts: vec![receipt] };
         edges::receive(&mut tx, &scope, &receipts).await.expect("received");
         tx.commit().await.expect("a commit");
+    }
+
+    async fn report(&self, revision: u64, digest: rules::blob::Digest) {
+        self.receive(Receipt { digest, ..receipt(revision) }).await;
+    }
+}
+
+fn receipt(revision: u64) -> Receipt {
+    Receipt {
+        edge: "edge-1".to_owned(),
+        namespace: "ours".to_owned(),
+        environment: "production".to_owned(),
+        version: Version { generation: 1, revision },
+        digest: rules::blob::Digest([0; 32]),
+        reader: 1,
+        rejected: None,
+        policies: Vec::new(),
     }
 }
 
@@ -162,6 +209,54 @@ async fn an_edge_that_stays_behind_or_serves_other_bytes_is_drift_until_it_catch
     world.report(2, digest).await;
     assert_eq!(world.pass().await, 0);
     assert!(world.drift().await.iter().all(|drift| drift.mended_at.is_some()));
+}
+
+#[tokio::test]
+async fn control_goes_back_from_a_policy_when_two_edges_say_so_and_not_by_what_was_said_before() {
+    use PolicyHealth::{Open, Running};
+    let world = World::new().await;
+    let (old, new) = (world.pin(b"old").await, world.pin(b"new").await);
+    let is_pinned = async |digest: rules::blob::Digest, why: Option<&str>| {
+        let (pinned, reverted) = world.pinned().await;
+        assert_eq!(pinned, digest.to_string(), "{reverted:?}");
+        match (why, &reverted) {
+            (None, None) => {}
+            (Some(why), Some(reverted)) if reverted.contains(why) => {}
+            _ => panic!("{why:?}, it says {reverted:?}"),
+        }
+    };
+    // The rollout has not come to the other one, then it has and nothing is wrong there.
+    world.says("edge-2", old, Running, 70).await;
+    world.says("edge-1", new, Open, 5).await;
+    world.pass().await;
+    is_pinned(new, None).await;
+    world.says("edge-2", new, Running, 300).await;
+    world.pass().await;
+    is_pinned(new, None).await;
+    world.says("edge-2", new, Open, 6).await;
+    world.pass().await;
+    is_pinned(old, Some("11 of 11 calls failed (11 trap)")).await;
+    world.pass().await;
+    is_pinned(old, Some("open at 2 of 2 edges")).await;
+
+    // Somebody pins it again: what edges said before is about the pin before.
+    world.pin(b"new").await;
+    world.pass().await;
+    is_pinned(new, None).await;
+    world.says("edge-1", new, Open, 5).await;
+    world.pass().await;
+    is_pinned(new, None).await;
+    // Who is silent for long is no edge any more.
+    world
+        .sql("UPDATE policy_report SET received_at = received_at - 101000000 WHERE edge = 'edge-2'")
+        .await;
+    world.pass().await;
+    is_pinned(old, Some("5 of 5 calls failed (5 trap)")).await;
+    let mut read = world.publisher.store.read().await.expect("a read");
+    let rows =
+        control::audit::page(&mut read, world.scope.id(), i64::MAX, 100).await.expect("rows");
+    let reverts = rows.iter().filter(|row| row.action == "policy.revert").count();
+    assert_eq!(reverts, 2);
 }
 
 #[tokio::test]
