@@ -89,7 +89,7 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
         below!("GET", "", "", None, 200),
         below!("PATCH", "", "", Json(json!({ "name": "Ours" })), 200),
         route("DELETE", namespace, "/api/v1/namespaces/doomed", None, admin(204)),
-        // A policy needs a module to be there (`e2e/tests/policies.rs`); who may ask is known without.
+        // A policy needs a module to be there (`e2e/tests/policies/`); who may ask is known without.
         below!("GET", "/policies", "/policies", None, 200),
         below!("GET", "/policies/{policy}", "/policies/p", None, 404),
         below!("POST", "/policies/{policy}/versions", "/policies/p/versions", Text("wasm"), 415),
