@@ -104,6 +104,59 @@ limits! {
     "policyReasonBytes" POLICY_REASON_BYTES_MAX: usize = 200;
     /// Calls of policies in one evaluation request, however many flags it asks for.
     "policyCalls" POLICY_CALLS_MAX: u32 = 64;
+    /// Fuel of one call of a policy: about one unit an instruction, and one a byte of bulk memory.
+    "policyFuel" POLICY_FUEL_MAX: u64 = 1_000_000;
+    /// Milliseconds of real time of one call of a policy: the one limit that depends on how busy a
+    /// machine is.
+    "policyDeadlineMs" POLICY_DEADLINE_MS_MAX: u64 = 5;
+    /// Bytes of memory of one call of a policy, in pages of 64 KiB; a module declares no more.
+    "policyMemoryBytes" POLICY_MEMORY_BYTES_MAX: usize = 4 * 1024 * 1024;
+    /// Bytes of stack of one call of a policy.
+    "policyStackBytes" POLICY_STACK_BYTES_MAX: usize = 512 * 1024;
+    /// Bytes that are kept of what one call of a policy logs.
+    "policyLogBytes" POLICY_LOG_BYTES_MAX: usize = 256;
+    /// Uses of the host's functions by one call of a policy.
+    "policyHostCalls" POLICY_HOST_CALLS_MAX: u32 = 64;
+    /// Fuel that each use of a host's function costs, and one unit more for each byte it hands over.
+    "policyHostCallFuel" POLICY_HOST_CALL_FUEL: u64 = 1_000;
+    /// Calls of policies that run at once in one process; the next one is told that it is busy.
+    "policyCallsAtOnce" POLICY_CALLS_AT_ONCE_MAX: u32 = 64;
+    /// Test vectors that a policy is uploaded with.
+    "policyVectors" POLICY_VECTORS_MAX: usize = 100;
+    /// Functions of a policy's module.
+    "policyFunctions" POLICY_FUNCTIONS_MAX: usize = 4_000;
+    /// Bytes of the body of a function of a policy.
+    "policyFunctionBytes" POLICY_FUNCTION_BYTES_MAX: usize = 32 * 1024;
+    /// Locals of a function of a policy, without its parameters.
+    "policyLocals" POLICY_LOCALS_MAX: usize = 512;
+    /// Nesting of blocks, loops and ifs in a function of a policy.
+    "policyNesting" POLICY_NESTING_MAX: usize = 128;
+    /// Blocks, loops and ifs of a function of a policy.
+    "policyBlocks" POLICY_BLOCKS_MAX: usize = 2_000;
+    /// Targets of a jump table (`br_table`) of a policy.
+    "policyJumpTargets" POLICY_JUMP_TARGETS_MAX: usize = 512;
+    /// Elements of a policy's table of functions.
+    "policyTableElements" POLICY_TABLE_ELEMENTS_MAX: usize = 1_024;
+    /// Globals of a policy's module.
+    "policyGlobals" POLICY_GLOBALS_MAX: usize = 1_000;
+    /// Bytes of all data segments of a policy's module.
+    "policyDataBytes" POLICY_DATA_BYTES_MAX: usize = 64 * 1024;
+    // From here on: each bounds work that neither fuel nor the deadline sees, because the host does
+    // it while it compiles or instantiates.
+    /// Data segments of a policy's module, and as many element segments.
+    "policySegments" POLICY_SEGMENTS_MAX: usize = 1_024;
+    /// Entries of all element segments of a policy's module.
+    "policySegmentElements" POLICY_SEGMENT_ELEMENTS_MAX: usize = 4_096;
+    /// Types of a policy's module.
+    "policyTypes" POLICY_TYPES_MAX: usize = 1_000;
+    /// Parameters of a function of a policy.
+    "policyParameters" POLICY_PARAMETERS_MAX: usize = 64;
+    /// Results of a function of a policy.
+    "policyResults" POLICY_RESULTS_MAX: usize = 16;
+    /// Exports of a policy's module.
+    "policyExports" POLICY_EXPORTS_MAX: usize = 64;
+    /// Bytes of the name of an export of a policy's module.
+    "policyExportBytes" POLICY_EXPORT_BYTES_MAX: usize = 256;
     /// API keys of one environment.
     "keys" KEYS_MAX: usize = 1_000;
     /// The total of a split's weights, if it is written in the native format.

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use rules::blob::Digest;
+use rules::limits::{
+    POLICY_HOST_CALLS_MAX, POLICY_INPUT_BYTES_MAX, POLICY_LOG_BYTES_MAX, POLICY_OUTPUT_BYTES_MAX,
+};
 use sandbox::policy::helper::Helper;
-use sandbox::policy::{Fault, LoadError, Policies, Policy, PolicyConfig, Vector, budget};
+use sandbox::policy::{Fault, LoadError, Policies, Policy, PolicyConfig, Vector};
 use serde_json::json;
 
 fn helper() -> Helper {
@@ -69,14 +72,14 @@ fn a_call_leaves_nothing_behind_for_the_next() {
 #[test]
 fn the_limits_of_a_call_hold_at_n_and_at_one_more() {
     let echo = load(ECHO);
-    let most = vec![b'x'; budget::OUTPUT_BYTES];
+    let most = vec![b'x'; POLICY_OUTPUT_BYTES_MAX];
     assert_eq!(echo.call(&most).outcome.unwrap(), most);
-    let more = vec![b'x'; budget::OUTPUT_BYTES + 1];
+    let more = vec![b'x'; POLICY_OUTPUT_BYTES_MAX + 1];
     assert!(matches!(echo.call(&more).outcome, Err(Fault::Output(_))));
 
     let abstain = load(ABSTAIN);
-    assert!(abstain.call(&vec![b'x'; budget::INPUT_BYTES]).outcome.is_ok());
-    let more = abstain.call(&vec![b'x'; budget::INPUT_BYTES + 1]).outcome;
+    assert!(abstain.call(&vec![b'x'; POLICY_INPUT_BYTES_MAX]).outcome.is_ok());
+    let more = abstain.call(&vec![b'x'; POLICY_INPUT_BYTES_MAX + 1]).outcome;
     assert_eq!(
         more.unwrap_err().to_string(),
         "the policy could not be given its input: 16385 bytes; 16384 are allowed"
@@ -89,7 +92,7 @@ fn logs_are_cut_and_charged() {
     let called = policy.call(b"");
     assert!(called.outcome.is_ok());
     assert!(called.log.starts_with("{\"abstain\":true}"), "{}", called.log);
-    assert_eq!(called.log.len(), budget::LOG_BYTES);
+    assert_eq!(called.log.len(), POLICY_LOG_BYTES_MAX);
     assert!(called.fuel > 61_000, "{}", called.fuel);
 
     let talks = |times: u32| {
@@ -102,8 +105,8 @@ fn logs_are_cut_and_charged() {
              i64.const 16"
         ))
     };
-    assert!(talks(budget::HOST_CALLS).call(b"").outcome.is_ok());
-    let error = talks(budget::HOST_CALLS + 1).call(b"").outcome.unwrap_err();
+    assert!(talks(POLICY_HOST_CALLS_MAX).call(b"").outcome.is_ok());
+    let error = talks(POLICY_HOST_CALLS_MAX + 1).call(b"").outcome.unwrap_err();
     assert!(error.to_string().contains("called the host more than 64 times"), "{error}");
 }
 

@@ -7,17 +7,16 @@
 use std::time::Instant;
 
 use rules::blob::Digest;
+use rules::limits::{POLICY_ATTRIBUTE_BYTES_MAX, POLICY_ATTRIBUTES_MAX, POLICY_VECTORS_MAX};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use wasmtime::Module;
 
 use super::answer::{self, Wanted};
-use super::budget;
 use super::run::{Called, Fault, Policy, PolicyEngine};
 use super::shape::{Refused, check};
 use crate::chain;
 
-pub(crate) const VECTORS_MAX: usize = 100;
 /// A run that only the machine's load stopped is tried again, since admission must not depend on it.
 /// Nothing that a module does reaches the deadline before it runs out of fuel on a free machine.
 const DEADLINE_TRIES: u32 = 20;
@@ -112,8 +111,8 @@ fn run(
     vectors: &[Vector],
     verdict: &mut Verdict,
 ) -> Result<(), Refused> {
-    if vectors.len() > VECTORS_MAX {
-        let what = format!("{} test vectors; {VECTORS_MAX} are allowed", vectors.len());
+    if vectors.len() > POLICY_VECTORS_MAX {
+        let what = format!("{} test vectors; {POLICY_VECTORS_MAX} are allowed", vectors.len());
         return Err(Refused::new("vectors", what));
     }
     let started = Instant::now();
@@ -168,13 +167,13 @@ fn describe(policy: &Policy) -> Result<Vec<String>, Refused> {
     let described: Described =
         serde_json::from_slice(&text).map_err(|error| refused(error.to_string()))?;
     let attributes = described.attributes;
-    if attributes.len() > budget::ATTRIBUTES {
-        let (found, allowed) = (attributes.len(), budget::ATTRIBUTES);
+    if attributes.len() > POLICY_ATTRIBUTES_MAX {
+        let (found, allowed) = (attributes.len(), POLICY_ATTRIBUTES_MAX);
         return Err(refused(format!("{found} attributes; {allowed} are allowed")));
     }
     for (index, path) in attributes.iter().enumerate() {
-        if path.len() > budget::ATTRIBUTE_BYTES {
-            let (found, allowed) = (path.len(), budget::ATTRIBUTE_BYTES);
+        if path.len() > POLICY_ATTRIBUTE_BYTES_MAX {
+            let (found, allowed) = (path.len(), POLICY_ATTRIBUTE_BYTES_MAX);
             return Err(refused(format!("a path of {found} bytes; {allowed} are allowed")));
         }
         if path.split('.').any(str::is_empty) || path.chars().any(char::is_control) {

@@ -1,8 +1,7 @@
 //! What a policy's answer means; used by admission. An edge reads answers in `rules`.
 
+use rules::limits::POLICY_REASON_BYTES_MAX;
 use serde_json::Value;
-
-use super::budget;
 
 /// What the flag would accept.
 pub(crate) struct Wanted<'a> {
@@ -42,9 +41,9 @@ pub(crate) fn check(bytes: &[u8], wanted: &Wanted<'_>) -> Result<Value, String> 
                 }
             }
             ("abstain", Value::Bool(true)) => said = said.saturating_add(1),
-            ("reason", Value::String(text)) if text.len() <= budget::REASON_BYTES => {}
+            ("reason", Value::String(text)) if text.len() <= POLICY_REASON_BYTES_MAX => {}
             ("reason", Value::String(text)) => {
-                let (found, allowed) = (text.len(), budget::REASON_BYTES);
+                let (found, allowed) = (text.len(), POLICY_REASON_BYTES_MAX);
                 return Err(format!("its reason has {found} bytes; {allowed} are allowed"));
             }
             (field, _) => {

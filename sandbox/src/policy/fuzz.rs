@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 
 use arbitrary::Unstructured;
 use rules::blob::Digest;
+use rules::limits::{
+    POLICY_FUEL_MAX, POLICY_INPUT_BYTES_MAX, POLICY_LOG_BYTES_MAX, POLICY_OUTPUT_BYTES_MAX,
+};
 use wasm_smith::{Config, Module};
 
 use super::run::{Fault, PolicyEngine};
-use super::{admission, budget, check};
+use super::{admission, check};
 
 const SEEDS: u64 = 150;
 
@@ -117,14 +120,14 @@ fn random_modules_stay_within_their_budget() {
             fit += 1;
             // Also what is not admitted is called, since that reaches further into it.
             let policy = engine.policy(&module, Digest::of(&wasm)).unwrap();
-            for len in [0, 20, 200, budget::INPUT_BYTES, budget::INPUT_BYTES + 1] {
+            for len in [0, 20, 200, POLICY_INPUT_BYTES_MAX, POLICY_INPUT_BYTES_MAX + 1] {
                 let input = random.bytes(len);
                 let (first, second) = (policy.call(&input), policy.call(&input));
                 for called in [&first, &second] {
-                    assert!(called.fuel <= budget::FUEL);
-                    assert!(called.log.len() <= budget::LOG_BYTES);
+                    assert!(called.fuel <= POLICY_FUEL_MAX);
+                    assert!(called.log.len() <= POLICY_LOG_BYTES_MAX);
                     if let Ok(answer) = &called.outcome {
-                        assert!(answer.len() <= budget::OUTPUT_BYTES);
+                        assert!(answer.len() <= POLICY_OUTPUT_BYTES_MAX);
                     }
                 }
                 let by_load = |outcome| outcome == &Err(Fault::Deadline);

@@ -15,12 +15,13 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rules::limits::{POLICY_BYTES_MAX, POLICY_MEMORY_BYTES_MAX};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::admission::{self, Vector, Verdict};
 use super::run::PolicyEngine;
-use super::shape::{MODULE_BYTES, Refused};
+use super::shape::Refused;
 
 /// Of real time, from the start of the process to its last byte.
 const WALL: Duration = Duration::from_secs(5);
@@ -30,7 +31,7 @@ const CPU_S: u64 = 5;
 const ADDRESS_SPACE_BYTES: u64 = 512 * 1024 * 1024;
 const FILES: u64 = 32;
 /// wasmtime puts a memory's first contents into an anonymous file; nothing else is written.
-const FILE_BYTES: u64 = super::budget::MEMORY_BYTES as u64;
+const FILE_BYTES: u64 = POLICY_MEMORY_BYTES_MAX as u64;
 
 /// Of the request's JSON: the vectors.
 const REQUEST_BYTES: usize = 2 * 1024 * 1024;
@@ -138,9 +139,9 @@ impl Helper {
     }
 
     fn ask(&self, request: &Request, wasm: &[u8]) -> Result<(Answer, Vec<u8>), HelperError> {
-        if wasm.len() as u64 > MODULE_BYTES {
+        if wasm.len() > POLICY_BYTES_MAX {
             let found = wasm.len();
-            let what = format!("the module has {found} bytes; {MODULE_BYTES} are allowed");
+            let what = format!("the module has {found} bytes; {POLICY_BYTES_MAX} are allowed");
             return Err(HelperError::Refused(Refused::new("size", what)));
         }
         let unusable = |error: serde_json::Error| HelperError::Answer { what: error.to_string() };
@@ -332,7 +333,8 @@ fn serve() -> Result<(), String> {
     // and no processes. (The kernel does not hold root to this one.)
     limit(Resource::Nproc, 0).map_err(|error| format!("limits: {error}"))?;
     let mut request = Vec::new();
-    let bytes_max = (REQUEST_BYTES as u64).saturating_add(MODULE_BYTES).saturating_add(4);
+    let bytes_max =
+        (REQUEST_BYTES as u64).saturating_add(POLICY_BYTES_MAX as u64).saturating_add(4);
     io::stdin().lock().take(bytes_max).read_to_end(&mut request).map_err(|e| e.to_string())?;
     let (head, wasm) = unframed(&request).ok_or("the request is cut short")?;
     let request: Request = serde_json::from_slice(head).map_err(|e| format!("request: {e}"))?;

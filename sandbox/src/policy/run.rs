@@ -12,6 +12,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rules::blob::Digest;
+use rules::limits::{
+    POLICY_ATTRIBUTE_BYTES_MAX, POLICY_ATTRIBUTES_MAX, POLICY_CALLS_AT_ONCE_MAX,
+    POLICY_DEADLINE_MS_MAX, POLICY_FUEL_MAX, POLICY_HOST_CALL_FUEL, POLICY_HOST_CALLS_MAX,
+    POLICY_INPUT_BYTES_MAX, POLICY_LOG_BYTES_MAX, POLICY_MEMORY_BYTES_MAX, POLICY_OUTPUT_BYTES_MAX,
+    POLICY_STACK_BYTES_MAX, POLICY_TABLE_ELEMENTS_MAX,
+};
 use wasmparser::WasmFeatures;
 use wasmtime::{
     Caller, Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Memory, Module,
@@ -19,7 +25,6 @@ use wasmtime::{
     ResourceLimiter, Store, Trap, TypedFunc,
 };
 
-use super::budget;
 use super::helper::{Helper, HelperError};
 use super::shape::FEATURES;
 use crate::{SandboxError, cache, chain};
@@ -55,7 +60,7 @@ pub struct Policy {
 /// What a call did, whatever came of it.
 #[derive(Debug, Clone)]
 pub struct Called {
-    /// The answer's bytes as the policy gave them, at most `budget::OUTPUT_BYTES`. Not looked at.
+    /// The answer's bytes as the policy gave them, at most `POLICY_OUTPUT_BYTES_MAX`. Not looked at.
     pub outcome: Result<Vec<u8>, Fault>,
     /// Exact, and the same in every run; of a call that the deadline stopped it says nothing.
     pub fuel: u64,
@@ -68,12 +73,12 @@ pub struct Called {
 pub enum Fault {
     #[error("the policy trapped: {0}")]
     Trap(String),
-    #[error("the policy used up its {} units of fuel", budget::FUEL)]
+    #[error("the policy used up its {} units of fuel", POLICY_FUEL_MAX)]
     Fuel,
     /// The one fault that depends on the machine's load.
-    #[error("the policy ran longer than its {} ms", budget::DEADLINE.as_millis())]
+    #[error("the policy ran longer than its {} ms", POLICY_DEADLINE_MS_MAX)]
     Deadline,
-    #[error("the policy needed more than its {} MiB of memory", budget::MEMORY_BYTES / 1_048_576)]
+    #[error("the policy needed more than its {} MiB of memory", POLICY_MEMORY_BYTES_MAX / 1_048_576)]
     Memory,
     #[error("the policy could not be given its input: {0}")]
     Input(String),
@@ -98,7 +103,7 @@ pub enum LoadError {
 
 impl Policies {
     pub fn new(config: PolicyConfig) -> Result<Arc<Policies>, SandboxError> {
-        let engine = PolicyEngine::new(budget::CALLS_AT_ONCE)?;
+        let engine = PolicyEngine::new(POLICY_CALLS_AT_ONCE_MAX)?;
         Ok(Arc::new(Policies { config, engine }))
     }
 
@@ -134,9 +139,9 @@ impl Policy {
     /// more than one instruction of bulk memory.
     pub fn call(&self, input: &[u8]) -> Called {
         self.run(|store, guest| {
-            if input.len() > budget::INPUT_BYTES {
+            if input.len() > POLICY_INPUT_BYTES_MAX {
                 let found = input.len();
-                let what = format!("{found} bytes; {} are allowed", budget::INPUT_BYTES);
+                let what = format!("{found} bytes; {} are allowed", POLICY_INPUT_BYTES_MAX);
                 return Err(Fault::Input(what));
             }
             let alloc = guest.function::<i32, u32>(store, "tidegate_alloc")?;
@@ -152,14 +157,14 @@ impl Policy {
                 ))
             })?;
             let packed = evaluate.call(&mut *store, (at, len)).map_err(|e| fault(store, &e))?;
-            guest.read(store, packed, budget::OUTPUT_BYTES)
+            guest.read(store, packed, POLICY_OUTPUT_BYTES_MAX)
         })
     }
 
     /// What `tidegate_describe` says, not looked at.
     pub(crate) fn describe(&self) -> Called {
         // The attributes with what JSON needs around them.
-        const BYTES: usize = budget::ATTRIBUTES * (budget::ATTRIBUTE_BYTES + 8);
+        const BYTES: usize = POLICY_ATTRIBUTES_MAX * (POLICY_ATTRIBUTE_BYTES_MAX + 8);
         self.run(|store, guest| {
             let describe = guest.function::<(), u64>(store, "tidegate_describe")?;
             let packed = describe.call(&mut *store, ()).map_err(|error| fault(store, &error))?;
@@ -185,11 +190,11 @@ impl Policy {
         let mut store = Store::new(&self.engine.engine, Guest::default());
         store.limiter(|guest| guest);
         store.set_epoch_deadline(DEADLINE_TICKS);
-        let outcome = match store.set_fuel(budget::FUEL) {
+        let outcome = match store.set_fuel(POLICY_FUEL_MAX) {
             Ok(()) => self.instantiate(&mut store).and_then(|guest| work(&mut store, &guest)),
             Err(error) => Err(Fault::Trap(chain(&error))),
         };
-        let fuel = budget::FUEL.saturating_sub(store.get_fuel().unwrap_or(0));
+        let fuel = POLICY_FUEL_MAX.saturating_sub(store.get_fuel().unwrap_or(0));
         Called { outcome, fuel, took: started.elapsed(), log: store.into_data().log }
     }
 
@@ -260,7 +265,7 @@ impl ResourceLimiter for Guest {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let allowed = maximum.unwrap_or(0).min(budget::MEMORY_BYTES);
+        let allowed = maximum.unwrap_or(0).min(POLICY_MEMORY_BYTES_MAX);
         self.was_refused_memory |= desired > allowed;
         Ok(desired <= allowed)
     }
@@ -271,7 +276,7 @@ impl ResourceLimiter for Guest {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= maximum.unwrap_or(0).min(TABLE_ELEMENTS))
+        Ok(desired <= maximum.unwrap_or(0).min(POLICY_TABLE_ELEMENTS_MAX))
     }
 
     fn memories(&self) -> usize {
@@ -287,19 +292,17 @@ impl ResourceLimiter for Guest {
     }
 }
 
-const TABLE_ELEMENTS: usize = 1_024;
-
 /// `tidegate.v1.log`: keeps the first bytes and charges for all of them.
 fn log(mut caller: Caller<'_, Guest>, at: u32, len: u32) -> wasmtime::Result<()> {
-    let cost = budget::HOST_CALL_FUEL.saturating_add(len.into());
+    let cost = POLICY_HOST_CALL_FUEL.saturating_add(len.into());
     let left = caller.get_fuel()?.checked_sub(cost).ok_or(Trap::OutOfFuel)?;
     caller.set_fuel(left)?;
     let guest = caller.data_mut();
     guest.host_calls = guest.host_calls.saturating_add(1);
-    if guest.host_calls > budget::HOST_CALLS {
+    if guest.host_calls > POLICY_HOST_CALLS_MAX {
         return Err(wasmtime::Error::msg(format!(
             "it called the host more than {} times",
-            budget::HOST_CALLS
+            POLICY_HOST_CALLS_MAX
         )));
     }
     let Some(memory) = guest.memory else {
@@ -310,9 +313,9 @@ fn log(mut caller: Caller<'_, Guest>, at: u32, len: u32) -> wasmtime::Result<()>
     let text = at.checked_add(len).and_then(|end| bytes.get(at..end));
     let text = text.ok_or_else(|| wasmtime::Error::msg("it logged bytes outside of its memory"))?;
     // What is kept is bounded, whatever the guest hands over; so is what is read of it.
-    let kept = text.get(..budget::LOG_BYTES).unwrap_or(text);
+    let kept = text.get(..POLICY_LOG_BYTES_MAX).unwrap_or(text);
     for character in String::from_utf8_lossy(kept).chars() {
-        if guest.log.len().saturating_add(character.len_utf8()) > budget::LOG_BYTES {
+        if guest.log.len().saturating_add(character.len_utf8()) > POLICY_LOG_BYTES_MAX {
             break;
         }
         // A log line must not forge another one.
@@ -328,7 +331,7 @@ fn fault(store: &Store<Guest>, error: &wasmtime::Error) -> Fault {
         _ if store.data().was_refused_memory => Fault::Memory,
         Some(Trap::StackOverflow) => Fault::Trap(format!(
             "its calls need more than {} KiB of stack",
-            budget::STACK_BYTES / 1024
+            POLICY_STACK_BYTES_MAX / 1024
         )),
         Some(trap) => {
             let text = trap.to_string();
@@ -380,8 +383,8 @@ fn config(calls_at_once: u32) -> Config {
         .total_tables(calls_at_once)
         .max_memories_per_module(1)
         .max_tables_per_module(1)
-        .max_memory_size(budget::MEMORY_BYTES)
-        .table_elements(TABLE_ELEMENTS)
+        .max_memory_size(POLICY_MEMORY_BYTES_MAX)
+        .table_elements(POLICY_TABLE_ELEMENTS_MAX)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(KEEP_RESIDENT_BYTES);
     let mut config = Config::new();
@@ -392,7 +395,7 @@ fn config(calls_at_once: u32) -> Config {
         .consume_fuel(true)
         .operator_cost(OperatorCost { MemoryGrow: u8::MAX, ..OperatorCost::new() })
         .epoch_interruption(true)
-        .max_wasm_stack(budget::STACK_BYTES)
+        .max_wasm_stack(POLICY_STACK_BYTES_MAX)
         .wasm_features(WasmFeatures::all().difference(FEATURES), false)
         // Neither is for the author, and both cost.
         .wasm_backtrace_max_frames(None)

@@ -8,6 +8,13 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 
+use rules::limits::{
+    POLICY_BLOCKS_MAX, POLICY_BYTES_MAX, POLICY_DATA_BYTES_MAX, POLICY_EXPORT_BYTES_MAX,
+    POLICY_EXPORTS_MAX, POLICY_FUNCTION_BYTES_MAX, POLICY_FUNCTIONS_MAX, POLICY_GLOBALS_MAX,
+    POLICY_JUMP_TARGETS_MAX, POLICY_LOCALS_MAX, POLICY_MEMORY_BYTES_MAX, POLICY_NESTING_MAX,
+    POLICY_PARAMETERS_MAX, POLICY_RESULTS_MAX, POLICY_SEGMENT_ELEMENTS_MAX, POLICY_SEGMENTS_MAX,
+    POLICY_TABLE_ELEMENTS_MAX, POLICY_TYPES_MAX,
+};
 use serde::{Deserialize, Serialize};
 use wasmparser::{
     BinaryReaderError, ElementItems, Encoding, ExternalKind, FuncType, FuncValidatorAllocations,
@@ -15,26 +22,8 @@ use wasmparser::{
     Validator, WasmFeatures,
 };
 
-pub const MODULE_BYTES: u64 = 256 * 1024;
-const FUNCTIONS: u64 = 4_000;
-const BODY_BYTES: u64 = 32 * 1024;
-const LOCALS: u64 = 512;
-const NESTING: u64 = 128;
-const BLOCKS: u64 = 2_000;
-const BR_TABLE: u64 = 512;
-const MEMORY_PAGES: u64 = 64;
-const TABLE_ELEMENTS: u64 = 1_024;
-const GLOBALS: u64 = 1_000;
-const DATA_BYTES: u64 = 64 * 1024;
-// What follows is not in the design's list: each bounds work that neither fuel nor the deadline
-// sees, because the host does it while it instantiates or compiles.
-const TYPES: u64 = 1_000;
-const PARAMETERS: u64 = 64;
-const RESULTS: u64 = 16;
-const EXPORTS: u64 = 64;
-const NAME_BYTES: u64 = 256;
-const SEGMENTS: u64 = 1_024;
-const SEGMENT_ELEMENTS: u64 = 4_096;
+/// Declared by a module as its most.
+const MEMORY_PAGES: usize = POLICY_MEMORY_BYTES_MAX / 65_536;
 
 /// What a module may use of wasm's proposals. Everything else is off here and in the engine.
 pub(crate) const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
@@ -87,10 +76,10 @@ pub struct Shape {
 /// Looks at a module without compiling it.
 pub fn check(wasm: &[u8]) -> Result<Shape, Refused> {
     let bytes = wasm.len() as u64;
-    if bytes > MODULE_BYTES {
+    if bytes > POLICY_BYTES_MAX as u64 {
         return Err(Refused::new(
             "size",
-            format!("the module has {bytes} bytes; {MODULE_BYTES} are allowed"),
+            format!("the module has {bytes} bytes; {POLICY_BYTES_MAX} are allowed"),
         ));
     }
     let mut check = Check::default();
@@ -138,7 +127,13 @@ impl Check {
                 "this is a component; a core module is wanted",
             )),
             Payload::TypeSection(section) => {
-                at_most("types", "types", section.count(), TYPES, section.range().start)?;
+                at_most(
+                    "types",
+                    "types",
+                    section.count(),
+                    POLICY_TYPES_MAX,
+                    section.range().start,
+                )?;
                 for found in section.clone().into_iter_err_on_gc_types() {
                     let found = found.map_err(|error| broken("feature", &error))?;
                     let at = section.range().start;
@@ -146,14 +141,14 @@ impl Check {
                         "parameters",
                         "parameters of a function",
                         found.params().len(),
-                        PARAMETERS,
+                        POLICY_PARAMETERS_MAX,
                         at,
                     )?;
                     at_most(
                         "results",
                         "results of a function",
                         found.results().len(),
-                        RESULTS,
+                        POLICY_RESULTS_MAX,
                         at,
                     )?;
                     self.types.push(found);
@@ -172,7 +167,7 @@ impl Check {
                     "functions",
                     "functions",
                     section.count(),
-                    FUNCTIONS,
+                    POLICY_FUNCTIONS_MAX,
                     section.range().start,
                 )?;
                 self.shape.functions = section.count().into();
@@ -200,14 +195,30 @@ impl Check {
             Payload::TagSection(section) => {
                 Err(Refused::at("feature", section.range().start, "exceptions are not allowed"))
             }
-            Payload::GlobalSection(section) => {
-                at_most("globals", "globals", section.count(), GLOBALS, section.range().start)
-            }
+            Payload::GlobalSection(section) => at_most(
+                "globals",
+                "globals",
+                section.count(),
+                POLICY_GLOBALS_MAX,
+                section.range().start,
+            ),
             Payload::ExportSection(section) => {
-                at_most("exports", "exports", section.count(), EXPORTS, section.range().start)?;
+                at_most(
+                    "exports",
+                    "exports",
+                    section.count(),
+                    POLICY_EXPORTS_MAX,
+                    section.range().start,
+                )?;
                 for found in section.clone().into_iter_with_offsets() {
                     let (at, found) = found.map_err(malformed)?;
-                    at_most("name", "bytes of an export's name", found.name.len(), NAME_BYTES, at)?;
+                    at_most(
+                        "name",
+                        "bytes of an export's name",
+                        found.name.len(),
+                        POLICY_EXPORT_BYTES_MAX,
+                        at,
+                    )?;
                     self.exports.push((found.name.to_owned(), found.kind, found.index));
                 }
                 Ok(())
@@ -219,7 +230,7 @@ impl Check {
             )),
             Payload::ElementSection(section) => {
                 let at = section.range().start;
-                at_most("segments", "element segments", section.count(), SEGMENTS, at)?;
+                at_most("segments", "element segments", section.count(), POLICY_SEGMENTS_MAX, at)?;
                 for found in section.clone() {
                     let found = found.map_err(malformed)?;
                     let count = match &found.items {
@@ -231,28 +242,34 @@ impl Check {
                         "elements",
                         "elements of all segments",
                         self.elements,
-                        SEGMENT_ELEMENTS,
+                        POLICY_SEGMENT_ELEMENTS_MAX,
                         at,
                     )?;
                 }
                 Ok(())
             }
             Payload::DataCountSection { count, range } => {
-                at_most("segments", "data segments", *count, SEGMENTS, range.start)
+                at_most("segments", "data segments", *count, POLICY_SEGMENTS_MAX, range.start)
             }
             Payload::DataSection(section) => {
                 let at = section.range().start;
-                at_most("segments", "data segments", section.count(), SEGMENTS, at)?;
+                at_most("segments", "data segments", section.count(), POLICY_SEGMENTS_MAX, at)?;
                 for found in section.clone() {
                     let found = found.map_err(malformed)?;
                     let bytes = self.shape.data_bytes.saturating_add(found.data.len() as u64);
-                    at_most("data", "bytes of data", bytes, DATA_BYTES, found.range.start)?;
+                    at_most(
+                        "data",
+                        "bytes of data",
+                        bytes,
+                        POLICY_DATA_BYTES_MAX,
+                        found.range.start,
+                    )?;
                     self.shape.data_bytes = bytes;
                 }
                 Ok(())
             }
             Payload::CodeSectionStart { count, range, .. } => {
-                at_most("functions", "functions", *count, FUNCTIONS, range.start)
+                at_most("functions", "functions", *count, POLICY_FUNCTIONS_MAX, range.start)
             }
             Payload::CodeSectionEntry(body) => self.body(body),
             // Custom sections are cut off before compiling; the rest is the validator's.
@@ -306,13 +323,13 @@ impl Check {
     fn body(&mut self, body: &FunctionBody<'_>) -> Result<(), Refused> {
         let range = body.range();
         let bytes = range.len() as u64;
-        at_most("body", "bytes of a function", bytes, BODY_BYTES, range.start)?;
+        at_most("body", "bytes of a function", bytes, POLICY_FUNCTION_BYTES_MAX, range.start)?;
         self.shape.largest_body_bytes = self.shape.largest_body_bytes.max(bytes);
         let mut locals = 0u64;
         for group in body.get_locals_reader().map_err(malformed)? {
             let (count, _) = group.map_err(malformed)?;
             locals = locals.saturating_add(count.into());
-            at_most("locals", "locals of a function", locals, LOCALS, range.start)?;
+            at_most("locals", "locals of a function", locals, POLICY_LOCALS_MAX, range.start)?;
         }
         let (mut depth, mut blocks) = (0u64, 0u64);
         for found in body.get_operators_reader().map_err(malformed)?.into_iter_with_offsets() {
@@ -321,13 +338,19 @@ impl Check {
                 Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => {
                     depth = depth.saturating_add(1);
                     blocks = blocks.saturating_add(1);
-                    at_most("nesting", "blocks within each other", depth, NESTING, at)?;
-                    at_most("blocks", "blocks of a function", blocks, BLOCKS, at)?;
+                    at_most("nesting", "blocks within each other", depth, POLICY_NESTING_MAX, at)?;
+                    at_most("blocks", "blocks of a function", blocks, POLICY_BLOCKS_MAX, at)?;
                     self.shape.deepest_nesting = self.shape.deepest_nesting.max(depth);
                 }
                 Operator::End => depth = depth.saturating_sub(1),
                 Operator::BrTable { targets } => {
-                    at_most("br_table", "targets of a br_table", targets.len(), BR_TABLE, at)?;
+                    at_most(
+                        "br_table",
+                        "targets of a br_table",
+                        targets.len(),
+                        POLICY_JUMP_TARGETS_MAX,
+                        at,
+                    )?;
                 }
                 _ => {}
             }
@@ -371,22 +394,28 @@ fn table(at: usize, found: TableType) -> Result<(), Refused> {
     }
     let Some(elements) = found.maximum else {
         let what = format!(
-            "the table declares no maximum; at most {TABLE_ELEMENTS} elements have to be declared"
+            "the table declares no maximum; at most {POLICY_TABLE_ELEMENTS_MAX} elements have to be declared"
         );
         return Err(Refused::at("table_max", at, what));
     };
-    at_most("table", "elements of the table", elements.max(found.initial), TABLE_ELEMENTS, at)
+    at_most(
+        "table",
+        "elements of the table",
+        elements.max(found.initial),
+        POLICY_TABLE_ELEMENTS_MAX,
+        at,
+    )
 }
 
 fn at_most(
     rule: &'static str,
     what: &str,
     found: impl TryInto<u64>,
-    allowed: u64,
+    allowed: usize,
     at: usize,
 ) -> Result<(), Refused> {
     let found = found.try_into().unwrap_or(u64::MAX);
-    if found <= allowed {
+    if found <= allowed as u64 {
         return Ok(());
     }
     Err(Refused::at(rule, at, format_args!("{found} {what}; {allowed} are allowed")))
