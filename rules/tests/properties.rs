@@ -1,7 +1,8 @@
 //! What holds for every configuration and for any bytes: the same state gives the same bytes,
 //! what is written is read back, and nothing that is damaged loads or panics.
 
-use std::sync::LazyLock;
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -12,11 +13,15 @@ use rules::blob::{
     Digest, ListRef, LoadError, Manifest, PolicyBlob, PolicyPin, Shadow, decode_blob,
     decode_ruleset, encode_blob, encode_ruleset,
 };
-use rules::compile::{EnvironmentState, FlagState, PolicyState, SegmentState, compile, parse};
+use rules::cel::{At, Mistake, Tree};
+use rules::compile::{
+    Compiled, EnvironmentState, FlagState, PolicyState, SegmentState, compile_with, parse,
+};
 use rules::context::ContextBuf;
 use rules::eval::{Evaluator, Host, Input, Scratch};
 use rules::keys::{KeyKind, KeyRecord};
 use rules::model::{FlagConfig, FlagDefinition, Segment};
+use rules::policy::PolicyFault;
 use rules::ruleset::Ruleset;
 use serde_json::{Value, json};
 
@@ -102,6 +107,25 @@ fn tree() -> impl Strategy<Value = Value> {
     ])
 }
 
+/// What control's parser makes of CEL, for the sources that the evaluator's cases use.
+static CEL: LazyLock<BTreeMap<String, Arc<Tree>>> = LazyLock::new(|| {
+    let trees: BTreeMap<String, Tree> =
+        serde_json::from_str(include_str!("data/cel-trees.json")).unwrap();
+    trees.into_iter().map(|(source, tree)| (source, Arc::new(tree))).collect()
+});
+
+fn tree_of(source: &str) -> Result<Arc<Tree>, Vec<Mistake>> {
+    CEL.get(source).cloned().ok_or_else(|| vec![Mistake::new(At::default(), "not recorded")])
+}
+
+fn compile(state: &EnvironmentState) -> Compiled {
+    compile_with(state, &tree_of).unwrap_or_else(|problems| panic!("{problems:?}"))
+}
+
+fn cel() -> impl Strategy<Value = Value> {
+    select(CEL.keys().cloned().collect::<Vec<_>>()).prop_map(|source| json!({ "cel": source }))
+}
+
 /// A condition that may ask for the first `segments` segments.
 fn condition(segments: usize) -> BoxedStrategy<Value> {
     let leaf = match segments {
@@ -109,12 +133,14 @@ fn condition(segments: usize) -> BoxedStrategy<Value> {
             5 => clause(),
             1 => any::<bool>().prop_map(|on| json!({ "always": on })),
             1 => tree().prop_map(|tree| json!({ "logic": tree })),
+            1 => cel(),
         ]
         .boxed(),
         _ => prop_oneof![
             5 => clause(),
             1 => any::<bool>().prop_map(|on| json!({ "always": on })),
             1 => tree().prop_map(|tree| json!({ "logic": tree })),
+            1 => cel(),
             2 => vec(select(SEGMENTS[..segments].to_vec()), 1..3)
                 .prop_map(|keys| json!({ "segment": keys })),
         ]
@@ -209,11 +235,42 @@ fn rule(index: usize) -> impl Strategy<Value = Value> {
         json!({ "from": "2026-01-01T00:00:00Z" }),
         json!({ "from": "2025-01-01T00:00:00Z", "to": "2026-06-01T00:00:00.5Z", "inclusive": true }),
     ]);
-    (condition(SEGMENTS.len()), serve(), window, prerequisites(index), select(vec!["fail", "skip"]))
-        .prop_map(|(when, serve, active, prerequisites, on_error)| {
-            json!({ "when": when, "serve": serve, "active": active,
+    let then = prop_oneof![
+        4 => serve().prop_map(|serve| ("serve", serve)),
+        1 => policy().prop_map(|policy| ("policy", policy)),
+    ];
+    (condition(SEGMENTS.len()), then, window, prerequisites(index), select(vec!["fail", "skip"]))
+        .prop_map(|(when, (what, then), active, prerequisites, on_error)| {
+            json!({ "when": when, what: then, "active": active,
                     "prerequisites": prerequisites, "onError": on_error })
         })
+}
+
+const POLICIES: [&str; 2] = ["guard", "other"];
+
+fn policy() -> impl Strategy<Value = Value> {
+    let params = prop_oneof![scalar(), text().prop_map(|text| json!({ "max": 3, "text": text }))];
+    (select(POLICIES.to_vec()), params, proptest::option::of(serve())).prop_map(
+        |(name, params, fallback)| {
+            let mut policy = json!({ "name": name, "params": params });
+            if let Some(fallback) = fallback {
+                policy["fallback"] = fallback;
+            }
+            policy
+        },
+    )
+}
+
+fn policies() -> Vec<PolicyState> {
+    let attributes: [&[&str]; 2] = [&["country", "app.version"], &[]];
+    let policies = POLICIES.iter().zip(attributes);
+    policies
+        .map(|(name, attributes)| PolicyState {
+            name: (*name).to_owned(),
+            digest: Digest::of(name.as_bytes()),
+            attributes: attributes.iter().map(|path| (*path).to_owned()).collect(),
+        })
+        .collect()
 }
 
 fn values() -> impl Strategy<Value = (&'static str, [Value; 3])> {
@@ -267,7 +324,7 @@ fn environment() -> impl Strategy<Value = EnvironmentState> {
             flags: vec![flags.0, flags.1, flags.2, flags.3],
             segments: vec![segments.0, segments.1, segments.2],
             metadata: read(&json!(metadata)),
-            ..EnvironmentState::default()
+            policies: policies(),
         },
     )
 }
@@ -290,18 +347,34 @@ fn read<T: serde::de::DeserializeOwned>(value: &Value) -> T {
     parse(value.to_string().as_bytes()).unwrap_or_else(|problem| panic!("{problem:?}: {value}"))
 }
 
-struct EvenLists;
+/// Lists and policies that answer each their way, by what they are asked alone.
+struct Even;
 
-impl Host for EvenLists {
+impl Host for Even {
     fn list_contains(&self, list: u32, id: &str) -> bool {
         (list as usize).wrapping_add(id.len()).is_multiple_of(2)
+    }
+
+    fn policy(&self, index: u32, input: &[u8], out: &mut Vec<u8>) -> Result<(), PolicyFault> {
+        let answers = [
+            r#"{"abstain":true}"#,
+            r#"{"variant":"a","reason":"so"}"#,
+            r#"{"value":true}"#,
+            r#"{"value":{"x":[1]},"reason":"\u0000"}"#,
+            "{}",
+            "nonsense",
+        ];
+        let which = input.len().wrapping_add(index as usize) % (answers.len() + 1);
+        let Some(answer) = answers.get(which) else { return Err(PolicyFault::Deadline) };
+        out.extend_from_slice(answer.as_bytes());
+        Ok(())
     }
 }
 
 /// All answers; panics where an answer is not JSON.
 fn answers(evaluator: &Evaluator, context: &Value, now_ms: i64) -> Vec<u8> {
     let context = ContextBuf::from_json(context.to_string().as_bytes()).unwrap();
-    let input = Input { context: context.view(), now_ms, host: &EvenLists };
+    let input = Input { context: context.view(), now_ms, host: &Even };
     let mut out = Vec::new();
     write_all(evaluator, Audience::Server, &input, &mut Scratch::default(), &mut out);
     out
@@ -314,7 +387,7 @@ proptest! {
     fn every_valid_configuration_compiles_loads_and_answers(
         state in environment(), context in context(), now in 1_700_000_000_000i64..1_800_000_000_000,
     ) {
-        let compiled = compile(&state).unwrap();
+        let compiled = compile(&state);
         let bytes = encode_ruleset(&compiled.ruleset);
         let loaded = decode_ruleset(&bytes).unwrap();
         prop_assert_eq!(&loaded, &compiled.ruleset);
@@ -338,7 +411,7 @@ proptest! {
             shuffled.flags.reverse();
             shuffled.segments.reverse();
         }
-        let (one, other) = (compile(&state).unwrap(), compile(&shuffled).unwrap());
+        let (one, other) = (compile(&state), compile(&shuffled));
         prop_assert_eq!(encode_ruleset(&one.ruleset), encode_ruleset(&other.ruleset));
         prop_assert_eq!(one, other);
     }
@@ -359,7 +432,7 @@ proptest! {
         damage in vec((any::<proptest::sample::Index>(), any::<u8>()), 1..6),
         context in context(),
     ) {
-        let bytes = encode_ruleset(&compile(&state).unwrap().ruleset);
+        let bytes = encode_ruleset(&compile(&state).ruleset);
         let mut body = body_of(&bytes).to_vec();
         for (at, value) in damage {
             let at = at.index(body.len());
@@ -385,11 +458,17 @@ proptest! {
     }
 }
 
-/// Loads it and, if that is possible, asks it everything.
+/// Loads it and, if that is possible, asks it everything, and to explain itself.
 fn survives(bytes: &[u8], context: &Value) {
     if let Ok(evaluator) = Evaluator::load(bytes) {
         for now in [i64::MIN, 0, 1_767_300_000_000, i64::MAX] {
             answers(&evaluator, context, now);
+        }
+        let context = ContextBuf::from_json(context.to_string().as_bytes()).unwrap();
+        let input = Input { context: context.view(), now_ms: 0, host: &Even };
+        for flag in evaluator.flags() {
+            let (_, trace) = evaluator.explain(flag, &input, &mut Scratch::default());
+            serde_json::to_string(&trace).unwrap();
         }
     }
 }
@@ -403,19 +482,41 @@ struct Sample {
     manifest: Manifest,
 }
 
+/// Every kind of node that CEL is lowered to: loops, lists and maps, text, time, arithmetic.
+const SAMPLE_CEL: [&str; 8] = [
+    "[3, 1, 2].map(x, [x, x * x].map(y, y + x)) == [[6, 12], [2, 2], [4, 6]]",
+    "[1, 2] + [3] == [1, 2, 3.0] && {'a': 1}.a == 1 && 'a' in {'a': 1}",
+    "orders.exists_one(o, o.total > 50 && has(o.gift))",
+    "email.substring(0, 3).upperAscii() == 'ADA' && email.lastIndexOf('e') == 10",
+    "flag.key.matches('^c2[0-9]$')",
+    "string(timestamp(created) + duration('1500ms')) == '2026-01-31T08:00:01.5Z'",
+    "now.getFullYear() == 2026 && now.getHours('+02:00') == 14 && now.getDayOfWeek() == 0",
+    "beta ? age > 30 : age < 30",
+];
+
 static SAMPLE: LazyLock<Sample> = LazyLock::new(|| {
+    let mut rules = vec![
+        json!({ "id": "eu", "serve": { "split": { "weights": {
+                    "express": 40000, "classic": 60000 } } },
+                "when": { "all": [ { "attr": "country", "op": "in", "value": ["DE", "FR"] },
+                                   { "segment": "beta" } ] } }),
+        json!({ "id": "guard", "policy": { "name": "guard", "params": { "max": 3 },
+                                           "fallback": { "variant": "classic" } } }),
+        json!({ "id": "other", "policy": { "name": "other" } }),
+    ];
+    for (index, source) in SAMPLE_CEL.iter().enumerate() {
+        rules.insert(
+            0,
+            json!({ "id": format!("cel{index}"), "when": { "cel": source },
+                                "serve": { "variant": "express" } }),
+        );
+    }
     let state = EnvironmentState {
         flags: vec![FlagState {
             definition: read(&json!({ "key": "checkout", "type": "string",
                 "variants": { "express": "e", "classic": "c" } })),
             config: read(&json!({ "enabled": true, "off": "classic",
-                "rules": [{ "id": "eu", "serve": { "split": { "weights": {
-                                "express": 40000, "classic": 60000 } } },
-                            "when": { "all": [ { "attr": "country", "op": "in",
-                                                 "value": ["DE", "FR"] },
-                                               { "segment": "beta" } ] } },
-                          { "id": "guard", "policy": { "name": "guard", "params": { "max": 3 },
-                                                       "fallback": { "variant": "classic" } } }],
+                "rules": rules,
                 "fallthrough": { "variant": "classic" } })),
         }],
         segments: vec![SegmentState {
@@ -423,14 +524,10 @@ static SAMPLE: LazyLock<Sample> = LazyLock::new(|| {
             has_included: true,
             has_excluded: false,
         }],
-        policies: vec![PolicyState {
-            name: "guard".to_owned(),
-            digest: Digest::of(b"guard"),
-            attributes: vec!["country".to_owned(), "app.version".to_owned()],
-        }],
+        policies: policies(),
         ..EnvironmentState::default()
     };
-    let compiled = compile(&state).unwrap();
+    let compiled = compile(&state);
     let ruleset = encode_ruleset(&compiled.ruleset);
     let list = IdList::from_ids(["ada", "grace", "barbara"]).encode();
     let manifest = Manifest {
@@ -494,7 +591,10 @@ fn any_flipped_missing_or_surplus_bit_is_an_error() {
 #[test]
 fn any_bit_of_a_ruleset_flipped_under_a_mended_checksum_is_refused_or_answers() {
     let body = body_of(&SAMPLE.ruleset);
-    let context = json!({ "country": "DE", "targetingKey": "ada" });
+    let context = json!({
+        "country": "DE", "targetingKey": "ada", "email": "ada@example.org", "age": 36, "beta": true,
+        "created": "2026-01-31T08:00:00Z", "orders": [{ "total": 70, "gift": "x" }, { "total": 1 }],
+    });
     let mut loaded = 0;
     for bytes in damaged(body) {
         let bytes = reframed(&SAMPLE.ruleset, &bytes);
