@@ -11,6 +11,7 @@
 
 mod admission;
 mod answer;
+mod confine;
 #[cfg(test)]
 mod fuzz;
 pub mod helper;

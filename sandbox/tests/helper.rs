@@ -60,6 +60,79 @@ fn a_helper_sees_none_of_our_settings() {
     assert!(!error.contains("CARGO") && !error.contains("HOME="), "{error}");
 }
 
+/// What each attempt ended with, by name.
+fn probed(argument: &str) -> std::collections::BTreeMap<String, String> {
+    let out = Command::new(env!("CARGO_BIN_EXE_tidegate-sandbox-helper"))
+        .arg(argument)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
+    let told = String::from_utf8(out.stdout).unwrap();
+    let pairs = told.lines().map(|line| line.split_once(": ").unwrap_or_else(|| panic!("{told}")));
+    pairs.map(|(name, outcome)| (name.to_owned(), outcome.to_owned())).collect()
+}
+
+/// In the helper's own process, at the place where it would look at a stranger's bytes.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_module_that_got_out_could_open_start_signal_and_reach_nothing() {
+    const EPERM: &str = "1";
+    let (free, confined) = (probed("probe-free"), probed("probe"));
+    assert_eq!(confined.len(), 19, "{confined:?}");
+    for (attempt, outcome) in &confined {
+        assert_eq!(outcome, EPERM, "{attempt}, in {confined:?}");
+    }
+    // The same attempts without the filter, so that it is known what forbids them. Two are forbidden
+    // in some containers anyway.
+    let known = |attempt: &str| attempt != "trace another" && attempt != "read another's memory";
+    for (attempt, outcome) in free.iter().filter(|(attempt, _)| known(attempt)) {
+        assert_ne!(outcome, EPERM, "{attempt}, in {free:?}");
+    }
+    assert_eq!(free["start a process"], "done");
+    assert_eq!(free["run a program"], "done");
+}
+
+/// Where lines of the log go.
+#[derive(Clone, Default)]
+struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_kernel_without_filters_is_named_once_and_still_admits() {
+    let helper = |argument: &[&str]| Helper {
+        program: env!("CARGO_BIN_EXE_tidegate-sandbox-helper").into(),
+        arguments: argument.iter().map(|text| (*text).to_owned()).collect(),
+    };
+    let policy =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/wat/policy.wat");
+    let wasm = wat::parse_file(policy).unwrap();
+    let lines = Lines::default();
+    let to = lines.clone();
+    let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone()).finish();
+    tracing::subscriber::with_default(log, || {
+        assert!(helper(&[]).admit(&wasm, &[]).unwrap().admitted);
+        assert_eq!(lines.0.lock().unwrap().len(), 0, "where there are filters nothing is said");
+        for _ in 0..2 {
+            assert!(helper(&["without-seccomp"]).admit(&wasm, &[]).unwrap().admitted);
+        }
+    });
+    let said = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("WARN") && said.contains("not implemented"), "{said}");
+}
+
 /// The limits are there before the first byte of a stranger is read.
 #[test]
 fn the_helper_process_limits_itself_before_it_reads() {

@@ -1,4 +1,5 @@
-//! The helper process: reads one request, puts itself under limits, compiles or admits, answers.
+//! The helper process: puts itself under limits, reads one request, gives up what it may ask of the
+//! kernel (`confine.rs`), compiles or admits, answers.
 //!
 //! Why a process: how long compiling takes is not bounded by wasmtime, and what cannot be bounded
 //! can only be killed. A module that takes the helper down takes nothing else with it.
@@ -7,12 +8,14 @@
 //! wasm on the way in, compiled code on the way out. Both sides are of one build, so this is no
 //! contract with anybody.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use rules::limits::{POLICY_BYTES_MAX, POLICY_MEMORY_BYTES_MAX};
@@ -20,6 +23,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::admission::{self, Vector, Verdict};
+use super::confine::confine;
 use super::run::PolicyEngine;
 use super::shape::Refused;
 
@@ -74,6 +78,13 @@ pub enum HelperError {
 enum Request {
     Admit { vectors: Vec<Vector> },
     Compile,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Answered {
+    answer: Answer,
+    /// Why its system calls are not filtered.
+    unconfined: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -156,7 +167,11 @@ impl Helper {
         let answer = self.run(sent)?;
         let (head, code) = unframed(&answer)
             .ok_or_else(|| HelperError::Answer { what: "it is cut short".to_owned() })?;
-        Ok((serde_json::from_slice(head).map_err(unusable)?, code.to_vec()))
+        let Answered { answer, unconfined } = serde_json::from_slice(head).map_err(unusable)?;
+        if let Some(why) = unconfined {
+            say_once(&why);
+        }
+        Ok((answer, code.to_vec()))
     }
 
     fn run(&self, sent: Vec<u8>) -> Result<Vec<u8>, HelperError> {
@@ -226,6 +241,17 @@ fn died(status: ExitStatus, said: &str) -> HelperError {
     let said = said.lines().next().unwrap_or_default();
     let how = if said.is_empty() { status.to_string() } else { format!("{status}: {said}") };
     HelperError::Died { how }
+}
+
+/// It is so for every module on this machine.
+fn say_once(why: &str) {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        tracing::warn!(
+            why,
+            "system calls of the process that compiles policies are not filtered here; its other limits hold"
+        );
+    });
 }
 
 /// A process that does not outlive whoever started it.
@@ -316,7 +342,13 @@ fn unframed(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// The helper process. Says what went wrong on standard error, in one line.
 pub fn main() -> ExitCode {
-    match serve() {
+    main_with(answer)
+}
+
+/// As `main`, with other work in place of the request's: so that tests see what work in there can do.
+#[doc(hidden)]
+pub fn main_with(work: impl FnOnce(Confined<'_>) -> Result<Vec<u8>, String>) -> ExitCode {
+    match serve(work) {
         Ok(()) => ExitCode::SUCCESS,
         Err(what) => {
             // Whoever started this reads it; if that fails there is nobody to tell.
@@ -326,21 +358,43 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn serve() -> Result<(), String> {
+/// All that is left once nothing can be opened any more.
+#[doc(hidden)]
+pub struct Confined<'a> {
+    engine: Arc<PolicyEngine>,
+    request: &'a [u8],
+    /// Of this process; read when all is done.
+    status: Option<File>,
+    unconfined: Option<String>,
+}
+
+fn serve(work: impl FnOnce(Confined<'_>) -> Result<Vec<u8>, String>) -> Result<(), String> {
     limit_resources().map_err(|error| format!("limits: {error}"))?;
     let engine = PolicyEngine::new(1).map_err(|error| error.to_string())?;
     // After the thread that moves the epoch, before the first byte of a stranger: no more threads
-    // and no processes. (The kernel does not hold root to this one.)
+    // and no processes. (The kernel does not hold root to this one; the filter below does.)
     limit(Resource::Nproc, 0).map_err(|error| format!("limits: {error}"))?;
     let mut request = Vec::new();
-    let bytes_max =
-        (REQUEST_BYTES as u64).saturating_add(POLICY_BYTES_MAX as u64).saturating_add(4);
+    let bytes_max = (REQUEST_BYTES as u64).saturating_add(POLICY_BYTES_MAX as u64);
+    let bytes_max = bytes_max.saturating_add(4);
     io::stdin().lock().take(bytes_max).read_to_end(&mut request).map_err(|e| e.to_string())?;
-    let (head, wasm) = unframed(&request).ok_or("the request is cut short")?;
+    let status = File::open("/proc/self/status").ok();
+    // Before anybody looks at what was read.
+    let unconfined = confine().err();
+    let answer = work(Confined { engine, request: &request, status, unconfined })?;
+    let mut to = io::stdout().lock();
+    to.write_all(&answer).and_then(|()| to.flush()).map_err(|e| e.to_string())
+}
+
+fn answer(confined: Confined<'_>) -> Result<Vec<u8>, String> {
+    let Confined { engine, request, status, unconfined } = confined;
+    let (head, wasm) = unframed(request).ok_or("the request is cut short")?;
     let request: Request = serde_json::from_slice(head).map_err(|e| format!("request: {e}"))?;
     let (answer, code) = match request {
         Request::Admit { vectors } => {
-            (Answer::Verdict(admission::admit(&engine, wasm, &vectors)), Vec::new())
+            let mut verdict = admission::admit(&engine, wasm, &vectors);
+            verdict.peak_bytes = status.and_then(|status| peak_bytes(&status)).unwrap_or(0);
+            (Answer::Verdict(verdict), Vec::new())
         }
         Request::Compile => {
             let compiled = admission::compile(&engine, wasm).and_then(|module| {
@@ -352,9 +406,18 @@ fn serve() -> Result<(), String> {
             }
         }
     };
-    let head = serde_json::to_vec(&answer).map_err(|error| error.to_string())?;
-    let mut to = io::stdout().lock();
-    to.write_all(&framed(&head, &code)).and_then(|()| to.flush()).map_err(|e| e.to_string())
+    let answered = Answered { answer, unconfined };
+    let head = serde_json::to_vec(&answered).map_err(|error| error.to_string())?;
+    Ok(framed(&head, &code))
+}
+
+/// Of memory, that the process took at its height; nothing where the system does not say.
+fn peak_bytes(status: &File) -> Option<u64> {
+    let mut text = [0; 8 * 1024];
+    let read = status.read_at(&mut text, 0).ok()?;
+    let text = String::from_utf8_lossy(text.get(..read)?);
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 fn limit_resources() -> io::Result<()> {
