@@ -65,6 +65,8 @@ pub struct Called {
     /// Exact, and the same in every run; of a call that the deadline stopped it says nothing.
     pub fuel: u64,
     pub took: Duration,
+    /// Of its memory, at the end and so at its largest.
+    pub memory_bytes: usize,
     pub log: String,
 }
 
@@ -190,12 +192,14 @@ impl Policy {
         let mut store = Store::new(&self.engine.engine, Guest::default());
         store.limiter(|guest| guest);
         store.set_epoch_deadline(DEADLINE_TICKS);
-        let outcome = match store.set_fuel(POLICY_FUEL_MAX) {
+        let outcome = match store.set_fuel(self.engine.fuel) {
             Ok(()) => self.instantiate(&mut store).and_then(|guest| work(&mut store, &guest)),
             Err(error) => Err(Fault::Trap(chain(&error))),
         };
-        let fuel = POLICY_FUEL_MAX.saturating_sub(store.get_fuel().unwrap_or(0));
-        Called { outcome, fuel, took: started.elapsed(), log: store.into_data().log }
+        let fuel = self.engine.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
+        let memory_bytes = store.data().memory.map_or(0, |memory| memory.data_size(&store));
+        let took = started.elapsed();
+        Called { outcome, fuel, took, memory_bytes, log: store.into_data().log }
     }
 
     fn instantiate(&self, store: &mut Store<Guest>) -> Result<Exports, Fault> {
@@ -347,17 +351,24 @@ pub(crate) struct PolicyEngine {
     pub(crate) engine: Engine,
     linker: Linker<Guest>,
     ticker: Ticker,
+    /// Of a call.
+    fuel: u64,
 }
 
 impl PolicyEngine {
     pub(crate) fn new(calls_at_once: u32) -> Result<Arc<PolicyEngine>, SandboxError> {
+        PolicyEngine::with_fuel(calls_at_once, POLICY_FUEL_MAX)
+    }
+
+    /// Only tests give another budget than production's, to come to what fuel is in front of.
+    fn with_fuel(calls_at_once: u32, fuel: u64) -> Result<Arc<PolicyEngine>, SandboxError> {
         let unusable = |error: wasmtime::Error| SandboxError::Policies { what: chain(&error) };
         let engine = Engine::new(&config(calls_at_once)).map_err(unusable)?;
         let mut linker = Linker::new(&engine);
         linker.func_wrap("tidegate.v1", "log", log).map_err(unusable)?;
         let ticker = Ticker::start(engine.clone())
             .map_err(|error| SandboxError::Policies { what: error.to_string() })?;
-        Ok(Arc::new(PolicyEngine { engine, linker, ticker }))
+        Ok(Arc::new(PolicyEngine { engine, linker, ticker, fuel }))
     }
 
     pub(crate) fn policy(
@@ -370,9 +381,6 @@ impl PolicyEngine {
     }
 }
 
-/// Asking for memory is work of the host that costs a unit unless it is said otherwise; a loop that
-/// asks for ever would only end at its deadline. Filling and copying are charged for every byte.
-///
 /// Compiles fast and predictably rather than well: a valid module of 178 KB took 17 s to compile
 /// with optimisation, 0.3 s without. Memory has no guard region of gigabytes, so every access is
 /// checked and masked against speculation.
@@ -393,7 +401,7 @@ fn config(calls_at_once: u32) -> Config {
         .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
         .cranelift_nan_canonicalization(true)
         .consume_fuel(true)
-        .operator_cost(OperatorCost { MemoryGrow: u8::MAX, ..OperatorCost::new() })
+        .operator_cost(OPERATOR_COST)
         .epoch_interruption(true)
         .max_wasm_stack(POLICY_STACK_BYTES_MAX)
         .wasm_features(WasmFeatures::all().difference(FEATURES), false)
@@ -407,6 +415,34 @@ fn config(calls_at_once: u32) -> Config {
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
 }
+
+/// A unit an instruction, and more where that many would take longer than the deadline: fuel has to
+/// end a call first, because only fuel is the same on every machine. Asking for memory is work of the
+/// host, and so is the start of what these do to memory and tables, however little it is. A million
+/// square roots, each of the one before, took 7 ms, divisions 2.5 ms, and on older processors four
+/// times that. Filling and copying are charged for every byte as it is.
+const OPERATOR_COST: OperatorCost = OperatorCost {
+    MemoryGrow: u8::MAX,
+    MemoryFill: HOST_WORK,
+    TableInit: HOST_WORK,
+    ElemDrop: HOST_WORK,
+    F32Sqrt: SQUARE_ROOT,
+    F64Sqrt: SQUARE_ROOT,
+    F32Div: DIVISION,
+    F64Div: DIVISION,
+    I32DivS: DIVISION,
+    I32DivU: DIVISION,
+    I32RemS: DIVISION,
+    I32RemU: DIVISION,
+    I64DivS: DIVISION,
+    I64DivU: DIVISION,
+    I64RemS: DIVISION,
+    I64RemU: DIVISION,
+    ..OperatorCost::new()
+};
+const HOST_WORK: u8 = 64;
+const SQUARE_ROOT: u8 = 8;
+const DIVISION: u8 = 4;
 
 /// Address space of one slot.
 const RESERVATION_BYTES: u64 = 16 * 1024 * 1024;
@@ -484,11 +520,17 @@ impl Drop for Ticker {
 
 #[cfg(test)]
 mod tests {
+    use rules::compile::{EnvironmentState, FlagState, PolicyState, compile, parse};
+    use rules::context::ContextBuf;
+    use rules::eval::{Evaluator, Host, Input, Scratch};
+    use rules::policy::PolicyFault;
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::policy::admission;
 
     /// Compiled in this process, which is ours to waste.
-    fn policy() -> Policy {
+    fn policy(fuel: u64) -> Policy {
         let text = r#"(module
           (memory (export "memory") 1 1)
           (func (export "tidegate_abi") (result i32) i32.const 1)
@@ -496,26 +538,18 @@ mod tests {
           (func (export "tidegate_describe") (result i64) i64.const 0)
           (func (export "evaluate") (param i32 i32) (result i64) (loop (br 0)) unreachable))"#;
         let wasm = wat::parse_str(text).unwrap();
-        let engine = PolicyEngine::new(2).unwrap();
+        let engine = PolicyEngine::with_fuel(2, fuel).unwrap();
         let module = admission::compile(&engine, &wasm).unwrap();
         engine.policy(&module, Digest::of(&wasm)).unwrap()
     }
 
-    /// With fuel for minutes, only the deadline is left.
-    fn fault_of_an_endless_call(policy: &Policy) -> Fault {
-        let called = policy.run(|store, guest| {
-            store.set_fuel(u64::MAX).unwrap();
-            let evaluate = guest.function::<(u32, u32), u64>(store, "evaluate")?;
-            evaluate.call(&mut *store, (0, 0)).map_err(|error| fault(store, &error))?;
-            Ok(Vec::new())
-        });
-        called.outcome.unwrap_err()
-    }
+    /// With fuel for ages, only the deadline is left.
+    const FUEL_FOR_AGES: u64 = u64::MAX;
 
     #[test]
     fn a_call_that_comes_after_long_silence_still_has_a_deadline() {
-        let policy = policy();
-        assert_eq!(fault_of_an_endless_call(&policy), Fault::Deadline);
+        let policy = policy(FUEL_FOR_AGES);
+        assert_eq!(policy.call(b"{}").outcome, Err(Fault::Deadline));
         let ticker = &policy.engine.ticker;
         for _ in 0..3 {
             let until = Instant::now() + Duration::from_secs(60);
@@ -523,13 +557,75 @@ mod tests {
                 assert!(Instant::now() < until, "it ticks though nobody calls");
                 std::thread::yield_now();
             }
-            assert_eq!(fault_of_an_endless_call(&policy), Fault::Deadline);
+            assert_eq!(policy.call(b"{}").outcome, Err(Fault::Deadline));
         }
+    }
+
+    /// As control's evaluation has it.
+    struct Asked(Policy);
+
+    impl Host for Asked {
+        fn list_contains(&self, _list: u32, _id: &str) -> bool {
+            false
+        }
+
+        fn policy(&self, _index: u32, input: &[u8], out: &mut Vec<u8>) -> Result<(), PolicyFault> {
+            self.0.call(input).outcome.map(|answer| out.extend_from_slice(&answer)).map_err(
+                |fault| {
+                    out.extend_from_slice(fault.to_string().as_bytes());
+                    fault.kind()
+                },
+            )
+        }
+    }
+
+    /// The step of a policy in the trace of a flag whose only rule asks it.
+    fn traced(policy: Policy) -> Value {
+        let definition = json!({ "key": "f", "type": "boolean",
+            "variants": { "on": true, "off": false } });
+        let config = json!({ "enabled": true, "fallthrough": { "variant": "off" },
+            "rules": [ { "id": "r", "policy": { "name": "p", "fallback": { "variant": "on" } } } ] });
+        let state = EnvironmentState {
+            flags: vec![FlagState {
+                definition: parse(definition.to_string().as_bytes()).unwrap(),
+                config: parse(config.to_string().as_bytes()).unwrap(),
+            }],
+            policies: vec![PolicyState {
+                name: "p".to_owned(),
+                digest: policy.digest(),
+                attributes: Vec::new(),
+            }],
+            ..EnvironmentState::default()
+        };
+        let evaluator = Evaluator::new(compile(&state).unwrap().ruleset).unwrap();
+        let context = ContextBuf::from_json(b"{}").unwrap();
+        let host = Asked(policy);
+        let input = Input { context: context.view(), now_ms: 0, host: &host };
+        let flag = evaluator.flag("f").unwrap();
+        let (_, trace) = evaluator.explain(flag, &input, &mut Scratch::default());
+        let steps = serde_json::to_value(&trace.steps).unwrap();
+        let step = steps.as_array().unwrap().iter().find(|step| step["step"] == "policy");
+        step.unwrap_or_else(|| panic!("{steps}")).clone()
+    }
+
+    #[test]
+    fn the_trace_tells_a_call_that_the_deadline_stopped_from_one_without_fuel() {
+        let step = traced(policy(FUEL_FOR_AGES));
+        assert_eq!(step["fault"], "deadline", "{step}");
+        assert_eq!(step["details"], "the policy ran longer than its 5 ms", "{step}");
+        // A machine that stood still for 5 ms would stop this one by the deadline too, so it gets
+        // more tries than machines stand still.
+        let step = (0..100)
+            .map(|_| traced(policy(POLICY_FUEL_MAX)))
+            .find(|step| step["fault"] != "deadline")
+            .unwrap();
+        assert_eq!(step["fault"], "fuel", "{step}");
+        assert_eq!(step["details"], "the policy used up its 1000000 units of fuel", "{step}");
     }
 
     #[test]
     fn a_call_that_finds_every_slot_taken_is_told_so() {
-        let policy = policy();
+        let policy = policy(POLICY_FUEL_MAX);
         let inner = policy.run(|_, _| {
             let second = policy.run(|_, _| {
                 let third = policy.run(|_, _| Ok(Vec::new()));
