@@ -23,6 +23,7 @@ use rules::eval::Host;
 use rules::head::{PolicyHealth, PolicyReport, ShadowReport};
 use rules::policy::PolicyFault;
 use sandbox::policy::{Policies as Engine, Policy, PolicyConfig};
+use tokio::sync::Semaphore;
 
 use crate::metrics::{Metrics, PolicyMetrics};
 use crate::state::Name;
@@ -60,7 +61,10 @@ pub struct Policies {
     workers: Workers,
     /// Compilers wait here for each other: the helper takes one module at a time and refuses a crowd,
     /// and an environment may bring a hundred.
-    compiler: tokio::sync::Semaphore,
+    compiler: Semaphore,
+    /// Before that, each waits in its environment's line, and only the first of a line goes on: the
+    /// hundred of one do not stand in front of another's one.
+    lines: Mutex<HashMap<Name, Weak<Semaphore>>>,
     /// A breaker or a late compiler changed what the next receipt says.
     news: Arc<AtomicBool>,
 }
@@ -109,6 +113,7 @@ pub struct Slot {
     shadow: Mutex<Option<Arc<ShadowSlot>>>,
     /// One compiler at a time.
     compiling: tokio::sync::Mutex<()>,
+    line: Arc<Semaphore>,
     again: Mutex<Again>,
     news: Arc<AtomicBool>,
 }
@@ -193,7 +198,8 @@ impl Policies {
             metrics,
             shadows: OnceLock::new(),
             workers: Workers::new(),
-            compiler: tokio::sync::Semaphore::new(1),
+            compiler: Semaphore::new(1),
+            lines: Mutex::default(),
             news: Arc::default(),
         }
     }
@@ -206,6 +212,7 @@ impl Policies {
     /// The slot of what a snapshot pins, with the shadow that it names.
     pub fn slot(&self, name: &Name, pin: &PolicyPin) -> Arc<Slot> {
         let digest = pin.version.digest;
+        let line = self.line(name);
         let mut slots = lock(&self.slots);
         slots.retain(|_, slot| slot.strong_count() > 0);
         let key = (name.clone(), pin.name.clone(), digest);
@@ -219,6 +226,7 @@ impl Policies {
                 metrics: self.metrics.policy(&name.0, &name.1, &pin.name),
                 shadow: Mutex::default(),
                 compiling: tokio::sync::Mutex::default(),
+                line,
                 again: Mutex::default(),
                 news: self.news.clone(),
             });
@@ -228,6 +236,17 @@ impl Policies {
         drop(slots);
         slot.set_shadow(pin.shadow);
         slot
+    }
+
+    fn line(&self, name: &Name) -> Arc<Semaphore> {
+        let mut lines = lock(&self.lines);
+        lines.retain(|_, line| line.strong_count() > 0);
+        if let Some(line) = lines.get(name).and_then(Weak::upgrade) {
+            return line;
+        }
+        let line = Arc::new(Semaphore::new(1));
+        lines.insert(name.clone(), Arc::downgrade(&line));
+        line
     }
 
     fn engine(&self) -> Option<Arc<Engine>> {
@@ -243,7 +262,7 @@ impl Policies {
     pub async fn compile(self: Arc<Self>, slot: Arc<Slot>, wasm: Bytes, shadow: Option<Bytes>) {
         let _turn = slot.compiling.lock().await;
         if slot.module.get().is_none() {
-            match self.load(slot.digest, wasm).await {
+            match self.load(&slot.line, slot.digest, wasm).await {
                 Ok(module) => {
                     drop(slot.module.set(module));
                     self.news.store(true, Ordering::Release);
@@ -260,9 +279,10 @@ impl Policies {
         if let (Some(beside), Some(wasm)) = (beside, shadow)
             && beside.module.get().is_none()
         {
-            match self.load(beside.digest, wasm).await {
+            match self.load(&slot.line, beside.digest, wasm).await {
                 Ok(module) => drop(beside.module.set(module)),
                 Err(why) => {
+                    lock(&slot.again).failed(tokio::time::Instant::now());
                     tracing::error!(policy = slot.name, digest = %beside.digest, why,
                         "a shadow cannot be compiled");
                 }
@@ -270,7 +290,13 @@ impl Policies {
         }
     }
 
-    async fn load(self: &Arc<Self>, digest: Digest, wasm: Bytes) -> Result<Arc<Policy>, String> {
+    async fn load(
+        self: &Arc<Self>,
+        line: &Semaphore,
+        digest: Digest,
+        wasm: Bytes,
+    ) -> Result<Arc<Policy>, String> {
+        let _place = line.acquire().await.map_err(|error| error.to_string())?;
         let _turn = self.compiler.acquire().await.map_err(|error| error.to_string())?;
         let own = self.clone();
         let loaded = seam::blocking(move || {
@@ -333,9 +359,12 @@ impl Slot {
         self.module.get().is_none()
     }
 
-    /// Whether it is time to compile what could not be compiled before. Nobody is compiling it now.
+    /// Whether it is time to compile what could not be compiled before, its shadow included. Nobody is
+    /// compiling it now.
     pub fn is_due(&self) -> bool {
-        self.is_absent()
+        let is_shadow_absent =
+            || lock(&self.shadow).as_ref().is_some_and(|shadow| shadow.module.get().is_none());
+        (self.is_absent() || is_shadow_absent())
             && self.compiling.try_lock().is_ok()
             && lock(&self.again).is_due(tokio::time::Instant::now())
     }
@@ -625,6 +654,36 @@ mod tests {
         };
         assert!(!run(10));
         assert!(run(11));
+    }
+
+    /// By a helper that writes down how much it was given and fails.
+    #[tokio::test]
+    async fn one_policy_of_an_environment_does_not_wait_for_all_those_of_another() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("log");
+        let script = "/usr/bin/wc -c >> \"$0\"; exit 1".to_owned();
+        let arguments = vec!["-c".to_owned(), script, log.to_string_lossy().into_owned()];
+        let helper = sandbox::policy::helper::Helper { program: "/bin/sh".into(), arguments };
+        let metrics = Metrics::new().expect("metrics");
+        let all = Policies::new(PolicyConfig { helper, cache_dir: None }, metrics);
+        let all = Arc::new(all);
+        let mut compiling = Vec::new();
+        // Told apart by their lengths.
+        for (environment, bytes) in [("many", 1), ("many", 2), ("many", 3), ("many", 4), ("one", 5)]
+        {
+            let wasm = Bytes::from(vec![0; bytes * 1_000]);
+            let digest = Digest::of(&wasm);
+            let version = rules::blob::PolicyBlob { digest, bytes: wasm.len() as u32 };
+            let pin = PolicyPin { name: format!("p{bytes}"), version, shadow: None };
+            let slot = all.slot(&("demo".to_owned(), environment.to_owned()), &pin);
+            compiling.push(tokio::spawn(all.clone().compile(slot, wasm, None)));
+        }
+        futures_util::future::join_all(compiling).await;
+        let log = std::fs::read_to_string(log).expect("what it was given");
+        let order: Vec<usize> =
+            log.split_whitespace().filter_map(|bytes| bytes.parse().ok()).collect();
+        let order: Vec<usize> = order.iter().map(|bytes| bytes / 1_000).collect();
+        assert_eq!(order, [1, 5, 2, 3, 4]);
     }
 
     #[test]

@@ -697,13 +697,19 @@ impl Sync {
         for served in self.state.table().environments() {
             let pinned = served.policies.iter().zip(&served.manifest.policies);
             for (slot, pin) in pinned.filter(|(slot, _)| slot.is_due()) {
-                due.push((served.tenant.name.clone(), slot.clone(), pin.version));
+                due.push((served.tenant.name.clone(), slot.clone(), pin.version, pin.shadow));
             }
         }
-        for (name, slot, version) in due {
+        for (name, slot, version, shadow) in due {
+            let shadow = match shadow {
+                Some(shadow) => {
+                    self.module(source, &name, shadow.version, &mut Vec::new()).await.ok()
+                }
+                None => None,
+            };
             match self.module(source, &name, version, &mut Vec::new()).await {
                 Ok(wasm) => {
-                    drop(tokio::spawn(self.policies.clone().compile(slot, wasm, None)));
+                    drop(tokio::spawn(self.policies.clone().compile(slot, wasm, shadow)));
                 }
                 // The next round asks again.
                 Err(refusal) => {

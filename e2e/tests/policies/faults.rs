@@ -13,12 +13,11 @@ use edge::feed::{Feed, FeedError};
 use futures_util::future::BoxFuture;
 use rules::blob::Digest;
 use rules::head::{Heads, Receipts};
-use sandbox::policy::helper::Helper;
 use serde_json::{Value, json};
 
 use crate::support::{
-    asked, asking, counted, definition, digest, dry_run, express, figure, gated, german, module,
-    named, pin, pinned, ready, reports, starts, trapping, upload, use_policy,
+    asked, asking, counted, definition, digest, dry_run, express, failing_without, figure, gated,
+    german, module, named, pin, pinned, ready, reports, starts, trapping, upload, use_policy,
 };
 
 /// Often enough that a test need not wait for it.
@@ -157,34 +156,51 @@ async fn an_edge_that_lost_its_compiled_code_answers_at_once_with_fallbacks_and_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edge_that_cannot_compile_serves_the_snapshot_with_that_rules_fallback() {
+async fn an_edge_that_cannot_compile_serves_the_snapshot_with_that_rules_fallback_until_it_can() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let gate = folder.path().join("gate");
     let broken = |config: &mut edge::config::Config| {
-        config.policy_helper = Helper { program: "/bin/false".into(), arguments: Vec::new() };
+        config.policy_helper = failing_without(&gate);
         config.anti_entropy = OFTEN;
     };
-    let mut world = World::with(Setup { edge: &broken, ..Setup::default() }).await;
-    let admin = world.admin.clone();
+    let world = World::with(Setup { edge: &broken, ..Setup::default() }).await;
+    let (admin, ofrep) = (&world.admin, world.ofrep());
     admin.create_flag(&definition()).await.ok();
     let plain = json!({ "enabled": true, "fallthrough": { "variant": "classic" } });
     admin.configure("checkout", &plain).await.ok();
-    world.ofrep().serves("checkout", &german(), &json!("C")).await;
-    use_policy(&admin, "guard", &express()).await;
+    ofrep.serves("checkout", &german(), &json!("C")).await;
+    let (wasm, beside) = (express(), module(r#"{"value":"of the shadow"}"#));
+    upload(admin, "guard", &wasm).await.ok();
+    upload(admin, "guard", &beside).await.ok();
+    let shadow = json!({ "digest": digest(&beside), "share": 100_000 });
+    pin(admin, "guard", &json!({ "digest": digest(&wasm), "shadow": shadow })).await.ok();
     admin.configure("checkout", &asking("guard")).await.ok();
-    world.ofrep().serves("checkout", &german(), &json!("F")).await;
-    let pin = reports(&admin, "guard", "a receipt without it", |edge| {
+    ofrep.serves("checkout", &german(), &json!("F")).await;
+    let pin = reports(admin, "guard", "a receipt without it", |edge| {
         edge["state"] == "absent" && edge["faults"]["unavailable"].as_u64() >= Some(1)
     })
     .await;
     assert_eq!(pin["reverted"], Value::Null, "that an edge cannot compile says nothing of it");
+    assert_eq!(ready(&world).await["absent"], json!([named("guard")]));
     // Nothing else is held up by it, a kill switch least of all.
     admin.configure("checkout", &plain).await.ok();
-    world.ofrep().serves("checkout", &german(), &json!("C")).await;
+    ofrep.serves("checkout", &german(), &json!("C")).await;
     admin.configure("checkout", &asking("guard")).await.ok();
-    world.ofrep().serves("checkout", &german(), &json!("F")).await;
-    // And an edge whose helper works again, with the same snapshot.
-    world.stop_edge().await;
-    world.start_edge(|_| {}).await;
-    world.ofrep().serves("checkout", &german(), &json!("E")).await;
+    ofrep.serves("checkout", &german(), &json!("F")).await;
+
+    // It tries again by itself, with no other snapshot, and the shadow too.
+    std::fs::write(&gate, "").expect("a gate");
+    ofrep.serves("checkout", &german(), &json!("E")).await;
+    until("the shadow being compared", async || {
+        ofrep.one("checkout", &german()).await.ok();
+        let compared = "tidegate_edge_policy_shadow_total";
+        match figure(&world, compared, "guard", r#"result="different""#).await {
+            0.0 => Err("not yet".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    assert_eq!(ready(&world).await["absentPolicies"], 0);
     world.stop().await;
 }
 

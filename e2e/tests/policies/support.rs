@@ -64,6 +64,11 @@ pub fn gated(gate: &Path) -> Helper {
     shell(r#"while [ ! -e "$0" ]; do /bin/sleep 0.02; done; exec "$1""#, gate)
 }
 
+/// The helper that everybody uses, if the file `gate` is there; before, it fails.
+pub fn failing_without(gate: &Path) -> Helper {
+    shell(r#"[ -e "$0" ] || exit 1; exec "$1""#, gate)
+}
+
 /// The helper that everybody uses, and a line in the file `log` each time.
 pub fn counted(log: &Path) -> Helper {
     shell(r#"echo started >> "$0"; exec "$1""#, log)
