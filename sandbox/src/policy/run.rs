@@ -422,8 +422,8 @@ fn config(calls_at_once: u32) -> Config {
 /// square roots, each of the one before, took 7 ms, divisions 2.5 ms, and on older processors four
 /// times that. Filling and copying are charged for every byte as it is.
 const OPERATOR_COST: OperatorCost = OperatorCost {
-    MemoryGrow: u8::MAX,
-    MemoryFill: HOST_WORK,
+    MemoryGrow: HOST_WORK,
+    MemoryFill: FILLING,
     TableInit: HOST_WORK,
     ElemDrop: HOST_WORK,
     F32Sqrt: SQUARE_ROOT,
@@ -440,7 +440,8 @@ const OPERATOR_COST: OperatorCost = OperatorCost {
     I64RemU: DIVISION,
     ..OperatorCost::new()
 };
-const HOST_WORK: u8 = 64;
+const HOST_WORK: u8 = u8::MAX;
+const FILLING: u8 = 64;
 const SQUARE_ROOT: u8 = 8;
 const DIVISION: u8 = 4;
 

@@ -258,8 +258,8 @@ fn evaluate(random: &mut Random, inner: u32, log: Option<u32>) -> Function {
     match random.below(8) {
         // As it is: hardly ever a place in memory.
         0 => code.local_get(RESULT).end(),
-        // Up to 1,023 bytes somewhere in the first half page.
-        1 => code.local_get(RESULT).i64_const(0x7fff_0000_03ff).i64_and().end(),
+        // Up to 2,047 bytes somewhere in the first half page, where half are too many.
+        1 => code.local_get(RESULT).i64_const(0x7fff_0000_07ff).i64_and().end(),
         _ => {
             let memory = MemArg { offset: ANSWER_LETTERS_AT.into(), align: 0, memory_index: 0 };
             code.loop_(BlockType::Empty)
