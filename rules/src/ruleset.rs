@@ -225,6 +225,14 @@ pub enum Serve {
 }
 
 impl Ruleset {
+    /// The flag's own and its rules'.
+    pub(crate) fn prerequisites_of(&self, flag: &Flag) -> impl Iterator<Item = &Prerequisite> {
+        let of_rules = slice(&self.rules, flag.rules)
+            .iter()
+            .flat_map(|rule| slice(&self.prerequisites, rule.prerequisites));
+        slice(&self.prerequisites, flag.prerequisites).iter().chain(of_rules)
+    }
+
     /// Keys of the flags whose evaluation may call a policy, for their own rules or for a
     /// prerequisite's. Sorted by their place.
     pub fn policy_callers(&self) -> Vec<&str> {
@@ -240,12 +248,7 @@ impl Ruleset {
         // Chains of prerequisites are short, and one turn follows all of them by a step.
         for _ in 0..self.flags.len() {
             let needs = |flag: &Flag| {
-                let of_rules = slice(&self.rules, flag.rules)
-                    .iter()
-                    .flat_map(|rule| slice(&self.prerequisites, rule.prerequisites));
-                slice(&self.prerequisites, flag.prerequisites)
-                    .iter()
-                    .chain(of_rules)
+                self.prerequisites_of(flag)
                     .any(|needed| callers.get(needed.flag as usize).copied().unwrap_or(false))
             };
             let more: Vec<usize> = (0..)

@@ -501,12 +501,7 @@ impl Ruleset {
             .flags
             .iter()
             .map(|flag| {
-                let of_rules = slice(&self.rules, flag.rules)
-                    .iter()
-                    .flat_map(|rule| slice(&self.prerequisites, rule.prerequisites));
-                slice(&self.prerequisites, flag.prerequisites)
-                    .iter()
-                    .chain(of_rules)
+                self.prerequisites_of(flag)
                     .filter(|prerequisite| prerequisite.flag != NONE)
                     .map(|prerequisite| prerequisite.flag as usize)
                     .collect()

@@ -121,6 +121,21 @@ fn asking(policy: &str) -> Value {
     })
 }
 
+/// Waits until the edge has compiled what it was given: what is absent cannot explode.
+async fn loaded(world: &World, address: SocketAddr, policies: usize) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(300);
+    loop {
+        let text = world.http.get(format!("http://{address}/metrics")).send().await?.text().await?;
+        let lines = text.lines().filter(|line| line.starts_with("tidegate_edge_policy_loaded{"));
+        let there = lines.filter(|line| line.ends_with(" 1")).count();
+        if there >= policies {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{there} of {policies} policies were compiled");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// What the neighbour's requests go to.
 struct Target {
     path: String,
@@ -285,6 +300,7 @@ pub fn drive(options: &Options) -> anyhow::Result<()> {
         let answer_bytes = answer(&world, address, MEASURED, measured_key, &body).await?.len();
         // What burns has to answer, or its breaker and not its budget is measured.
         answer(&world, address, &format!("{ALL}/burn"), measured_key, &body).await?;
+        loaded(&world, address, hostile.len() + 2).await?;
         let baseline = plain(&burning.environment);
         let rss_before = edge.rss_mib()?;
         let mut turns: Vec<Turns> = cases.iter().map(|_| Turns::default()).collect();
