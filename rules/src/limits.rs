@@ -106,9 +106,11 @@ limits! {
     "policyCalls" POLICY_CALLS_MAX: u32 = 64;
     /// Fuel of one call of a policy: about one unit an instruction, and one a byte of bulk memory.
     "policyFuel" POLICY_FUEL_MAX: u64 = 1_000_000;
+    /// Milliseconds of a processor's time of one call of a policy.
+    "policyDeadlineMs" POLICY_DEADLINE_MS_MAX: u64 = 5;
     /// Milliseconds of real time of one call of a policy: the one limit that depends on how busy a
     /// machine is.
-    "policyDeadlineMs" POLICY_DEADLINE_MS_MAX: u64 = 5;
+    "policyWallMs" POLICY_WALL_MS_MAX: u64 = 50;
     /// Bytes of memory of one call of a policy, in pages of 64 KiB; a module declares no more.
     "policyMemoryBytes" POLICY_MEMORY_BYTES_MAX: usize = 4 * 1024 * 1024;
     /// Bytes of stack of one call of a policy.

@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 /// Evaluations that run or wait.
 const EVALUATIONS_MAX: usize = 64;
 /// Added to the niceness of these threads: where everybody wants the processor, a thread that
-/// answers requests gets three times as much of it.
-const NICER: i32 = 5;
+/// answers requests gets ten times as much of it.
+const NICER: i32 = 10;
 
 thread_local! {
     static BUSY: Cell<bool> = const { Cell::new(false) };

@@ -16,13 +16,14 @@ use rules::limits::{
     POLICY_ATTRIBUTE_BYTES_MAX, POLICY_ATTRIBUTES_MAX, POLICY_CALLS_AT_ONCE_MAX,
     POLICY_DEADLINE_MS_MAX, POLICY_FUEL_MAX, POLICY_HOST_CALL_FUEL, POLICY_HOST_CALLS_MAX,
     POLICY_INPUT_BYTES_MAX, POLICY_LOG_BYTES_MAX, POLICY_MEMORY_BYTES_MAX, POLICY_OUTPUT_BYTES_MAX,
-    POLICY_STACK_BYTES_MAX, POLICY_TABLE_ELEMENTS_MAX,
+    POLICY_STACK_BYTES_MAX, POLICY_TABLE_ELEMENTS_MAX, POLICY_WALL_MS_MAX,
 };
+use rustix::time::{ClockId, clock_gettime};
 use wasmparser::WasmFeatures;
 use wasmtime::{
     Caller, Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Memory, Module,
     OperatorCost, OptLevel, PoolConcurrencyLimitError, PoolingAllocationConfig, RegallocAlgorithm,
-    ResourceLimiter, Store, Trap, TypedFunc,
+    ResourceLimiter, Store, Trap, TypedFunc, UpdateDeadline,
 };
 
 use super::helper::{Helper, HelperError};
@@ -33,6 +34,10 @@ use crate::{SandboxError, cache, chain};
 const TICK: Duration = Duration::from_millis(1);
 /// The tick that comes first may come at once, so one more than the deadline has.
 const DEADLINE_TICKS: u64 = 6;
+/// What the thread may work for a call.
+const DEADLINE: Duration = Duration::from_millis(POLICY_DEADLINE_MS_MAX);
+/// And what it may last, waiting for a processor included.
+const WALL: Duration = Duration::from_millis(POLICY_WALL_MS_MAX);
 /// Ticks without a call after which nobody ticks; longer than any call may last.
 const IDLE_TICKS: u32 = 256;
 
@@ -77,8 +82,12 @@ pub enum Fault {
     Trap(String),
     #[error("the policy used up its {} units of fuel", POLICY_FUEL_MAX)]
     Fuel,
-    /// The one fault that depends on the machine's load.
-    #[error("the policy ran longer than its {} ms", POLICY_DEADLINE_MS_MAX)]
+    /// The one fault that depends on the machine and its load.
+    #[error(
+        "the policy ran longer than its {} ms of a processor's time, or {} ms in all",
+        POLICY_DEADLINE_MS_MAX,
+        POLICY_WALL_MS_MAX
+    )]
     Deadline,
     #[error("the policy needed more than its {} MiB of memory", POLICY_MEMORY_BYTES_MAX / 1_048_576)]
     Memory,
@@ -192,6 +201,15 @@ impl Policy {
         let mut store = Store::new(&self.engine.engine, Guest::default());
         store.limiter(|guest| guest);
         store.set_epoch_deadline(DEADLINE_TICKS);
+        let processor_started = processor_time();
+        store.epoch_deadline_callback(move |_| {
+            let worked = processor_time().saturating_sub(processor_started);
+            Ok(match worked < DEADLINE && started.elapsed() < WALL {
+                // It waited for a processor that others had.
+                true => UpdateDeadline::Continue(1),
+                false => UpdateDeadline::Interrupt,
+            })
+        });
         let outcome = match store.set_fuel(self.engine.fuel) {
             Ok(()) => self.instantiate(&mut store).and_then(|guest| work(&mut store, &guest)),
             Err(error) => Err(Fault::Trap(chain(&error))),
@@ -344,6 +362,13 @@ fn fault(store: &Store<Guest>, error: &wasmtime::Error) -> Fault {
         None if error.is::<PoolConcurrencyLimitError>() => Fault::Busy,
         None => Fault::Trap(chain(error)),
     }
+}
+
+/// Of this thread, since it began.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// The engine with what all policies share.
@@ -613,7 +638,11 @@ mod tests {
     fn the_trace_tells_a_call_that_the_deadline_stopped_from_one_without_fuel() {
         let step = traced(policy(FUEL_FOR_AGES));
         assert_eq!(step["fault"], "deadline", "{step}");
-        assert_eq!(step["details"], "the policy ran longer than its 5 ms", "{step}");
+        assert_eq!(
+            step["details"],
+            "the policy ran longer than its 5 ms of a processor's time, or 50 ms in all",
+            "{step}"
+        );
         // A machine that stood still for 5 ms would stop this one by the deadline too, so it gets
         // more tries than machines stand still.
         let step = (0..100)
