@@ -323,6 +323,7 @@ impl Policies {
 }
 
 fn run_shadows(calls: &Receiver<ShadowCall>) {
+    workers::give_way();
     while let Ok(ShadowCall { slot, metrics, input, answer }) = calls.recv() {
         let Some(module) = slot.module.get() else { continue };
         let (count, counter) = match module.call(&input).outcome {

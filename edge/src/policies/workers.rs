@@ -38,6 +38,14 @@ pub fn count() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
 }
 
+/// Lowers the priority of the thread that asks.
+pub fn give_way() {
+    // Of this thread alone, on Linux.
+    if let Err(error) = rustix::process::nice(NICER) {
+        tracing::warn!(%error, "policies run at the priority of requests");
+    }
+}
+
 impl Workers {
     pub fn new() -> Workers {
         let places = Arc::new(Semaphore::new(EVALUATIONS_MAX));
@@ -66,12 +74,7 @@ impl Workers {
         let make = || {
             let mut builder = Builder::new_multi_thread();
             builder.worker_threads(self.count).max_blocking_threads(1);
-            builder.thread_name("policies").on_thread_start(|| {
-                // Of this thread alone, on Linux.
-                if let Err(error) = rustix::process::nice(NICER) {
-                    tracing::warn!(%error, "policies run at the priority of requests");
-                }
-            });
+            builder.thread_name("policies").on_thread_start(give_way);
             let made = builder.build();
             made.inspect_err(|error| tracing::error!(%error, "no threads for policies")).ok()
         };
