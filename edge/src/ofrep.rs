@@ -217,7 +217,7 @@ async fn one(grant: &Grant, key: &str, context: ContextBuf, began: Instant) -> R
 
 /// A panic was logged where it happened; the evaluator's instance is thrown away with it.
 fn panicked<T>() -> Result<T, SandboxError> {
-    Err(SandboxError::Busy)
+    Err(SandboxError::Trapped("the code around it panicked".to_owned()))
 }
 
 async fn all(
