@@ -1,11 +1,14 @@
 //! Writes the conformance corpus for hosts that are not Rust: `cargo run -p rules --example corpus
 //! FOLDER` makes one JSON file for each corpus file, with the compiled ruleset, the contexts and
 //! the bytes that the native evaluator answers. `sdk-wasm/tests/node/parity.mjs` reads them.
+//! `corpus --contexts` instead reads a context's JSON from each line of standard input and writes its
+//! compact form in hexadecimal digits, or `error: …`.
 
 #[path = "../tests/corpus/mod.rs"]
 mod corpus;
 
 use std::collections::HashSet;
+use std::io::{BufRead as _, Write as _};
 use std::path::PathBuf;
 
 use base64::Engine as _;
@@ -17,6 +20,9 @@ use serde_json::{Value, json};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args().nth(1).ok_or("say which folder to write to")?;
+    if folder == "--contexts" {
+        return contexts();
+    }
     let folder = PathBuf::from(folder);
     std::fs::create_dir_all(&folder)?;
     for file in corpus::load() {
@@ -33,6 +39,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         std::fs::write(folder.join(format!("{}.json", file.name)), document.to_string())?;
     }
     Ok(())
+}
+
+fn contexts() -> Result<(), Box<dyn std::error::Error>> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for line in std::io::stdin().lock().lines() {
+        match ContextBuf::from_json(line?.as_bytes()) {
+            Ok(context) => {
+                for byte in context.as_bytes() {
+                    write!(out, "{byte:02x}")?;
+                }
+                writeln!(out)?;
+            }
+            Err(error) => writeln!(out, "error: {error}")?,
+        }
+    }
+    Ok(out.flush()?)
 }
 
 fn played(policy: &corpus::Policy) -> Value {

@@ -13,6 +13,7 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::decimal;
 use crate::keys::KeyRecord;
 use crate::limits::SNAPSHOT_BYTES_MAX;
 use crate::ruleset::Ruleset;
@@ -30,21 +31,64 @@ pub struct Digest(pub [u8; 32]);
 #[error("a digest is 64 lower-case hexadecimal digits")]
 pub struct DigestError;
 
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadError {
-    #[error("the {part} is cut short: {have} bytes of {want}")]
     Truncated { part: &'static str, have: usize, want: usize },
-    #[error("the {part} does not begin with its magic number")]
     NotOurs { part: &'static str },
-    #[error("the {part} needs reader {needs}, this is reader {FORMAT}")]
     TooNew { part: &'static str, needs: u16 },
-    #[error("the {part}'s checksum does not match its bytes")]
     Corrupt { part: &'static str },
-    #[error("the {part} is over its limit: {what}")]
     OverLimit { part: &'static str, what: String },
-    #[error("the {part} is malformed: {what}")]
     Malformed { part: &'static str, what: String },
 }
+
+impl LoadError {
+    /// The message, put together without `fmt`, which a browser would download for this alone.
+    pub fn write_to(&self, out: &mut Vec<u8>) {
+        let (LoadError::Truncated { part, .. }
+        | LoadError::NotOurs { part }
+        | LoadError::TooNew { part, .. }
+        | LoadError::Corrupt { part }
+        | LoadError::OverLimit { part, .. }
+        | LoadError::Malformed { part, .. }) = self;
+        let mut add = |text: &str| out.extend_from_slice(text.as_bytes());
+        add("the ");
+        add(part);
+        match self {
+            LoadError::Truncated { have, want, .. } => {
+                add(" is cut short: ");
+                decimal::write(*have as i64, out);
+                out.extend_from_slice(b" bytes of ");
+                decimal::write(*want as i64, out);
+            }
+            LoadError::NotOurs { .. } => add(" does not begin with its magic number"),
+            LoadError::TooNew { needs, .. } => {
+                add(" needs reader ");
+                decimal::write(i64::from(*needs), out);
+                out.extend_from_slice(b", this is reader ");
+                decimal::write(i64::from(FORMAT), out);
+            }
+            LoadError::Corrupt { .. } => add("'s checksum does not match its bytes"),
+            LoadError::OverLimit { what, .. } => {
+                add(" is over its limit: ");
+                add(what);
+            }
+            LoadError::Malformed { what, .. } => {
+                add(" is malformed: ");
+                add(what);
+            }
+        }
+    }
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = Vec::new();
+        self.write_to(&mut text);
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+impl std::error::Error for LoadError {}
 
 /// The edge's part of a blob.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -34,6 +34,7 @@ pub mod clause;
 pub mod compile;
 pub mod context;
 pub mod date;
+pub mod decimal;
 pub mod etcd;
 pub mod eval;
 pub mod flagd;

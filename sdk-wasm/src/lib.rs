@@ -1,9 +1,9 @@
 //! The evaluator as wasm: two thin doors to `rules`, nothing of its own.
 //!
 //! `abi.rs` is what the edge loads into wasmtime, and what any host that can call wasm may use.
-//! With the feature `bindgen`, `browser.rs` offers the same to JavaScript through wasm-bindgen.
+//! With the feature `browser`, `browser.rs` offers the same to the npm package in `npm/`.
 
-#[cfg(all(target_arch = "wasm32", not(feature = "bindgen")))]
+#[cfg(all(target_arch = "wasm32", not(feature = "browser")))]
 mod abi;
-#[cfg(feature = "bindgen")]
+#[cfg(all(target_arch = "wasm32", feature = "browser"))]
 mod browser;

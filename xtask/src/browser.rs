@@ -1,5 +1,6 @@
-//! Packages the evaluator for browsers, and for Node through the same door, so that a test can run
-//! what browsers load: cargo (feature `bindgen`), then wasm-bindgen, then wasm-opt.
+//! Builds the evaluator for browsers: cargo (feature `browser`), then wasm-opt, once for each tier,
+//! and the TypeScript that calls it as one module, so that a test can run what browsers load.
+//! Into target/browser: `core.wasm`, `full.wasm` and `engine.js`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +9,7 @@ use anyhow::Context as _;
 
 use crate::steps::{ask, run as run_program};
 use crate::toolchain::{TARGET, Toolchain};
-use crate::{cargo, root, test};
+use crate::{root, test};
 
 /// What rustc uses on its own and every browser has had since 2022. Named one by one: by default
 /// wasm-opt refuses some of these, and `--all-features` would let it use what browsers lack.
@@ -21,47 +22,46 @@ const FEATURES: [&str; 6] = [
     "multivalue",
 ];
 
+/// The module of a tier: its name, and the features of `sdk-wasm` that make it.
+const TIERS: [(&str, &str); 1] = [("full", "browser,full")];
+
 const PROFILE: &str = "wasm-small";
 
-/// Builds into target/browser/web and target/browser/nodejs, and prints what a browser downloads.
+/// Builds, and prints what a browser downloads.
 pub fn run() -> anyhow::Result<PathBuf> {
     let package = root().join("sdk-wasm");
     test::install_npm_in(&package)?;
     let toolchain = Toolchain::find()?;
-    run_program(
-        toolchain.cargo().args(["build", "--quiet", "--locked", "--package", "sdk-wasm"]).args([
-            "--features",
-            "bindgen",
-            "--profile",
-            PROFILE,
-            "--target",
-            TARGET,
-        ]),
-    )?;
-    let module = toolchain.output()?.join(PROFILE).join("sdk_wasm.wasm");
     let browser = root().join("target/browser");
-    for host in ["web", "nodejs"] {
-        let folder = browser.join(host);
+    std::fs::create_dir_all(&browser)?;
+    for (tier, features) in TIERS {
         run_program(
-            Command::new(cargo())
-                .current_dir(root())
-                .args(["run", "--quiet", "--locked", "--package", "xtask-bindgen", "--"])
-                .arg(&module)
-                .arg(host)
-                .arg(&folder),
+            toolchain
+                .cargo()
+                .args(["build", "--quiet", "--locked", "--package", "sdk-wasm"])
+                .args(["--no-default-features", "--features", features])
+                .args(["--profile", PROFILE, "--target", TARGET]),
         )?;
-        optimise(&package, &folder.join("evaluator_bg.wasm"))?;
+        let module = toolchain.output()?.join(PROFILE).join("sdk_wasm.wasm");
+        let shipped = browser.join(tier).with_extension("wasm");
+        optimise(&package, &module, &shipped)?;
+        let sizes = ask(Command::new("node").arg(package.join("sizes.mjs")).arg(&shipped))?;
+        eprintln!("    {tier}: {sizes}");
     }
-    let shipped = browser.join("web/evaluator_bg.wasm");
-    let sizes = ask(Command::new("node").arg(package.join("sizes.mjs")).arg(&shipped))?;
-    eprintln!("    {sizes}");
+    run_program(
+        Command::new(package.join("node_modules/.bin/esbuild"))
+            .arg(package.join("npm/src/engine.ts"))
+            .args(["--bundle", "--format=esm", "--target=es2022", "--log-level=warning"])
+            .arg(format!("--outfile={}", browser.join("engine.js").display())),
+    )
+    .context("esbuild")?;
     Ok(browser)
 }
 
-/// In place. Names are dropped: they are a tenth of the module, and only a debugger reads them.
-fn optimise(package: &Path, module: &Path) -> anyhow::Result<()> {
+/// Names are dropped: they are a tenth of the module, and only a debugger reads them.
+fn optimise(package: &Path, module: &Path, shipped: &Path) -> anyhow::Result<()> {
     let mut command = Command::new(package.join("node_modules/.bin/wasm-opt"));
-    command.args(optimiser_arguments()).arg(module).arg("-o").arg(module);
+    command.args(optimiser_arguments()).arg(module).arg("-o").arg(shipped);
     run_program(&mut command).context("wasm-opt, of npm's binaryen")
 }
 

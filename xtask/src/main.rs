@@ -58,7 +58,7 @@ enum Chore {
     },
     /// Builds the evaluator as wasm into target/wasm/evaluator.wasm.
     Wasm {
-        /// Packages it for browsers instead, into target/browser/web and target/browser/nodejs.
+        /// Builds it for browsers instead, into target/browser.
         #[arg(long)]
         browser: bool,
     },

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use crate::check::FEATURES;
 use crate::postgres::{PostgresServer, TEST_POSTGRES};
 use crate::steps::{Report, ask, run as run_program};
-use crate::{browser, cargo, policies, protoc, root, simulation, wasm};
+use crate::{browser, cargo, policies, protoc, root, simulation, target_dir, wasm};
 
 const SIMULATED_SEEDS: u64 = 10_000;
 
@@ -316,9 +316,11 @@ fn node() -> anyhow::Result<String> {
 }
 
 fn browser() -> anyhow::Result<String> {
-    let evaluator = browser::run()?.join("nodejs/evaluator.js");
+    let browser = browser::run()?;
     let program = root().join("sdk-wasm/tests/node/browser.mjs");
-    run_program(Command::new("node").arg(program).arg(evaluator).arg(corpus()?))?;
+    let corpus = corpus()?;
+    let contexts = target_dir()?.join("debug/examples/corpus");
+    run_program(Command::new("node").arg(program).arg(browser).arg(corpus).arg(contexts))?;
     Ok("the conformance corpus gives the native bytes through the browsers' door".to_owned())
 }
 

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 /// Which of our crates may depend on which. A new arrow is written into docs/ARCHITECTURE.md with
 /// its reason first.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("rules", &[]),
     ("seam", &[]),
     ("sandbox", &["rules"]),
@@ -22,7 +22,6 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("cli", &["control", "edge", "sandbox", "rules"]),
     ("e2e", &["rules", "seam", "sandbox", "control", "edge", "sdk-wasm", "cli"]),
     ("xtask", &[]),
-    ("xtask-bindgen", &[]),
 ];
 
 /// The part of `deny.toml` that is enforced here.

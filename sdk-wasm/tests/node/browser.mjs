@@ -1,60 +1,64 @@
-// Runs the conformance corpus through the door that browsers use (wasm-bindgen, built for Node) and
-// compares every byte with what the native evaluator answered, as parity.mjs does for the raw door.
+// Runs the conformance corpus under Node through the modules that browsers load, and compares every
+// byte with what the native evaluator answered, as parity.mjs does for the raw door; then random
+// contexts, whose compact form must be Rust's own.
 //
 //   cargo xtask test --only browser
-//   node sdk-wasm/tests/node/browser.mjs target/browser/nodejs/evaluator.js target/corpus
+//   node sdk-wasm/tests/node/browser.mjs target/browser target/corpus CORPUS-PROGRAM
 //
-// Left out, and counted: files with id lists or policies, which never travel to browsers, and cases asked with
-// a browser's key, because this door answers from a snapshot that holds only what its key may see.
+// CORPUS-PROGRAM is the built `rules/examples/corpus.rs`: the Rust side of the contexts.
 
 import assert from 'node:assert/strict';
-import { readFileSync, readdirSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
 
-const [program, folder] = process.argv.slice(2);
-if (!program || !folder) {
-  console.error('usage: node browser.mjs EVALUATOR.js FOLDER');
+import { check } from '../corpus.mjs';
+import { randomValues } from '../contexts.mjs';
+
+const [browser, corpus, program] = process.argv.slice(2);
+if (!browser || !corpus || !program) {
+  console.error('usage: node browser.mjs FOLDER CORPUS CORPUS-PROGRAM');
   process.exit(2);
 }
-const { Evaluator } = createRequire(import.meta.url)(resolve(program));
-const bytes = (base64) => Buffer.from(base64, 'base64');
+const engine = await import(pathToFileURL(resolve(browser, 'engine.js')));
+const read = (name) => JSON.parse(readFileSync(join(corpus, name), 'utf8'));
+const files = readdirSync(corpus).filter((name) => name.endsWith('.json')).sort().map(read);
+const compiled = (tier) => new WebAssembly.Module(readFileSync(join(browser, `${tier}.wasm`)));
 
-let [passed, failed, leftOut] = [0, 0, 0];
-function check(place, got, expected) {
-  if (Buffer.from(got).equals(expected)) {
-    passed += 1;
-    return;
-  }
-  failed += 1;
-  if (failed <= 10) console.error(`${place}\n  bindgen: ${got}\n  native:  ${expected}`);
+for (const tier of ['core', 'full'].filter((tier) => existsSync(join(browser, `${tier}.wasm`)))) {
+  const { passed, failed, failures, ...rest } = check(engine, compiled(tier), tier, files);
+  for (const failure of failures) console.error(failure);
+  console.log(`${tier}: ${passed} passed, ${failed} failed, ${JSON.stringify(rest)}`);
+  assert.equal(failed, 0);
+  assert(passed > (tier === 'full' ? 5_000 : 1_000), 'the corpus is not there');
 }
 
-for (const name of readdirSync(folder).filter((name) => name.endsWith('.json')).sort()) {
-  const file = JSON.parse(readFileSync(join(folder, name), 'utf8'));
-  if (file.lists.length > 0 || file.policies.length > 0) {
-    leftOut += 2 * file.cases.length;
+// Random values against Rust's reading of what JSON.stringify writes.
+const COUNT = 4_000;
+const values = randomValues(5, COUNT);
+const lines = values.map((value) => JSON.stringify(value));
+const native = spawnSync(resolve(program), ['--contexts'], {
+  input: lines.join('\n') + '\n',
+  maxBuffer: 1 << 30,
+});
+assert.equal(native.status, 0, String(native.stderr));
+const answers = native.stdout.toString().split('\n').slice(0, -1);
+assert.equal(answers.length, COUNT);
+const ruleset = Buffer.from(files.find((file) => file.file === 'types').ruleset, 'base64');
+const one = engine.Engine.create(compiled('full'), ruleset);
+let refused = 0;
+for (const [at, value] of values.entries()) {
+  let encoded;
+  try {
+    encoded = Buffer.from(one.encode(value)).toString('hex');
+  } catch (error) {
+    assert.equal(error.name, 'ContextError', `${lines[at]}: ${error.stack}`);
+    assert.match(answers[at], /^error: /, `${lines[at]} was refused: ${error.message}`);
+    refused += 1;
     continue;
   }
-  const evaluator = new Evaluator(bytes(file.ruleset));
-  for (const c of file.cases) {
-    if (c.browser) {
-      leftOut += 2;
-      continue;
-    }
-    const place = `${file.file}: ${c.name}`;
-    const [context, now] = [bytes(c.json).toString(), Number(c.nowMs)];
-    assert(Number.isSafeInteger(now), `${place}: a time that JavaScript cannot hold`);
-    check(`${place} (one)`, evaluator.evaluate(c.flag, context, now), bytes(c.one));
-    check(`${place} (all)`, evaluator.evaluateAll(context, now), bytes(c.all));
-  }
-  // What cannot be decoded is an answer for one flag and an exception for all.
-  const answer = JSON.parse(evaluator.evaluate('any', '{"targetingKey"', 0));
-  assert.equal(answer.errorCode, 'INVALID_CONTEXT');
-  assert.throws(() => evaluator.evaluateAll('{"targetingKey"', 0), Error);
-  evaluator.free();
+  assert.equal(encoded, answers[at], lines[at]);
 }
-assert.throws(() => new Evaluator(Buffer.from('no ruleset')), Error);
-
-console.log(`${passed} passed, ${failed} failed, ${leftOut} left out`);
-process.exit(failed > 0 || passed < 1000 ? 1 : 0);
+assert(refused > 0 && refused < COUNT / 4, `${refused} refused`);
+console.log(`${COUNT} random contexts as Rust encodes them, ${refused} of them refused by both`);
