@@ -12,6 +12,7 @@ mod check;
 #[path = "../../e2e/src/etcd.rs"]
 #[allow(dead_code, reason = "tests of the whole system use the rest")]
 mod etcd;
+mod package;
 mod policies;
 #[path = "../../e2e/src/postgres.rs"]
 #[allow(dead_code, reason = "tests of the whole system use the rest")]
@@ -62,6 +63,8 @@ enum Chore {
         #[arg(long)]
         browser: bool,
     },
+    /// The npm package for browsers, to sdk-wasm/npm/dist.
+    Package,
     /// Formatting, lints, the wasm32 build of `rules`, arrows, licences and sources.
     Check,
     /// What continuous integration runs: check, then test.
@@ -116,6 +119,7 @@ fn main() -> ExitCode {
             let built = if browser { browser::run() } else { wasm::run() };
             built.map(|path| println!("{}", path.display()))
         }
+        Chore::Package => package::run().map(|path| println!("{}", path.display())),
         Chore::Check => check::run_and_finish(),
         Chore::Ci => check::run_and_finish().and_then(|()| test::run(None, &[])),
         Chore::Load { arguments } => load(&arguments),
@@ -162,11 +166,19 @@ fn dev(arguments: &[OsString]) -> anyhow::Result<()> {
     if report.failed() {
         bail!("the evaluator could not be built");
     }
+    // Without Node, or off line, there is a Tidegate all the same.
+    let mut demo = None;
+    report.step("demo", "the npm package and its page, to target/demo", || {
+        demo = Some(package::demo()?);
+        Ok(String::new())
+    });
     eprintln!("==> tidegate dev (building it takes some minutes the first time)");
     let arguments = arguments.iter().filter(|argument| *argument != "--");
+    let demo = demo.map(|folder| ["--demo-dir".into(), folder.into_os_string()]);
     // exec, not spawn: ctrl-c and SIGTERM then reach the server itself.
     let error = Command::new(cargo())
         .args(["run", "--quiet", "--locked", "--package", "cli", "--bin", "tidegate", "--", "dev"])
+        .args(demo.into_iter().flatten())
         .args(arguments)
         .exec();
     Err(error).context("cargo run")

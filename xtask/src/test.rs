@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use crate::check::FEATURES;
 use crate::postgres::{PostgresServer, TEST_POSTGRES};
 use crate::steps::{Report, ask, run as run_program};
-use crate::{browser, cargo, policies, protoc, root, simulation, target_dir, wasm};
+use crate::{browser, cargo, package, policies, protoc, root, simulation, target_dir, wasm};
 
 const SIMULATED_SEEDS: u64 = 10_000;
 
@@ -26,7 +26,7 @@ pub enum Step {
     Npm,
     /// A virtual environment with every requirements.txt.
     Python,
-    /// PostgreSQL's programs, nats-server and etcd, from Debian's packages where that may be done.
+    /// PostgreSQL's programs, nats-server, etcd and Chromium, from Debian's packages where that may be done.
     Servers,
     /// A policy in each language of the author kits, to target/policies.
     Policies,
@@ -40,6 +40,8 @@ pub enum Step {
     Node,
     /// The same through the door for browsers, packaged as they load it.
     Browser,
+    /// The npm package in Chromium and in Node, against a running Tidegate.
+    Sdk,
 }
 
 pub fn run(only: Option<Step>, arguments: &[OsString]) -> anyhow::Result<()> {
@@ -88,6 +90,12 @@ pub fn run(only: Option<Step>, arguments: &[OsString]) -> anyhow::Result<()> {
     if wanted(Step::Browser) {
         report.step("browser", "the evaluator as browsers load it, under Node", browser);
     }
+    if wanted(Step::Sdk) {
+        report.step("sdk", "the npm package in Chromium and Node", || {
+            corpus()?;
+            package::prove()
+        });
+    }
     report.finish()
 }
 
@@ -98,6 +106,8 @@ fn needs(step: Step) -> &'static [Step] {
         Step::Policies => &[],
         Step::Simulation => &[Step::Wasm],
         Step::Node => &[Step::Wasm, Step::Npm],
+        // `package::prove` brings its own npm packages.
+        Step::Sdk => &[Step::Wasm, Step::Servers],
         Step::Rust => &[Step::Wasm, Step::Npm, Step::Python, Step::Servers, Step::Policies],
         Step::Postgres => &[Step::Wasm, Step::Npm, Step::Python, Step::Servers],
     }
@@ -116,15 +126,18 @@ fn install_servers() -> anyhow::Result<String> {
         if crate::etcd::program().is_none() {
             missing.push("etcd-server");
         }
+        if package::chromium().is_none() {
+            missing.push("chromium");
+        }
         missing
     };
     let packages = missing();
     if packages.is_empty() {
-        return Ok("PostgreSQL, NATS and etcd are installed".to_owned());
+        return Ok("PostgreSQL, NATS, etcd and Chromium are installed".to_owned());
     }
     let names = packages.join(" ");
     let how = format!(
-        "PostgreSQL 15, nats-server 2.9 and etcd 3.4 or newer are needed (Debian: apt-get install {names})"
+        "PostgreSQL 15, nats-server 2.9, etcd 3.4 and Chromium 137 or newer are needed (Debian: apt-get install {names})"
     );
     // A refusal would only be told after the package lists were fetched.
     let user = ask(Command::new("id").arg("-u"))?;

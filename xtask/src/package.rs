@@ -1,0 +1,100 @@
+//! The npm package of the browsers' evaluator (`sdk-wasm/npm`), and what proves it: its tests drive
+//! Chromium and Node against a `tidegate dev` of this checkout.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context as _;
+
+use crate::check::FEATURES;
+use crate::steps::{ask, run as run_program};
+use crate::{browser, cargo, protoc, root, target_dir, test};
+
+/// Builds the evaluators and the package, to `sdk-wasm/npm/dist`.
+pub fn run() -> anyhow::Result<PathBuf> {
+    browser::run()?;
+    let package = root().join("sdk-wasm/npm");
+    test::install_npm_in(&package)?;
+    run_program(Command::new("node").arg(package.join("build.mjs")))?;
+    Ok(package.join("dist"))
+}
+
+/// The page that `tidegate dev --demo-dir` serves: its own files, and the package beside them.
+pub fn demo() -> anyhow::Result<PathBuf> {
+    let dist = run()?;
+    let folder = root().join("target/demo");
+    copy(&root().join("sdk-wasm/demo"), &folder)?;
+    copy(&dist, &folder.join("tidegate"))?;
+    Ok(folder)
+}
+
+/// As `npm pack` makes it, for the tests that install it.
+fn pack() -> anyhow::Result<PathBuf> {
+    let package = root().join("sdk-wasm/npm");
+    let folder = root().join("target/package");
+    std::fs::create_dir_all(&folder)?;
+    let mut npm = Command::new("npm");
+    npm.current_dir(&package).args(["pack", "--silent", "--pack-destination"]).arg(&folder);
+    Ok(folder.join(ask(&mut npm).context("npm pack")?))
+}
+
+/// The package in Chromium and Node, against a running Tidegate.
+pub fn prove() -> anyhow::Result<String> {
+    let chromium = chromium().context("Chromium was looked for before")?;
+    let demo = demo()?;
+    let tarball = pack()?;
+    let mut build = Command::new(cargo());
+    protoc::with(&mut build)?;
+    build.current_dir(root()).args(["build", "--quiet", "--locked", "--workspace"]);
+    run_program(build.args(["--bin", "tidegate", "--features", FEATURES]))?;
+    let tests = root().join("sdk-wasm/tests/web");
+    test::install_npm_in(&tests)?;
+    let mut node = Command::new("node");
+    // One file after the other: each has a Tidegate and a Chromium of its own, on two cores.
+    node.current_dir(&tests).args(["--test", "--test-concurrency=1", "--test-reporter=spec"]);
+    node.args(files(&tests)?)
+        .env("TIDEGATE", target_dir()?.join("debug/tidegate"))
+        .env("CHROMIUM", chromium)
+        .env("TIDEGATE_DEMO", demo)
+        .env("TIDEGATE_PACKAGE", tarball);
+    run_program(&mut node)?;
+    Ok("the package in Chromium and Node".to_owned())
+}
+
+fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with(".test.mjs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    anyhow::ensure!(!files.is_empty(), "no tests in {}", folder.display());
+    Ok(files)
+}
+
+/// Debian's, or whichever `CHROMIUM` names.
+pub fn chromium() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("CHROMIUM") {
+        return Some(named.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .flat_map(|folder| ["chromium", "chromium-browser", "google-chrome"].map(|name| folder.join(name)))
+        .find(|file| file.is_file())
+}
+
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
+}
