@@ -22,6 +22,9 @@ pub struct DevFile {
     pub admin_token: String,
     pub server_key: String,
     pub browser_key: String,
+    /// What browsers' SDKs pin: `ed25519:` and base64.
+    #[serde(default)]
+    pub public_key: String,
 }
 
 pub const DEV_FILE: &str = "dev.json";
@@ -197,6 +200,7 @@ mod tests {
             admin_token: "tg_admin_x".to_owned(),
             server_key: String::new(),
             browser_key: String::new(),
+            public_key: String::new(),
         };
         std::fs::write(dir.path().join(DEV_FILE), serde_json::to_vec(&dev).unwrap()).unwrap();
         let mut connection =

@@ -32,7 +32,7 @@ use crate::serve::{Logs, asked_to_end, start_embedded, start_failure};
   rm -r .tidegate                                                 # start afresh
 
 DIR holds the database, the edge's snapshots and dev.json (control_url, edge_url, namespace,
-environment, admin_token, server_key, browser_key). State survives a restart.")]
+environment, admin_token, server_key, browser_key, public_key). State survives a restart.")]
 pub struct Dev {
     /// Port of control on 127.0.0.1; 0 takes a free one.
     #[arg(long, env = "TIDEGATE_CONTROL_PORT", value_name = "PORT", default_value_t = 8080)]
@@ -92,6 +92,7 @@ pub async fn run(arguments: Dev, output: Output) -> Result<(), Failure> {
         admin_token,
         server_key,
         browser_key,
+        public_key: control.public_key.to_string(),
     };
     served(&edge, &file).await?;
     let path = dir.join(DEV_FILE);
@@ -155,6 +156,7 @@ fn welcome(paint: Paint, file: &DevFile, path: &Path) -> String {
          \x20 {} {}\n\
          \x20 {} {}\n\
          \x20 {} {}\n\
+         \x20 {} {}\n\
          \x20 {} {}\n\n\
          {}\n{}\n{}\n{}\n\n\
          {}\n\
@@ -174,6 +176,8 @@ fn welcome(paint: Paint, file: &DevFile, path: &Path) -> String {
         file.server_key,
         label("browser key"),
         file.browser_key,
+        label("public key"),
+        file.public_key,
         label("all of it in"),
         path.display(),
         head("Try"),

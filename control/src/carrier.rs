@@ -249,6 +249,11 @@ impl Carrier {
 
     async fn put_blobs(&self, head: &PublishedHead) -> Result<(), BusError> {
         let Some(claims) = head.signed.claims() else { return Ok(()) };
+        let clients =
+            [claims.client, claims.previous.as_ref().and_then(|previous| previous.client.clone())];
+        for client in clients.into_iter().flatten() {
+            self.put_blob(&head.namespace, client.digest).await?;
+        }
         let previous = claims.previous.map(|previous| previous.snapshot);
         for snapshot in [Some(claims.snapshot), previous].into_iter().flatten() {
             let lists = self.put_blob(&head.namespace, snapshot.digest).await?;

@@ -15,6 +15,7 @@ pub mod bus;
 pub mod carrier;
 pub mod cel;
 pub mod change;
+pub mod clients;
 pub mod config;
 pub mod configs;
 pub mod delta;

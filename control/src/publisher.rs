@@ -11,11 +11,12 @@ use ed25519_dalek::SigningKey;
 use rules::blob::{self, Digest, ListRef, Manifest, PolicyBlob, PolicyPin};
 use rules::compile::ListKind;
 use rules::eval::Evaluator;
-use rules::head::{BlobRef, Head, Previous, PublicKey, SignedHead, Version};
+use rules::head::{BlobRef, ClientRef, Head, Previous, PublicKey, SignedHead, Version};
 use tokio::sync::Mutex;
 
 use crate::blobs;
 use crate::bus::{self, Bus, BusError, Move, PublishedHead};
+use crate::clients;
 use crate::environments::{self, Loaded};
 use crate::lead::{self, Epoch, FenceError, Lead};
 use crate::outbox;
@@ -129,6 +130,9 @@ pub struct Made {
     pub flag_count: u32,
     /// Id lists and policies.
     pub needs: Vec<Digest>,
+    /// What browsers get, and its digest.
+    pub client: Vec<u8>,
+    pub client_digest: Digest,
     /// Flags that are quarantined, and why.
     pub problems: Vec<rules::compile::Problem>,
 }
@@ -245,6 +249,9 @@ impl Publisher {
         let oldest = previous.as_ref().map(|previous| previous.version.revision);
         let snapshot = self.snapshot_bytes(digest, &made).await?;
         self.bus.put_blob(&loaded.namespace, digest, snapshot).await?;
+        let client_bytes = Bytes::copy_from_slice(&made.client);
+        self.store.parsed().keep_blob(made.client_digest, client_bytes.clone());
+        self.bus.put_blob(&loaded.namespace, made.client_digest, client_bytes).await?;
         for needed in &made.needs {
             if let Some(bytes) = blobs::stored(&self.store, *needed).await? {
                 self.bus.put_blob(&loaded.namespace, *needed, bytes).await?;
@@ -252,22 +259,25 @@ impl Publisher {
         }
 
         fail_at("publisher::head")?;
+        let issued_at_ms = now_us() / 1000;
+        let client = clients::head(&loaded, version, &made, published.as_ref(), issued_at_ms);
+        let client = client.unsigned()?;
         let head = Head {
             namespace: loaded.namespace.clone(),
             environment: loaded.environment.clone(),
             version,
             snapshot: BlobRef { digest, bytes },
-            client: None,
+            client: Some(client),
             previous,
             min_reader: blob::MIN_READER,
-            issued_at_ms: now_us() / 1000,
+            issued_at_ms,
             epoch: u64::try_from(epoch.0).unwrap_or(0),
         };
-        let signed = self.sign(&head)?;
+        let signed = self.sign(head)?;
         let text = written("head", &signed)?;
         self.move_head(PublishedHead {
-            namespace: head.namespace,
-            environment: head.environment,
+            namespace: loaded.namespace.clone(),
+            environment: loaded.environment.clone(),
             version,
             signed,
         })
@@ -279,9 +289,15 @@ impl Publisher {
         Ok(Published::Moved(version))
     }
 
-    fn sign(&self, head: &Head) -> Result<SignedHead, PublishError> {
+    /// The clients' heads in it too: they may have been signed with another key, and have to be
+    /// signed with the one that the head around them names.
+    fn sign(&self, head: Head) -> Result<SignedHead, PublishError> {
         let key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(SignedHead::sign(head, &key)?)
+        let again = |client: Option<ClientRef>| client.map(|client| client.signed_with(&key));
+        let previous =
+            head.previous.map(|previous| Previous { client: again(previous.client), ..previous });
+        let head = Head { client: again(head.client), previous, ..head };
+        Ok(SignedHead::sign(&head, &key)?)
     }
 
     /// What heads are signed with from now on; `sign_again` brings those that are out.
@@ -311,7 +327,7 @@ impl Publisher {
             };
             let (namespace, environment) = (claims.namespace.clone(), claims.environment.clone());
             let epoch_now = u64::try_from(epoch.0).unwrap_or(0);
-            let signed = self.sign(&Head { epoch: epoch_now, ..claims })?;
+            let signed = self.sign(Head { epoch: epoch_now, ..claims })?;
             let mut tx = lead::write(&self.store, epoch).await?;
             let mark = query(MARK_AGAIN).bind(&id).bind(generation).bind(revision);
             let marked = mark.bind(written("head", &signed)?).execute(&mut tx).await?;
@@ -360,7 +376,7 @@ impl Publisher {
             None => None,
             Some(previous) => {
                 let epoch = u64::try_from(epoch.0).unwrap_or(0);
-                Some(self.sign(&Head { previous, epoch, ..claims })?)
+                Some(self.sign(Head { previous, epoch, ..claims })?)
             }
         };
         let version = due.version();
@@ -479,7 +495,9 @@ impl Publisher {
             // Another build compiled this revision before us; its bytes are what edges may have.
             tracing::error!(first, digest, "two digests of one revision; the first one stays");
         }
-        let needs = made.needs.iter().map(Digest::to_string);
+        let client = made.client_digest.to_string();
+        query(BLOB_ADD).bind(&client).bind(&made.client).bind(now).execute(&mut tx).await?;
+        let needs = made.needs.iter().chain([&made.client_digest]).map(Digest::to_string);
         for used in std::iter::once(first.clone()).chain(needs) {
             query(USE_ADD)
                 .bind(used)
@@ -649,10 +667,13 @@ fn make(parsed: &Parsed, loaded: &Loaded) -> Result<Made, String> {
     let bytes = blob::encode_blob(&manifest, &ruleset);
     let (_, framed) = blob::decode_blob(&bytes).map_err(|error| error.to_string())?;
     Evaluator::load(framed).map_err(|error| error.to_string())?;
+    let client = clients::make(parsed, loaded)?;
     Ok(Made {
         digest: Digest::of(&bytes),
         flag_count,
         needs: manifest.blobs(),
+        client_digest: Digest::of(&client),
+        client,
         problems,
         blob: bytes,
     })

@@ -1,7 +1,7 @@
 //! Snapshots that survive a restart: one file each, whole or absent.
 //!
 //! `snapshot.<namespace>.<environment>.<generation>.<revision>` holds the signed head and the
-//! blob; id lists lie beside it as `list.<digest>`, shared between snapshots. A file is written
+//! blob; id lists, policies and the client snapshot lie beside it as `list.<digest>`, shared between snapshots. A file is written
 //! under another name, synced, renamed, and the folder synced, lists before the snapshot that
 //! names them. What is read is believed only after signature and digests have been checked, by
 //! the same code that checks what the feed brings (`sync.rs`); nothing here decides that.
@@ -126,14 +126,14 @@ impl Disk {
         Ok(Bytes::from(content))
     }
 
-    /// Writes lists, then the snapshot. An error leaves every older file as it was.
+    /// Writes lists, then the snapshot; gives its path. An error leaves every older file as it was.
     pub fn save(
         &self,
         name: &Name,
         version: Version,
         stored: &Stored,
         lists: &[(Digest, Bytes)],
-    ) -> io::Result<()> {
+    ) -> io::Result<PathBuf> {
         for (digest, bytes) in lists {
             let path = self.list_path(*digest);
             // A list that is there already may have rotted; reading it costs less than guessing.
@@ -151,7 +151,9 @@ impl Disk {
         header.extend_from_slice(&(head.len() as u32).to_le_bytes());
         header.extend_from_slice(&(stored.blob.len() as u64).to_le_bytes());
         header.extend_from_slice(&xxh3_64(&head).to_le_bytes());
-        self.write(&self.dir.join(file_name(name, version)), &[&header, &head, &stored.blob])
+        let path = self.dir.join(file_name(name, version));
+        self.write(&path, &[&header, &head, &stored.blob])?;
+        Ok(path)
     }
 
     /// Removes what is no longer needed: all but the newest snapshots of each environment, and the

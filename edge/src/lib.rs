@@ -5,10 +5,11 @@
 //! Never: a database, a question to control on the way of a request, code from the network.
 //!
 //! Reading order: `sync` (how a snapshot gets here), `state` (what is served), `ofrep` (answers),
-//! `events` (that something changed), `serve` (connections), `disk`, `breaker`, `auth`, `feed`.
+//! `events` (that something changed), `sdk` and `client` (browsers), `serve` (connections), `disk`, `breaker`, `auth`, `feed`.
 
 pub mod auth;
 mod breaker;
+mod client;
 pub mod config;
 pub mod disk;
 mod events;
@@ -18,6 +19,7 @@ mod ofrep;
 mod policies;
 #[cfg(feature = "etcd")]
 mod register;
+mod sdk;
 mod serve;
 #[cfg(feature = "failpoints")]
 pub mod simulated;

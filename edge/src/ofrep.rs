@@ -141,14 +141,7 @@ async fn try_evaluate(
         return Err(Failure::other(StatusCode::METHOD_NOT_ALLOWED, "only POST is answered here"));
     }
     let grant = authorize(shared, request.headers())?;
-    if let Some(seconds) = grant.over_limit() {
-        grant.served.tenant.metrics.limited.increment(1);
-        return Err(Failure::later(
-            StatusCode::TOO_MANY_REQUESTS,
-            "this key asks too often",
-            seconds,
-        ));
-    }
+    within_rate(&grant)?;
     let (parts, body) = request.into_parts();
     let body = read_body(body, shared.timeouts.body).await?;
     let context = context_of(&body)?;
@@ -168,6 +161,12 @@ async fn try_evaluate(
 pub fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<Grant, Failure> {
     let table = shared.state.table();
     auth::check(&table, headers).cloned().map_err(|denied| denied_as(shared, &table, denied))
+}
+
+pub fn within_rate(grant: &Grant) -> Result<(), Failure> {
+    let Some(seconds) = grant.over_limit() else { return Ok(()) };
+    grant.served.tenant.metrics.limited.increment(1);
+    Err(Failure::later(StatusCode::TOO_MANY_REQUESTS, "this key asks too often", seconds))
 }
 
 fn denied_as(shared: &Shared, table: &Table, denied: Denied) -> Failure {
@@ -257,8 +256,7 @@ async fn all(
     }
     grant.served.remember_bulk_bytes(body.len());
     let etag = etag(&body);
-    let not_modified =
-        headers.get_all(IF_NONE_MATCH).iter().any(|sent| names_etag(sent.as_bytes(), &etag));
+    let not_modified = is_known_bytes(headers, &etag);
     let mut answer = if not_modified {
         metrics.bulk_not_modified.increment(1);
         let mut answer = Response::new(Body::empty());
@@ -415,6 +413,15 @@ fn etag(body: &[u8]) -> [u8; 34] {
         *digit = b"0123456789abcdef"[nibble as usize];
     }
     text
+}
+
+/// Whether the request says that its client has what this tag names.
+pub fn is_known(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+    is_known_bytes(headers, etag.as_bytes())
+}
+
+fn is_known_bytes(headers: &HeaderMap, etag: &[u8]) -> bool {
+    headers.get_all(IF_NONE_MATCH).iter().any(|sent| names_etag(sent.as_bytes(), etag))
 }
 
 /// Weakly, as RFC 9110 says for If-None-Match: a proxy that compresses makes a tag weak.

@@ -42,7 +42,7 @@ use crate::config::Timeouts;
 use crate::metrics::Metrics;
 use crate::state::State;
 use crate::sync::Progress;
-use crate::{events, ofrep};
+use crate::{events, ofrep, sdk};
 
 const HEADERS_MAX: usize = 64;
 /// Of a connection's read buffer, which also bounds its headers.
@@ -99,8 +99,13 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
         return problem(StatusCode::BAD_REQUEST, "the request has no path");
     };
     let path = target.path();
-    if request.method() == Method::OPTIONS && path.starts_with("/ofrep/") {
+    if request.method() == Method::OPTIONS
+        && (path.starts_with("/ofrep/") || path.starts_with("/sdk/"))
+    {
         return preflight(shared, &request);
+    }
+    if path.starts_with("/sdk/") {
+        return sdk::answer(shared, path, request).await;
     }
     if let Some(target) = ofrep::target(path) {
         return ofrep::evaluate(shared, target, request).await;

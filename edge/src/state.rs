@@ -22,6 +22,7 @@ use rules::keys::{KeyKind, KeyRecord};
 use tokio::sync::watch;
 
 use crate::auth::{self, StreamClaims};
+use crate::client::Client;
 use crate::metrics::{EnvironmentMetrics, Metrics};
 
 /// Namespace and environment.
@@ -42,6 +43,8 @@ pub struct Served {
     pub tenant: Arc<Tenant>,
     /// Of the last bulk answer; the next one is likely to be as long.
     pub bulk_bytes: AtomicUsize,
+    /// What browsers get of it. Replaced in place when it is signed anew: nothing else changes then.
+    pub client: ArcSwapOption<Client>,
 }
 
 impl Served {

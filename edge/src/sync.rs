@@ -12,11 +12,14 @@
 //!
 //! An environment that the feed no longer names keeps being served: nothing is not an instruction.
 
+mod clients;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
@@ -24,7 +27,8 @@ use rules::answer::Audience;
 use rules::blob::{Digest, FORMAT, ListRef, Manifest, PolicyBlob, lists::IdList};
 use rules::context::ContextBuf;
 use rules::head::{
-    BlobRef, Head, HeadError, PublicKey, Receipt, Receipts, Rejection, SignedHead, Version,
+    BlobRef, ClientRef, Head, HeadError, PublicKey, Receipt, Receipts, Rejection, SignedHead,
+    Version,
 };
 use rules::limits::{POLICY_BYTES_MAX, SEGMENT_IDS_MAX, SNAPSHOT_BYTES_MAX};
 use sandbox::Sandbox;
@@ -33,6 +37,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::breaker::Breaker;
+use crate::client::Client;
 use crate::disk::{Disk, Entry, ReadError, Role, Stored};
 use crate::feed::{Feed, FeedError, back_off, jittered};
 use crate::metrics::{Metrics, SyncResult};
@@ -57,6 +62,8 @@ const LIST_BYTES_MAX: u64 = SEGMENT_IDS_MAX as u64 * 16 + 1024;
 pub enum Refusal {
     #[error(transparent)]
     Head(#[from] HeadError),
+    #[error("its client snapshot: {0}")]
+    Client(#[from] rules::client::ClientError),
     #[error("the head needs reader {needs}, this is reader {FORMAT}")]
     TooNew { needs: u16 },
     #[error("it has the version that is served, with another digest")]
@@ -177,6 +184,7 @@ struct Target {
     role: Role,
     version: Version,
     blob: BlobRef,
+    client: Option<ClientRef>,
 }
 
 /// Where id lists may be had, beside the disk.
@@ -194,6 +202,7 @@ struct Loaded {
     lists: Vec<(Digest, Bytes)>,
     policies: Vec<Arc<Slot>>,
     callers: Option<Callers>,
+    client: Option<Arc<Client>>,
 }
 
 impl Sync {
@@ -317,11 +326,14 @@ impl Sync {
             return Err(Ok(Refusal::Quarantined));
         }
         self.breaker.begin(digest);
-        let loaded = self.load(&target, &stored.blob, Source::Disk).await.map_err(|refusal| {
+        let key_id = &stored.head.key_id;
+        let loaded = self.load(&target, key_id, &stored.blob, Source::Disk).await;
+        let loaded = loaded.map_err(|refusal| {
             self.breaker.refused(digest);
             Ok(refusal)
         })?;
-        let lists = loaded.manifest.blobs();
+        let client = target.client.as_ref().map(|client| client.digest);
+        let lists = loaded.manifest.blobs().into_iter().chain(client).collect();
         lock(&self.lists_of).insert(entry.path.clone(), lists);
         let version = target.version;
         lock(&self.signed_with).insert(target.name(), stored.head.key_id);
@@ -459,8 +471,9 @@ impl Sync {
             }
             if target.version == served.version && target.blob.digest == served.digest {
                 lock(&self.refused).remove(&name);
+                let done = self.refresh_client(&name, &target, signed).await;
                 self.keep_signed(&name, &target, signed).await;
-                return true;
+                return done;
             }
         }
         if self.refused_for_good(&name, &target) {
@@ -520,7 +533,10 @@ impl Sync {
         let blob = self.fetch_snapshot(&name, target).await;
         let _ = noted.await;
         let loaded = match blob {
-            Ok(blob) => self.load(target, &blob, Source::Feed).await.map(|loaded| (blob, loaded)),
+            Ok(blob) => {
+                let loaded = self.load(target, &signed.key_id, &blob, Source::Feed).await;
+                loaded.map(|loaded| (blob, loaded))
+            }
             Err(refusal) => Err(refusal),
         };
         let (blob, loaded) = loaded.inspect_err(|_| self.breaker.refused(digest))?;
@@ -570,7 +586,13 @@ impl Sync {
     }
 
     /// Bytes to an evaluator that has answered. Id lists come from `source`.
-    async fn load(&self, target: &Target, blob: &Bytes, source: Source) -> Result<Loaded, Refusal> {
+    async fn load(
+        &self,
+        target: &Target,
+        key_id: &str,
+        blob: &Bytes,
+        source: Source,
+    ) -> Result<Loaded, Refusal> {
         verify("snapshot", blob, target.blob.digest, target.blob.bytes)?;
         let (manifest, ruleset) =
             rules::blob::decode_blob(blob).map_err(|error| Refusal::Load(error.to_string()))?;
@@ -593,6 +615,7 @@ impl Sync {
             id_lists.push(self.id_list(reference.digest, &bytes)?);
             contents.push((reference.digest, bytes));
         }
+        let client = self.client_of(target, key_id, source, &mut contents).await?;
         let slots = self.policies_of(&target.name(), &manifest, source, &mut contents).await?;
         let host =
             SnapshotHost { lists: id_lists, policies: slots.clone(), all: self.policies.clone() };
@@ -612,7 +635,7 @@ impl Sync {
         .await
         .map_err(|_| Refusal::Load("loading it panicked".to_owned()))?
         .map_err(Refusal::Load)?;
-        Ok(Loaded { manifest, evaluator, lists: contents, policies: slots, callers })
+        Ok(Loaded { manifest, evaluator, lists: contents, policies: slots, callers, client })
     }
 
     async fn list_bytes(
@@ -760,6 +783,7 @@ impl Sync {
             evaluator: loaded.evaluator,
             tenant: self.state.tenant(&target.name(), &self.metrics),
             bulk_bytes: Default::default(),
+            client: ArcSwapOption::from(loaded.client),
         };
         for slot in &served.policies {
             slot.show();
@@ -776,7 +800,9 @@ impl Sync {
         let version = snapshot.version;
         let (of, copy, lists_of) = (name.clone(), snapshot.clone(), self.lists_of.clone());
         let written = seam::blocking(move || {
-            disk.save(&of, copy.version, &copy.stored, &copy.lists)?;
+            let path = disk.save(&of, copy.version, &copy.stored, &copy.lists)?;
+            // Under another head it may name more than it did.
+            lock(&lists_of).remove(&path);
             prune(&disk, &lists_of);
             Ok(())
         })
@@ -893,14 +919,16 @@ impl Target {
 
     fn newest(head: Head) -> Target {
         let (version, blob) = (head.version, head.snapshot.clone());
-        Target { head, role: Role::Newest, version, blob }
+        let client = head.client.clone();
+        Target { head, role: Role::Newest, version, blob, client }
     }
 
     fn previous(head: Head) -> Target {
         match &head.previous {
             Some(previous) => {
                 let (version, blob) = (previous.version, previous.snapshot.clone());
-                Target { head, role: Role::Previous, version, blob }
+                let client = previous.client.clone();
+                Target { head, role: Role::Previous, version, blob, client }
             }
             None => Target::newest(head),
         }
@@ -952,7 +980,13 @@ fn prune(disk: &Disk, lists_of: &Mutex<HashMap<PathBuf, Vec<Digest>>>) {
         }
         let stored = disk.read(entry).ok()?;
         let (manifest, _) = rules::blob::decode_blob(&stored.blob).ok()?;
-        let lists: Vec<Digest> = manifest.blobs();
+        let claims = stored.head.claims()?;
+        let client = match stored.role {
+            Role::Newest => claims.client,
+            Role::Previous => claims.previous.and_then(|previous| previous.client),
+        };
+        let client = client.map(|client| client.digest);
+        let lists: Vec<Digest> = manifest.blobs().into_iter().chain(client).collect();
         lock(lists_of).insert(entry.path.clone(), lists.clone());
         Some(lists)
     });

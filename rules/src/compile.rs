@@ -9,6 +9,7 @@
 
 mod cel;
 pub(crate) mod chain;
+mod clients;
 mod condition;
 mod duplicates;
 mod place;
@@ -116,6 +117,7 @@ pub struct Problem {
 /// Problems that are told at most; the last one then says how many more there are.
 pub const PROBLEMS_MAX: usize = 100;
 
+pub use clients::{client_state, compile_clients_with};
 pub(crate) use condition::check_pattern;
 
 /// The ruleset, or everything that is wrong. Conditions in CEL are wrong here: see `compile_with`.

@@ -26,6 +26,17 @@ pub struct BlobRef {
     pub bytes: u64,
 }
 
+/// The browsers' snapshot, with a signature of its own, since a browser never sees the head around it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClientRef {
+    pub digest: Digest,
+    pub bytes: u64,
+    /// The text of a `client::ClientHead`.
+    pub head: String,
+    /// Base64 of the Ed25519 signature over `head`'s bytes, by the key that signed the outer head.
+    pub signature: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Head {
     pub namespace: String,
@@ -35,7 +46,7 @@ pub struct Head {
     pub snapshot: BlobRef,
     /// The browsers' snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client: Option<BlobRef>,
+    pub client: Option<ClientRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Previous>,
     pub min_reader: u16,
@@ -51,7 +62,7 @@ pub struct Previous {
     pub version: Version,
     pub snapshot: BlobRef,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client: Option<BlobRef>,
+    pub client: Option<ClientRef>,
     /// Share of the fleet, of [`STAGE_ALL`], that shall serve the new one.
     pub stage: u16,
 }
@@ -224,7 +235,7 @@ impl SignedHead {
         if text.len() > crate::limits::HEAD_BYTES_MAX {
             return Err(HeadError::TooLong { bytes: text.len() });
         }
-        let signature = BASE64.encode(key.sign(text.as_bytes()).to_bytes());
+        let signature = signature_of(&key.sign(text.as_bytes()));
         Ok(SignedHead { head: text, key_id: PublicKey::of(key).id(), signature })
     }
 
@@ -238,6 +249,12 @@ impl SignedHead {
 
     /// The head, if one of the trusted keys signed it.
     pub fn verify(&self, trusted: &[PublicKey]) -> Result<Head, HeadError> {
+        let text = self.verify_text(trusted)?;
+        serde_json::from_str(text).map_err(|error| HeadError::Malformed(error.to_string()))
+    }
+
+    /// The signed text, whatever it says, if one of the trusted keys signed it.
+    pub fn verify_text(&self, trusted: &[PublicKey]) -> Result<&str, HeadError> {
         if self.head.len() > crate::limits::HEAD_BYTES_MAX {
             return Err(HeadError::TooLong { bytes: self.head.len() });
         }
@@ -253,6 +270,10 @@ impl SignedHead {
         key.0
             .verify_strict(self.head.as_bytes(), &signature)
             .map_err(|_| HeadError::BadSignature)?;
-        serde_json::from_str(&self.head).map_err(|error| HeadError::Malformed(error.to_string()))
+        Ok(&self.head)
     }
+}
+
+pub(crate) fn signature_of(signature: &Signature) -> String {
+    BASE64.encode(signature.to_bytes())
 }

@@ -5,7 +5,8 @@
 //!
 //! Reading order: `model` (what an author writes), `compile` (model to arenas), `ruleset` (the
 //! arenas: wire form and run-time form at once), `eval` (one flag for one context), `answer`
-//! (OFREP bytes), `blob` (what an edge loads), `head` (the signed record that names a blob).
+//! (OFREP bytes), `blob` (what an edge loads), `client` (what a browser loads), `head` (the signed
+//! record that names both).
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -31,6 +32,7 @@ pub mod blob;
 pub mod bus;
 pub mod cel;
 pub mod clause;
+pub mod client;
 pub mod compile;
 pub mod context;
 pub mod date;

@@ -2,6 +2,7 @@
 //! that it is linked once.
 
 mod audit;
+mod clients;
 mod documents;
 mod edge_keys;
 mod growth;

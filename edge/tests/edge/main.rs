@@ -5,6 +5,7 @@ mod http_feed;
 mod ofrep;
 #[path = "../../../e2e/src/ofrep_schema.rs"]
 mod ofrep_schema;
+mod sdk;
 mod serving;
 mod sync;
 mod world;

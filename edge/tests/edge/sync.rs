@@ -147,6 +147,7 @@ async fn a_signed_snapshot_that_does_not_load_is_refused_once_and_not_fetched_ag
         blob: Bytes::from_static(b"signed, delivered, nonsense"),
         lists: Vec::new(),
         environment: "production".to_owned(),
+        client: Bytes::new(),
     };
     world.source.publish(&garbage, version(1, 2));
     let receipt = world.source.reports_refusal("does not load").await;

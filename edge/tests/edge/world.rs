@@ -15,9 +15,13 @@ use edge::feed::{Feed, FeedError};
 use futures_util::future::BoxFuture;
 use rules::blob::lists::IdList;
 use rules::blob::{Digest, ListRef, Manifest, encode_blob, encode_ruleset};
-use rules::compile::{EnvironmentState, FlagState, ListKind, SegmentState, compile};
-use rules::head::{BlobRef, Head, Heads, PublicKey, Receipt, Receipts, SignedHead, Version};
+use rules::client::{ClientHead, ClientManifest};
+use rules::compile::{EnvironmentState, FlagState, ListKind, SegmentState, client_state, compile};
+use rules::head::{
+    BlobRef, ClientRef, Head, Heads, PublicKey, Receipt, Receipts, SignedHead, Version,
+};
 use rules::keys::{ApiKey, KEY_ENTROPY_BYTES, KeyKind, KeyRecord};
+use rules::model::Clients;
 use sandbox::{Sandbox, SandboxConfig};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -71,6 +75,8 @@ pub struct Snapshot {
     pub blob: Bytes,
     pub lists: Vec<Bytes>,
     pub environment: String,
+    /// What browsers get of it.
+    pub client: Bytes,
 }
 
 impl Shop {
@@ -190,7 +196,23 @@ impl Shop {
             ..Manifest::default()
         };
         let blob = Bytes::from(encode_blob(&manifest, &encode_ruleset(&compiled.ruleset)));
-        Snapshot { blob, lists, environment: self.environment.clone() }
+        Snapshot { blob, lists, environment: self.environment.clone(), client: self.client() }
+    }
+
+    fn client(&self) -> Bytes {
+        let state = client_state(&self.state);
+        let compiled = compile(&state).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let flags = &self.state.flags;
+        let manifest = ClientManifest {
+            namespace: "shop".to_owned(),
+            environment: self.environment.clone(),
+            tier: "full".to_owned(),
+            flags: state.flags.len() as u32,
+            edge: flags.iter().any(|flag| flag.definition.clients == Clients::Edge),
+            boundaries_ms: compiled.boundaries_ms,
+        };
+        let ruleset = encode_ruleset(&compiled.ruleset);
+        Bytes::from(rules::client::encode_blob(&manifest, &ruleset).expect("a client blob"))
     }
 }
 
@@ -215,6 +237,22 @@ impl Snapshot {
             issued_at_ms: ISSUED_AT_MS,
             epoch: 1,
         }
+    }
+}
+
+impl Snapshot {
+    /// The head that names the browsers' part too, which came with `client_version`.
+    pub fn head_for_clients(&self, version: Version, client_version: Version) -> Head {
+        let client = ClientHead {
+            namespace: "shop".to_owned(),
+            environment: self.environment.clone(),
+            version: client_version,
+            digest: Digest::of(&self.client),
+            bytes: self.client.len() as u64,
+            issued_at_ms: ISSUED_AT_MS,
+        };
+        let client = ClientRef::sign(&client, &signing_key()).expect("signed");
+        Head { client: Some(client), ..self.head(version) }
     }
 }
 
@@ -250,8 +288,21 @@ impl Source {
         self.head(SignedHead::sign(&head, &signing_key()).expect("signed"));
     }
 
+    /// As `publish`, with the browsers' part, whose digest came with `client_version`.
+    pub fn publish_for_clients(
+        &self,
+        snapshot: &Snapshot,
+        version: Version,
+        client_version: Version,
+    ) {
+        let head = snapshot.head_for_clients(version, client_version);
+        self.store(snapshot);
+        self.head(SignedHead::sign(&head, &signing_key()).expect("signed"));
+    }
+
     pub fn store(&self, snapshot: &Snapshot) {
         let mut inner = self.inner.lock().expect("lock");
+        inner.blobs.insert(Digest::of(&snapshot.client), snapshot.client.clone());
         inner.blobs.insert(snapshot.digest(), snapshot.blob.clone());
         for list in &snapshot.lists {
             inner.blobs.insert(Digest::of(list), list.clone());
