@@ -226,7 +226,7 @@ async fn a_client_of_the_edge_gets_the_native_bytes_for_every_case() {
             );
             let client = match case.audience {
                 Audience::Server => &server,
-                Audience::Browser => &browser,
+                Audience::Browser | Audience::BrowserAtEdge => &browser,
             };
             let path = format!("/ofrep/v1/evaluate/flags/{}", segment(&case.flag));
             let body = [b"{\"context\":".as_slice(), &case.context, b"}"].concat();

@@ -133,7 +133,7 @@ fn event(now: &Announcement) -> Bytes {
     ))
 }
 
-fn keep_alive() -> Interval {
+pub fn keep_alive() -> Interval {
     let mut interval = tokio::time::interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
@@ -182,10 +182,10 @@ impl Events {
 }
 
 /// Counts a stream for as long as it lives, however it ends.
-struct Counted(metrics::Gauge);
+pub struct Counted(metrics::Gauge);
 
 impl Counted {
-    fn new(shared: &Shared) -> Counted {
+    pub fn new(shared: &Shared) -> Counted {
         shared.metrics.streams.increment(1.0);
         Counted(shared.metrics.streams.clone())
     }

@@ -22,6 +22,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use rules::answer::Audience;
 use rules::context::{ContextBuf, ContextError};
 use rules::limits::EVALUATION_BODY_BYTES_MAX;
 use sandbox::SandboxError;
@@ -70,7 +71,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn bad(code: &'static str, details: impl Into<Cow<'static, str>>) -> Failure {
+    pub fn bad(code: &'static str, details: impl Into<Cow<'static, str>>) -> Failure {
         let details = details.into();
         Failure { status: StatusCode::BAD_REQUEST, code, details, retry_after_s: None }
     }
@@ -152,7 +153,7 @@ async fn try_evaluate(
                 Some(query) => catch_up(shared, grant, query, &parts.headers).await?,
                 None => grant,
             };
-            all(&grant, context, &parts.headers, began).await
+            all(&grant, grant.audience, context, &parts.headers, began).await
         }
     }
 }
@@ -169,7 +170,7 @@ pub fn within_rate(grant: &Grant) -> Result<(), Failure> {
     Err(Failure::later(StatusCode::TOO_MANY_REQUESTS, "this key asks too often", seconds))
 }
 
-fn denied_as(shared: &Shared, table: &Table, denied: Denied) -> Failure {
+pub fn denied_as(shared: &Shared, table: &Table, denied: Denied) -> Failure {
     // A cold edge does not know its keys yet. A 401 would end a web provider for good.
     if table.is_empty() || (denied == Denied::UnknownKey && !shared.is_settled()) {
         shared.metrics.not_ready.increment(1);
@@ -219,15 +220,16 @@ fn panicked<T>() -> Result<T, SandboxError> {
     Err(SandboxError::Trapped("the code around it panicked".to_owned()))
 }
 
-async fn all(
+/// Every flag that the audience may see.
+pub async fn all(
     grant: &Grant,
+    audience: Audience,
     context: ContextBuf,
     headers: &HeaderMap,
     began: Instant,
 ) -> Result<Response<Body>, Failure> {
     let metrics = &grant.served.tenant.metrics;
     let now_ms = crate::now_ms();
-    let audience = grant.audience;
     let evaluate = move |served: &Served| {
         // Answers of one environment are much alike in length.
         let mut body = Vec::with_capacity(served.bulk_bytes());
@@ -250,11 +252,18 @@ async fn all(
             return Err(Failure::other(StatusCode::INTERNAL_SERVER_ERROR, "the evaluation failed"));
         }
     };
-    // `{"flags":[…],"metadata":{…}}` gets one more member.
-    if body.pop() == Some(b'}') {
-        body.extend_from_slice(&grant.stream_tail(now_ms.div_euclid(1000)));
+    if audience == Audience::BrowserAtEdge {
+        // A guest that is older than this audience answers with an error in an answer's place.
+        if !body.starts_with(b"{\"flags\":[") {
+            return Err(Failure::other(StatusCode::INTERNAL_SERVER_ERROR, "the evaluation failed"));
+        }
+    } else {
+        // `{"flags":[…],"metadata":{…}}` gets one more member.
+        if body.pop() == Some(b'}') {
+            body.extend_from_slice(&grant.stream_tail(now_ms.div_euclid(1000)));
+        }
+        grant.served.remember_bulk_bytes(body.len());
     }
-    grant.served.remember_bulk_bytes(body.len());
     let etag = etag(&body);
     let not_modified = is_known_bytes(headers, &etag);
     let mut answer = if not_modified {
@@ -299,15 +308,19 @@ async fn catch_up(
 }
 
 /// The whole body, in one piece without a copy if it came in one.
-async fn read_body(mut body: Incoming, within: Duration) -> Result<Bytes, Failure> {
-    let too_long = || {
-        Failure::bad(
-            "INVALID_CONTEXT",
-            format!("the body is longer than {EVALUATION_BODY_BYTES_MAX} bytes"),
-        )
-    };
+pub async fn read_body(body: Incoming, within: Duration) -> Result<Bytes, Failure> {
+    read_at_most(EVALUATION_BODY_BYTES_MAX, body, within).await
+}
+
+pub async fn read_at_most(
+    bytes_max: usize,
+    mut body: Incoming,
+    within: Duration,
+) -> Result<Bytes, Failure> {
+    let too_long =
+        || Failure::bad("INVALID_CONTEXT", format!("the body is longer than {bytes_max} bytes"));
     let announced = body.size_hint().lower() as usize;
-    if announced > EVALUATION_BODY_BYTES_MAX + SURPLUS_BYTES_MAX {
+    if announced > bytes_max + SURPLUS_BYTES_MAX {
         return Err(too_long());
     }
     let read = async {
@@ -317,10 +330,10 @@ async fn read_body(mut body: Incoming, within: Duration) -> Result<Bytes, Failur
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(drop)?.into_data() else { continue };
             len = len.saturating_add(data.len());
-            if len > EVALUATION_BODY_BYTES_MAX {
+            if len > bytes_max {
                 rest = BytesMut::new();
                 first = Bytes::new();
-                if len > EVALUATION_BODY_BYTES_MAX + SURPLUS_BYTES_MAX {
+                if len > bytes_max + SURPLUS_BYTES_MAX {
                     break;
                 }
             } else if first.is_empty() {
@@ -330,7 +343,7 @@ async fn read_body(mut body: Incoming, within: Duration) -> Result<Bytes, Failur
                 }
             } else {
                 if rest.is_empty() {
-                    rest.reserve(announced.clamp(len, EVALUATION_BODY_BYTES_MAX));
+                    rest.reserve(announced.clamp(len, bytes_max));
                     rest.extend_from_slice(&first);
                 }
                 rest.extend_from_slice(&data);
@@ -339,7 +352,7 @@ async fn read_body(mut body: Incoming, within: Duration) -> Result<Bytes, Failur
         Ok::<_, ()>((len, if rest.is_empty() { first } else { rest.freeze() }))
     };
     match tokio::time::timeout(within, read).await {
-        Ok(Ok((len, _))) if len > EVALUATION_BODY_BYTES_MAX => Err(too_long()),
+        Ok(Ok((len, _))) if len > bytes_max => Err(too_long()),
         Ok(Ok((_, body))) => Ok(body),
         Ok(Err(())) => Err(Failure::bad("PARSE_ERROR", "the body broke off")),
         Err(_) => Err(Failure::other(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
@@ -348,7 +361,7 @@ async fn read_body(mut body: Incoming, within: Duration) -> Result<Bytes, Failur
 
 /// The context of a body. None at all is as good as an empty one (flagd's clients send no body, the
 /// Python provider sends `{}`); what then lacks a targeting key fails by itself.
-fn context_of(body: &[u8]) -> Result<ContextBuf, Failure> {
+pub fn context_of(body: &[u8]) -> Result<ContextBuf, Failure> {
     #[derive(serde::Deserialize)]
     struct Asked<'a> {
         #[serde(borrow, default)]

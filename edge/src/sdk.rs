@@ -1,14 +1,22 @@
 //! What browsers' SDKs ask for, below `/sdk/v1`. Keys, origins and failures are as below `/ofrep/v1`.
 //!
 //! - `GET snapshot`: the rules of the flags that browsers evaluate themselves, as control signed them.
-//!
-//! Nothing here looks into a ruleset: what a browser may not see is not in what control signed.
+//!   Nothing here looks into them: what a browser may not see is not in what control signed.
+//! - `POST evaluate`: the answers of those flags whose rules do not leave the edge, for one context.
+//! - `GET stream` (`sdk/stream.rs`): that something changed, and of the snapshot also what.
+
+mod patch;
+pub mod ring;
+mod stream;
+
+use std::time::Instant;
 
 use http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use rules::answer::Audience;
 
 use crate::ofrep::{self, Failure};
 use crate::serve::{Body, Shared};
@@ -20,6 +28,8 @@ pub async fn answer(shared: &Shared, path: &str, request: Request<Incoming>) -> 
     let origin = request.headers().get(ORIGIN).cloned();
     let answered = match path.strip_prefix(PREFIX) {
         Some("snapshot") => snapshot(shared, &request),
+        Some("evaluate") => evaluate(shared, request).await,
+        Some("stream") => stream::open(shared, &request).await,
         _ => Err(Failure::other(StatusCode::NOT_FOUND, "there is no such path")),
     };
     let mut answer = answered.unwrap_or_else(|failure| failure.answer(None));
@@ -60,6 +70,16 @@ fn snapshot(shared: &Shared, request: &Request<Incoming>) -> Result<Response<Bod
         }
     }
     Ok(answer)
+}
+
+async fn evaluate(shared: &Shared, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
+    let began = Instant::now();
+    only(&Method::POST, &request)?;
+    let grant = admit(shared, request.headers())?;
+    let (parts, body) = request.into_parts();
+    let body = ofrep::read_body(body, shared.timeouts.body).await?;
+    let context = ofrep::context_of(&body)?;
+    ofrep::all(&grant, Audience::BrowserAtEdge, context, &parts.headers, began).await
 }
 
 fn only(method: &Method, request: &Request<Incoming>) -> Result<(), Failure> {

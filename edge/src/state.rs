@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::auth::{self, StreamClaims};
 use crate::client::Client;
 use crate::metrics::{EnvironmentMetrics, Metrics};
+use crate::sdk::ring::Ring;
 
 /// Namespace and environment.
 pub type Name = (String, String);
@@ -63,6 +64,8 @@ impl Served {
 pub struct Tenant {
     pub name: Name,
     pub announcements: watch::Sender<Announcement>,
+    /// What browsers had last, for those that hear of a change late.
+    pub ring: Ring,
     pub metrics: EnvironmentMetrics,
 }
 
@@ -280,6 +283,7 @@ impl State {
             Arc::new(Tenant {
                 name: name.clone(),
                 announcements: watch::Sender::new(Announcement::default()),
+                ring: Ring::default(),
                 metrics: metrics.environment(&name.0, &name.1),
             })
         });
@@ -298,6 +302,9 @@ impl State {
                 && !seam::planted("edge-goes-back")
             {
                 return Err(current.version);
+            }
+            if let Some(client) = &*served.client.load() {
+                served.tenant.ring.keep(client);
             }
             self.table.store(Arc::new(table.with(&self.rates, served.clone())));
         }

@@ -13,6 +13,8 @@ pub enum Audience {
     Server,
     /// A browser key: flags whose `clients` is not `none`; the others do not exist.
     Browser,
+    /// As `Browser`, without the flags that browsers evaluate themselves.
+    BrowserAtEdge,
 }
 
 /// What the HTTP status of a single answer is.
@@ -135,13 +137,11 @@ pub fn write_error(key: &str, code: ErrorCode, details: &str, out: &mut Vec<u8>)
 
 impl Audience {
     fn sees(self, evaluator: &Evaluator, flag: FlagId) -> bool {
+        let clients = || evaluator.rules().flags.get(flag.0 as usize).map(|flag| flag.clients);
         match self {
             Audience::Server => true,
-            Audience::Browser => evaluator
-                .rules()
-                .flags
-                .get(flag.0 as usize)
-                .is_some_and(|flag| flag.clients != Clients::None),
+            Audience::Browser => clients().is_some_and(|clients| clients != Clients::None),
+            Audience::BrowserAtEdge => clients() == Some(Clients::Edge),
         }
     }
 }

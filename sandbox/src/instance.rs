@@ -215,11 +215,17 @@ impl Instance {
     ) -> Result<Status, SandboxError> {
         let (op, key) = match ask {
             Ask::One(key) => (1, key.as_bytes()),
+            // An operation of its own: see the guest's `ALL_AT_EDGE`.
+            Ask::All if audience == Audience::BrowserAtEdge => (5, &[][..]),
             Ask::All => (2, &[][..]),
         };
         let key_len = u16::try_from(key.len()).map_err(|_| SandboxError::Abi)?;
         let [low, high] = key_len.to_le_bytes();
-        let audience = u8::from(audience == Audience::Browser);
+        let audience = match audience {
+            Audience::Server => 0,
+            Audience::Browser => 1,
+            Audience::BrowserAtEdge => 2,
+        };
         let head = [op, audience, low, high];
         let len = head.len().saturating_add(key.len()).saturating_add(context.len());
         self.store.set_epoch_deadline(self.deadline_ticks);

@@ -3,7 +3,8 @@
 //! `tg_buffer(len)` gives the place of the input, `tg_load` takes a framed ruleset from it,
 //! `tg_evaluate` a request. Both answer with `pointer << 32 | length` of bytes that stay valid
 //! until the next call. A request is `op u8, audience u8, key_len u16, key, context`, little
-//! endian; an answer is `status u16` and the body. A panic aborts, which the host sees as a trap.
+//! endian (audience 0: server, 1: browser, 2: browser, at the edge); an answer is `status u16` and
+//! the body. A panic aborts, which the host sees as a trap.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
@@ -20,6 +21,9 @@ const ONE: u8 = 1;
 const ALL: u8 = 2;
 const ONE_JSON: u8 = 3;
 const ALL_JSON: u8 = 4;
+/// As `ALL`, for audience 2: a guest that does not know that one would take it for a server, and does
+/// not know this operation either.
+const ALL_AT_EDGE: u8 = 5;
 
 #[link(wasm_import_module = "tidegate")]
 unsafe extern "C" {
@@ -130,7 +134,12 @@ impl<'a> Request<'a> {
     fn parse(bytes: &'a [u8]) -> Option<Request<'a>> {
         let (&[op, audience, low, high], rest) = bytes.split_first_chunk::<4>()?;
         let (key, context) = rest.split_at_checked(u16::from_le_bytes([low, high]).into())?;
-        let audience = if audience == 1 { Audience::Browser } else { Audience::Server };
+        let audience = match audience {
+            0 => Audience::Server,
+            1 => Audience::Browser,
+            2 => Audience::BrowserAtEdge,
+            _ => return None,
+        };
         Some(Request { op, audience, key: std::str::from_utf8(key).ok()?, context })
     }
 }
@@ -144,7 +153,7 @@ fn evaluate(
 ) -> Status {
     let decoded;
     let context = match request.op {
-        ONE | ALL => Context::from_bytes(request.context),
+        ONE | ALL | ALL_AT_EDGE => Context::from_bytes(request.context),
         _ => match ContextBuf::from_json(request.context) {
             Ok(context) => {
                 decoded = context;
@@ -161,7 +170,7 @@ fn evaluate(
         ONE | ONE_JSON => {
             answer::write_one(evaluator, request.key, request.audience, &input, scratch, out)
         }
-        ALL | ALL_JSON => {
+        ALL | ALL_JSON | ALL_AT_EDGE => {
             answer::write_all(evaluator, request.audience, &input, scratch, out);
             Status::Ok
         }

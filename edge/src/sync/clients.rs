@@ -83,6 +83,9 @@ impl Sync {
         let mut contents = Vec::new();
         match self.client_of(target, &signed.key_id, Source::Feed, &mut contents).await {
             Ok(client) => {
+                if let Some(client) = &client {
+                    served.tenant.ring.keep(client);
+                }
                 served.client.store(client);
                 let (of, version) = (name.clone(), target.version);
                 let Some(disk) = self.disk.clone() else { return true };

@@ -10,7 +10,8 @@ use rules::head::{ClientRef, Head, PublicKey, SignedHead};
 use serde_json::{Value, json};
 
 use crate::world::{
-    Answer, Shop, Source, World, browser_key, config, fixed, server_key, signing_key, version,
+    Answer, Events, Shop, Source, World, browser_key, config, fixed, server_key, signing_key,
+    version,
 };
 
 const SNAPSHOT: &str = "/sdk/v1/snapshot";
@@ -285,4 +286,252 @@ async fn another_signing_key_reaches_browsers_without_a_new_version() {
         assert!(verify_container(&answer.body, &both[..1]).is_ok());
         assert!(tokio::time::Instant::now() < deadline, "still signed with the old key");
     }
+}
+
+async fn evaluate(world: &World, body: &str, more: &[(&str, &str)]) -> Answer {
+    let key = browser_key();
+    let mut headers = vec![("X-API-Key", key.reveal())];
+    headers.extend_from_slice(more);
+    world.send("POST", "/sdk/v1/evaluate", &headers, body.as_bytes()).await
+}
+
+#[tokio::test]
+async fn the_edge_answers_what_browsers_do_not_and_nothing_else() {
+    let world = world().await;
+    let body = r#"{"context":{"targetingKey":"u","distant-attribute":"distant-text"}}"#;
+    let answer = evaluate(&world, body, &[]).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let shown = answer.json();
+    let keys: Vec<&str> = shown["flags"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|flag| flag["key"].as_str().unwrap())
+        .collect();
+    assert_eq!(keys, ["banner", "distant", "ratio"]);
+    assert_eq!(shown["flags"][1]["variant"], "distant-on");
+    assert_eq!(shown["flags"][1]["reason"], "TARGETING_MATCH");
+    assert!(shown["metadata"].is_object() && shown.get("eventStreams").is_none(), "{shown}");
+    for word in ["hidden", "seen", "secret", "distant-text", "distant-attribute", "distant-off"] {
+        is_absent(&answer.body, word);
+    }
+    // The same flags for every kind of key: it is the path that says what is asked for.
+    let server = world.post("/sdk/v1/evaluate", body).await;
+    assert!(server.body == answer.body);
+
+    let etag = answer.header("etag").unwrap().to_owned();
+    let again = evaluate(&world, body, &[("If-None-Match", &etag)]).await;
+    assert_eq!((again.status, again.body.len()), (304, 0));
+    let other = evaluate(&world, "{}", &[("If-None-Match", &etag)]).await;
+    assert_eq!(other.status, 200);
+    assert_eq!(other.json()["flags"][1]["variant"], "distant-off");
+    for (body, status) in [("[]", 400), ("{", 400), (r#"{"context":[]}"#, 400)] {
+        assert_eq!(evaluate(&world, body, &[]).await.status, status, "{body}");
+    }
+    assert_eq!(get(&world, "/sdk/v1/evaluate", &[]).await.status, 405);
+}
+
+async fn stream(world: &World, more: &[(&str, &str)]) -> Events {
+    let bearer = format!("Bearer {}", browser_key().reveal());
+    let mut headers = vec![("Authorization", bearer.as_str())];
+    headers.extend_from_slice(more);
+    Events::open(world, "/sdk/v1/stream", &headers).await
+}
+
+#[derive(Debug)]
+struct Event {
+    id: String,
+    kind: String,
+    data: Value,
+}
+
+/// The next event that is no keep-alive.
+async fn next(events: &mut Events) -> Option<Event> {
+    loop {
+        let block = events.next().await?;
+        let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
+        if let Some(data) = field("data: ") {
+            return Some(Event {
+                id: field("id: ").expect("an id").to_owned(),
+                kind: field("event: ").expect("a kind").to_owned(),
+                data: serde_json::from_str(data).expect("JSON"),
+            });
+        }
+    }
+}
+
+fn apply(base: &[u8], patch: &str) -> Vec<u8> {
+    use base64::Engine as _;
+    let patch = base64::prelude::BASE64_STANDARD.decode(patch).unwrap();
+    let mut rest = patch.as_slice();
+    let mut made = Vec::new();
+    let number = |rest: &mut &[u8]| {
+        let (number, after) = rest.split_first_chunk().unwrap();
+        *rest = after;
+        u32::from_le_bytes(*number) as usize
+    };
+    while let Some((kind, after)) = rest.split_first() {
+        rest = after;
+        let first = number(&mut rest);
+        if *kind == 0 {
+            let length = number(&mut rest);
+            made.extend_from_slice(&base[first..first + length]);
+        } else {
+            assert_eq!(*kind, 1);
+            made.extend_from_slice(&rest[..first]);
+            rest = &rest[first..];
+        }
+    }
+    made
+}
+
+/// With local flags alone, and enough of them that a delta pays.
+fn local_shop() -> Shop {
+    let mut shop = Shop::new();
+    shop.state.flags.retain(|flag| flag.definition.clients == rules::model::Clients::None);
+    for number in 0..40 {
+        shop.flag(
+            &format!("local-{number:02}"),
+            "boolean",
+            &json!({"on": true, "off": false}),
+            "local",
+            fixed("off"),
+        );
+    }
+    shop
+}
+
+fn turned(shop: &Shop, key: &str, to: &str) -> Shop {
+    let mut shop = shop.clone();
+    shop.flag(key, "boolean", &json!({"on": true, "off": false}), "local", fixed(to));
+    shop
+}
+
+/// What a browser would have after a delta: checked as its SDK does.
+#[track_caller]
+fn after(event: &Event, base: &[u8]) -> Vec<u8> {
+    assert_eq!(event.kind, "delta", "{event:?}");
+    assert_eq!(event.data["base"], Digest::of(base).to_string());
+    let blob = apply(base, event.data["patch"].as_str().unwrap());
+    assert_eq!(event.data["snapshot"], Digest::of(&blob).to_string());
+    let signed: SignedHead = serde_json::from_value(event.data["signed"].clone()).unwrap();
+    let container = rules::client::encode_container(&signed, &blob).unwrap();
+    verify_container(&container, &trusted()).unwrap();
+    assert!(event.data["patch"].as_str().unwrap().len() < blob.len());
+    blob
+}
+
+#[tokio::test]
+async fn a_stream_begins_with_the_state_and_goes_on_with_deltas() {
+    let (first, second) = (local_shop(), turned(&local_shop(), "local-07", "on"));
+    let source = Source::new();
+    source.publish_for_clients(&first.snapshot(), version(1, 1), version(1, 1));
+    let world = World::start(config(None), source).await;
+    world.serves(version(1, 1)).await;
+    let mut events = stream(&world, &[("Origin", "https://shop.example")]).await;
+    assert_eq!(events.head.status, 200);
+    assert_eq!(events.head.header("content-type"), Some("text/event-stream"));
+    assert_eq!(events.head.header("access-control-allow-origin"), Some("https://shop.example"));
+    let state = next(&mut events).await.unwrap();
+    let base = first.snapshot().client;
+    assert_eq!((state.kind.as_str(), state.id.as_str()), ("state", "1.1.0"));
+    let wanted = json!({"sequence": 1, "snapshot": Digest::of(&base).to_string(), "edge": false});
+    assert_eq!(state.data, wanted);
+
+    // Hidden flags first: whatever is heard next is heard for the local one.
+    let mut hidden = first.clone();
+    hidden.flag("secret", "boolean", &json!({"on": true, "off": false}), "none", fixed("off"));
+    world.source.publish_for_clients(&hidden.snapshot(), version(1, 2), version(1, 1));
+    world.serves(version(1, 2)).await;
+    world.source.publish_for_clients(&second.snapshot(), version(1, 3), version(1, 3));
+    let delta = next(&mut events).await.unwrap();
+    assert_eq!((delta.id.as_str(), &delta.data["sequence"]), ("1.3.0", &json!(2)));
+    let blob = after(&delta, &base);
+    assert!(blob == second.snapshot().client);
+
+    // A change of nearly everything is left to a download.
+    let mut all = second.clone();
+    for number in 0..40 {
+        all.flag(
+            &format!("other-{number:02}"),
+            "string",
+            &json!({"x": format!("{number:064}")}),
+            "local",
+            fixed("x"),
+        );
+    }
+    all.state.flags.retain(|flag| !flag.definition.key.starts_with("local-"));
+    world.source.publish_for_clients(&all.snapshot(), version(1, 4), version(1, 4));
+    let state = next(&mut events).await.unwrap();
+    assert_eq!((state.kind.as_str(), &state.data["sequence"]), ("state", &json!(3)));
+    assert_eq!(state.data["snapshot"], Digest::of(&all.snapshot().client).to_string());
+
+    // It ends when its key is gone.
+    let mut without = all.clone();
+    without.keys.retain(|key| key.id != browser_key().id);
+    world.source.publish_for_clients(&without.snapshot(), version(1, 5), version(1, 4));
+    assert!(next(&mut events).await.is_none());
+}
+
+#[tokio::test]
+async fn a_client_that_was_away_gets_the_difference_and_a_stranger_the_state() {
+    let shops: Vec<Shop> = (0..12)
+        .scan(local_shop(), |shop, number| {
+            let before = shop.clone();
+            *shop = turned(shop, &format!("local-{number:02}"), "on");
+            Some(before)
+        })
+        .collect();
+    let source = Source::new();
+    let world = World::start(config(None), source).await;
+    for (at, shop) in shops.iter().enumerate() {
+        let now = version(1, at as u64 + 1);
+        world.source.publish_for_clients(&shop.snapshot(), now, now);
+        world.serves(now).await;
+    }
+    let newest = shops.last().unwrap().snapshot().client;
+    // The ring holds eight: revisions 5 to 12.
+    for revision in [5, 11] {
+        let id = format!("1.{revision}.0");
+        let mut events = stream(&world, &[("Last-Event-ID", &id)]).await;
+        let base = shops[revision - 1].snapshot().client;
+        let state = next(&mut events).await.unwrap();
+        assert_eq!(state.data["snapshot"], Digest::of(&base).to_string(), "what it has");
+        let delta = next(&mut events).await.unwrap();
+        assert_eq!(delta.data["sequence"], 2);
+        assert!(after(&delta, &base) == newest, "from revision {revision}");
+    }
+    for id in ["1.4.0", "1.12.0", "7.1.0", "nonsense", ""] {
+        let mut events = stream(&world, &[("Last-Event-ID", id)]).await;
+        let state = next(&mut events).await.unwrap();
+        assert_eq!(state.kind, "state", "{id:?}");
+        assert_eq!(state.data["snapshot"], Digest::of(&newest).to_string(), "{id:?}");
+    }
+}
+
+#[tokio::test]
+async fn with_flags_of_the_edge_a_stream_tells_when_they_may_answer_something_else() {
+    let world = world().await;
+    let mut events = stream(&world, &[]).await;
+    let state = next(&mut events).await.unwrap();
+    assert_eq!((state.id.as_str(), &state.data["edge"]), ("1.3.0", &json!(true)));
+    let mut changed = shop();
+    changed.flag("distant", "boolean", &json!({"on": true, "off": false}), "edge", fixed("on"));
+    world.source.publish_for_clients(&changed.snapshot(), version(1, 6), version(1, 3));
+    let again = next(&mut events).await.unwrap();
+    assert_eq!((again.kind.as_str(), again.id.as_str()), ("state", "1.3.0"));
+    assert_eq!(again.data["snapshot"], state.data["snapshot"], "nothing to fetch");
+    assert_eq!(again.data["sequence"], 2);
+}
+
+#[tokio::test]
+async fn streams_are_refused_as_everything_else_is() {
+    let world = world().await;
+    assert_eq!(world.get("/sdk/v1/stream").await.status, 401);
+    assert_eq!(
+        get(&world, "/sdk/v1/stream", &[("Origin", "https://evil.example")]).await.status,
+        403
+    );
+    let none = World::new().await;
+    assert_eq!(get(&none, "/sdk/v1/stream", &[]).await.status, 404);
 }

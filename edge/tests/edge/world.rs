@@ -600,6 +600,7 @@ pub struct Events {
     pub head: Answer,
     text: String,
     raw: Vec<u8>,
+    is_ofrep: bool,
 }
 
 impl Events {
@@ -616,7 +617,8 @@ impl Events {
         let end = head_end(&raw).expect("a head") + 4;
         let head = parse(&raw[..end]).expect("a head");
         let raw = raw[end..].to_vec();
-        Events { stream, head, text: String::new(), raw }
+        let is_ofrep = path.starts_with("/ofrep/");
+        Events { stream, head, text: String::new(), raw, is_ofrep }
     }
 
     /// The next block of lines; None at the stream's end.
@@ -627,7 +629,8 @@ impl Events {
                 if let Some(end) = self.text.find("\n\n") {
                     let block = self.text[..end].to_owned();
                     self.text.drain(..end + 2);
-                    for data in block.lines().filter_map(|line| line.strip_prefix("data:")) {
+                    let data = block.lines().filter_map(|line| line.strip_prefix("data:"));
+                    for data in data.filter(|_| self.is_ofrep) {
                         let checked = OfrepSchema::shared().check_event(data.trim());
                         checked.expect("an event of OFREP");
                     }

@@ -1,0 +1,224 @@
+//! Live updates for browsers' SDKs, over SSE and with the key in a header (a script reads it with
+//! `fetch`), so that no token stands in a URL.
+//!
+//! The first event says which snapshot the client should have; later ones come when that changes, as
+//! a delta if it is small, and when flags that the edge evaluates for browsers may answer something
+//! else. Where only flags changed that the key may not see, there is no event, and the ids of events
+//! tell nothing of them: they hold the version of the client snapshot. A stream whose client reads
+//! slowly skips to the newest state, and its next delta is made on what it was told last.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use rules::blob::Digest;
+use rules::head::SignedHead;
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, Interval};
+
+use super::{admit, no_client, only};
+use crate::client::Client;
+use crate::events::{Counted, keep_alive};
+use crate::feed::jittered;
+use crate::ofrep::{self, Failure};
+use crate::serve::{Body, Shared};
+use crate::state::{Announcement, Name, Tenant};
+
+const RETRY_MS: u32 = 5_000;
+
+#[derive(Serialize)]
+struct StateEvent {
+    sequence: u64,
+    snapshot: Digest,
+    /// Whether there are flags to be asked for at `/sdk/v1/evaluate`.
+    edge: bool,
+}
+
+#[derive(Serialize)]
+struct DeltaEvent<'a> {
+    sequence: u64,
+    base: Digest,
+    snapshot: Digest,
+    signed: &'a SignedHead,
+    patch: &'a str,
+    edge: bool,
+}
+
+pub async fn open(shared: &Shared, request: &Request<Incoming>) -> Result<Response<Body>, Failure> {
+    only(&Method::GET, request)?;
+    let grant = admit(shared, request.headers())?;
+    let Ok(place) = shared.streams.clone().try_acquire_owned() else {
+        return Err(Failure::later(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this edge has all the event streams that it can serve",
+            5,
+        ));
+    };
+    let tenant = grant.served.tenant.clone();
+    // Registered before it is read, so that no change falls between the two.
+    let mut announcements = tenant.announcements.subscribe();
+    let now = announcements.borrow_and_update().clone();
+    let (namespace, environment) = &tenant.name;
+    let served = shared.state.table().environment(namespace, environment).cloned();
+    let client = served.and_then(|served| served.client.load_full()).ok_or_else(no_client)?;
+    let mut news = News::default();
+    let known = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
+    let known = known.and_then(Announcement::version_of);
+    let known = known.and_then(|version| tenant.ring.digest_at(version));
+    match known {
+        Some(base) if base != client.head.digest => news.resume(&tenant, base, &client, &now).await,
+        _ => news.state(&client, client.head.digest, &now),
+    }
+    let changes = Changes {
+        shared: shared.clone(),
+        name: tenant.name.clone(),
+        key_id: grant.key.record.id.clone(),
+        announcements,
+        news,
+        keep_alive: keep_alive(),
+        ends: Instant::now() + jittered(shared.stream_life),
+        _counted: Counted::new(shared),
+        _place: place,
+    };
+    let mut answer = Response::new(Body::stream(changes.into_stream()));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert(VARY, ofrep::vary());
+    // nginx would hold events back.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(answer)
+}
+
+/// What one client was told, and what it is to be told next.
+#[derive(Default)]
+struct News {
+    sequence: u64,
+    told: Option<Digest>,
+    /// Two at most: what a client has, and the way from there.
+    waiting: VecDeque<Bytes>,
+}
+
+impl News {
+    /// A client that was away has `base`: it is told so, and then the difference.
+    async fn resume(
+        &mut self,
+        tenant: &Tenant,
+        base: Digest,
+        client: &Arc<Client>,
+        now: &Announcement,
+    ) {
+        match tenant.ring.patch(base, client).await {
+            Some(patch) => {
+                self.state(client, base, now);
+                self.delta(base, client, &patch, now);
+            }
+            None => self.state(client, client.head.digest, now),
+        }
+    }
+
+    /// After an announcement.
+    async fn follow(&mut self, tenant: &Tenant, client: &Arc<Client>, now: &Announcement) {
+        let digest = client.head.digest;
+        match self.told {
+            Some(told) if told == digest && !client.manifest.edge => {}
+            Some(told) if told != digest => match tenant.ring.patch(told, client).await {
+                Some(patch) => self.delta(told, client, &patch, now),
+                None => self.state(client, digest, now),
+            },
+            _ => self.state(client, digest, now),
+        }
+    }
+
+    fn state(&mut self, client: &Client, snapshot: Digest, now: &Announcement) {
+        let sequence = self.next(snapshot);
+        let data = StateEvent { sequence, snapshot, edge: client.manifest.edge };
+        self.push("state", client, now, &data);
+    }
+
+    fn delta(&mut self, base: Digest, client: &Client, patch: &str, now: &Announcement) {
+        let snapshot = client.head.digest;
+        let (sequence, edge) = (self.next(snapshot), client.manifest.edge);
+        let data = DeltaEvent { sequence, base, snapshot, signed: &client.signed, patch, edge };
+        self.push("delta", client, now, &data);
+    }
+
+    fn next(&mut self, told: Digest) -> u64 {
+        self.told = Some(told);
+        self.sequence += 1;
+        self.sequence
+    }
+
+    fn push(&mut self, event: &str, client: &Client, now: &Announcement, data: &impl Serialize) {
+        let version = client.head.version;
+        // Without flags of the edge, its boundaries are those of flags that browsers may not see or
+        // know the boundaries of.
+        let boundary = if client.manifest.edge { now.boundary_ms } else { 0 };
+        let retry = match self.sequence {
+            1 => format!("retry: {RETRY_MS}\n"),
+            _ => String::new(),
+        };
+        // Such data cannot fail to be written.
+        let data = serde_json::to_string(data).unwrap_or_default();
+        self.waiting.push_back(Bytes::from(format!(
+            "{retry}id: {}.{}.{boundary}\nevent: {event}\ndata: {data}\n\n",
+            version.generation, version.revision
+        )));
+    }
+}
+
+struct Changes {
+    shared: Shared,
+    name: Name,
+    key_id: String,
+    announcements: watch::Receiver<Announcement>,
+    news: News,
+    keep_alive: Interval,
+    ends: Instant,
+    _counted: Counted,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Changes {
+    fn into_stream(self) -> Pin<Box<dyn Stream<Item = Bytes> + Send>> {
+        Box::pin(futures_util::stream::unfold(self, |mut changes| async move {
+            let bytes = changes.next().await?;
+            Some((bytes, changes))
+        }))
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(bytes) = self.news.waiting.pop_front() {
+                return Some(bytes);
+            }
+            tokio::select! {
+                biased;
+                () = self.shared.stopping.cancelled() => return None,
+                changed = self.announcements.changed() => {
+                    changed.ok()?;
+                    let now = self.announcements.borrow_and_update().clone();
+                    let served = {
+                        let table = self.shared.state.table();
+                        let served = table.environment(&self.name.0, &self.name.1)?;
+                        table.key_by_id(served, &self.key_id)?;
+                        served.clone()
+                    };
+                    let client = served.client.load_full()?;
+                    self.news.follow(&served.tenant, &client, &now).await;
+                    if !self.news.waiting.is_empty() {
+                        served.tenant.metrics.events.increment(1);
+                    }
+                }
+                () = tokio::time::sleep_until(self.ends) => return None,
+                _ = self.keep_alive.tick() => return Some(Bytes::from_static(b":\n\n")),
+            }
+        }
+    }
+}
