@@ -39,7 +39,7 @@ pub fn make(parsed: &Parsed, loaded: &Loaded) -> Result<Vec<u8>, String> {
     let manifest = ClientManifest {
         namespace: loaded.namespace.clone(),
         environment: loaded.environment.clone(),
-        tier: "full".to_owned(),
+        tier: compiled.ruleset.tier().name().to_owned(),
         flags: u32::try_from(state.flags.len()).unwrap_or(u32::MAX),
         edge: loaded.state.flags.iter().any(|flag| clients(flag) == Clients::Edge),
         boundaries_ms: compiled.boundaries_ms.clone(),

@@ -9,13 +9,15 @@ mod corpus;
 
 use std::collections::HashSet;
 use std::io::{BufRead as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rules::answer::{Audience, write_all, write_one};
+use rules::compile::{EnvironmentState, FlagState, SegmentState, compile};
 use rules::context::ContextBuf;
 use rules::eval::{Evaluator, Input, Scratch};
+use rules::ruleset::{Ruleset, Tier};
 use serde_json::{Value, json};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,19 +28,66 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = PathBuf::from(folder);
     std::fs::create_dir_all(&folder)?;
     for file in corpus::load() {
-        let evaluator = Evaluator::load(&file.ruleset)?;
-        let cases: Vec<Value> =
-            file.cases.iter().filter_map(|case| answered(&evaluator, &file, case)).collect();
-        let document = json!({
-            "file": file.name,
-            "ruleset": BASE64.encode(&file.ruleset),
-            "lists": file.host.ids().map(sorted).collect::<Vec<_>>(),
-            "policies": file.host.policies().iter().map(played).collect::<Vec<_>>(),
-            "cases": cases,
-        });
-        std::fs::write(folder.join(format!("{}.json", file.name)), document.to_string())?;
+        write(&folder, &file)?;
+        if let Some(part) = core_part(&file) {
+            write(&folder, &part)?;
+        }
     }
     Ok(())
+}
+
+fn write(folder: &Path, file: &corpus::File) -> Result<(), Box<dyn std::error::Error>> {
+    let evaluator = Evaluator::load(&file.ruleset)?;
+    let cases: Vec<Value> =
+        file.cases.iter().filter_map(|case| answered(&evaluator, file, case)).collect();
+    let document = json!({
+        "file": file.name,
+        "tier": evaluator.rules().tier().name(),
+        "ruleset": BASE64.encode(&file.ruleset),
+        "lists": file.host.ids().map(sorted).collect::<Vec<_>>(),
+        "policies": file.host.policies().iter().map(played).collect::<Vec<_>>(),
+        "cases": cases,
+    });
+    Ok(std::fs::write(folder.join(format!("{}.json", file.name)), document.to_string())?)
+}
+
+/// Of a file that as a whole needs the full tier, the flags that alone do not, as a file of its own;
+/// the core would see nothing of most files otherwise. What such a flag misses of the others, its
+/// prerequisites among them, is an answer like any other: the native one to this same ruleset.
+fn core_part(file: &corpus::File) -> Option<corpus::File> {
+    let compiled = |flags: Vec<FlagState>, segments: Vec<SegmentState>| {
+        let state =
+            EnvironmentState { flags, segments, policies: Vec::new(), ..file.state.clone() };
+        Some((compile(&state).ok()?.ruleset, state))
+    };
+    let is_core = |(ruleset, _): (Ruleset, EnvironmentState)| ruleset.tier() == Tier::Core;
+    let (whole, _) = compiled(file.state.flags.clone(), file.state.segments.clone())?;
+    if whole.tier() == Tier::Core {
+        return None;
+    }
+    let segments: Vec<SegmentState> = file
+        .state
+        .segments
+        .iter()
+        .filter(|segment| compiled(Vec::new(), vec![(*segment).clone()]).is_some_and(is_core))
+        .cloned()
+        .collect();
+    let alone = |flag: &&FlagState| compiled(vec![(*flag).clone()], segments.clone());
+    let flags = file.state.flags.iter();
+    let flags: Vec<FlagState> =
+        flags.filter(|flag| alone(flag).is_some_and(is_core)).cloned().collect();
+    let keys: HashSet<String> = flags.iter().map(|flag| flag.definition.key.clone()).collect();
+    let (ruleset, state) = compiled(flags, segments)?;
+    let cases = file.cases.iter().filter(|case| keys.contains(&case.flag)).cloned();
+    let cases: Vec<corpus::Case> = cases.collect();
+    (!cases.is_empty()).then(|| corpus::File {
+        name: format!("{}.core", file.name),
+        ruleset: rules::blob::encode_ruleset(&ruleset),
+        state,
+        host: corpus::Played::default(),
+        cases,
+        document: Value::Null,
+    })
 }
 
 fn contexts() -> Result<(), Box<dyn std::error::Error>> {

@@ -3,6 +3,9 @@
 //! Success `{key, value, variant, reason, metadata}`; the caller's default is the same without
 //! `value`, `variant` empty; errors `{key, errorCode, errorDetails, metadata}`.
 
+use alloc::vec::Vec;
+use core::mem;
+
 use crate::eval::{ErrorCode, Evaluator, FlagId, Input, Outcome, Reason, Scratch};
 use crate::model::Clients;
 
@@ -58,7 +61,7 @@ pub fn write_all(
     scratch.forget();
     let mut first = true;
     for flag in evaluator.flags().filter(|flag| audience.sees(evaluator, *flag)) {
-        if !std::mem::take(&mut first) {
+        if !mem::take(&mut first) {
             out.push(b',');
         }
         let outcome = evaluator.evaluate_again(flag, input, scratch);

@@ -10,18 +10,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::decimal;
+use crate::frame::{Body, CHECKSUM_BYTES, Frame, HEADER_BYTES, RULESET};
+// Whoever reads and writes blobs finds here what it needs for that.
+pub use crate::frame::{FORMAT, LoadError, MIN_READER, decode_ruleset, decode_unchecked};
 use crate::keys::KeyRecord;
-use crate::limits::SNAPSHOT_BYTES_MAX;
 use crate::ruleset::Ruleset;
-
-/// The format that this build writes, and the newest that it reads.
-pub const FORMAT: u16 = 2;
-/// The oldest reader that understands what this build writes.
-pub const MIN_READER: u16 = 2;
 
 /// SHA-256 of a blob; its name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,65 +25,6 @@ pub struct Digest(pub [u8; 32]);
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("a digest is 64 lower-case hexadecimal digits")]
 pub struct DigestError;
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LoadError {
-    Truncated { part: &'static str, have: usize, want: usize },
-    NotOurs { part: &'static str },
-    TooNew { part: &'static str, needs: u16 },
-    Corrupt { part: &'static str },
-    OverLimit { part: &'static str, what: String },
-    Malformed { part: &'static str, what: String },
-}
-
-impl LoadError {
-    /// The message, put together without `fmt`, which a browser would download for this alone.
-    pub fn write_to(&self, out: &mut Vec<u8>) {
-        let (LoadError::Truncated { part, .. }
-        | LoadError::NotOurs { part }
-        | LoadError::TooNew { part, .. }
-        | LoadError::Corrupt { part }
-        | LoadError::OverLimit { part, .. }
-        | LoadError::Malformed { part, .. }) = self;
-        let mut add = |text: &str| out.extend_from_slice(text.as_bytes());
-        add("the ");
-        add(part);
-        match self {
-            LoadError::Truncated { have, want, .. } => {
-                add(" is cut short: ");
-                decimal::write(*have as i64, out);
-                out.extend_from_slice(b" bytes of ");
-                decimal::write(*want as i64, out);
-            }
-            LoadError::NotOurs { .. } => add(" does not begin with its magic number"),
-            LoadError::TooNew { needs, .. } => {
-                add(" needs reader ");
-                decimal::write(i64::from(*needs), out);
-                out.extend_from_slice(b", this is reader ");
-                decimal::write(i64::from(FORMAT), out);
-            }
-            LoadError::Corrupt { .. } => add("'s checksum does not match its bytes"),
-            LoadError::OverLimit { what, .. } => {
-                add(" is over its limit: ");
-                add(what);
-            }
-            LoadError::Malformed { what, .. } => {
-                add(" is malformed: ");
-                add(what);
-            }
-        }
-    }
-}
-
-impl fmt::Display for LoadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = Vec::new();
-        self.write_to(&mut text);
-        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
-    }
-}
-
-impl std::error::Error for LoadError {}
 
 /// The edge's part of a blob.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -155,116 +91,18 @@ pub struct ListRef {
 
 const BLOB: Frame = Frame { part: "blob", magic: *b"TGSN", format: FORMAT, added: 0 };
 const MANIFEST: Frame = Frame { part: "manifest", magic: *b"TGMF", format: FORMAT, added: 1 };
-const RULESET: Frame = Frame { part: "ruleset", magic: *b"TGRS", format: FORMAT, added: 4 };
 /// Lists are as in format 1, and say so: a list that nobody changed keeps its bytes and its name.
 const ID_LIST: Frame = Frame { part: "id list", magic: *b"TGIL", format: 1, added: 0 };
 
-/// `magic, format, min_reader, length`, and after the body the checksum.
-const HEADER_BYTES: usize = 12;
-const CHECKSUM_BYTES: usize = 8;
-
-/// One kind of frame. Numbers are little endian.
-struct Frame {
-    part: &'static str,
-    magic: [u8; 4],
-    /// What is written, and what a reader has to understand.
-    format: u16,
-    /// Sequences that format 2 has at the end of the body and format 1 has not.
-    added: usize,
-}
-
-/// What a frame holds, and the format that its writer had.
-#[derive(Clone, Copy)]
-struct Body<'a> {
-    bytes: &'a [u8],
-    format: u16,
-}
-
-impl Frame {
-    fn write(&self, body: &[u8]) -> Vec<u8> {
-        let mut frame =
-            Vec::with_capacity(body.len().saturating_add(HEADER_BYTES + CHECKSUM_BYTES));
-        frame.extend_from_slice(&self.magic);
-        frame.extend_from_slice(&self.format.to_le_bytes());
-        frame.extend_from_slice(&self.format.min(MIN_READER).to_le_bytes());
-        // A body of 4 GiB would be cut here and then refused by every reader, this build's too.
-        let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
-        frame.extend_from_slice(&length.to_le_bytes());
-        frame.extend_from_slice(body);
-        let checksum = xxhash_rust::xxh3::xxh3_64(&frame);
-        frame.extend_from_slice(&checksum.to_le_bytes());
-        frame
-    }
-
-    /// The body of the frame at the start of `bytes`, and what follows it.
-    fn read_first<'a>(&self, bytes: &'a [u8]) -> Result<(Body<'a>, &'a [u8]), LoadError> {
-        let part = self.part;
-        let cut = |want: usize| LoadError::Truncated { part, have: bytes.len(), want };
-        let (header, rest) =
-            bytes.split_first_chunk::<HEADER_BYTES>().ok_or(cut(HEADER_BYTES + CHECKSUM_BYTES))?;
-        let [m0, m1, m2, m3, f0, f1, r0, r1, l0, l1, l2, l3] = *header;
-        if [m0, m1, m2, m3] != self.magic {
-            return Err(LoadError::NotOurs { part });
-        }
-        let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        let want = length.saturating_add(HEADER_BYTES + CHECKSUM_BYTES);
-        let (body, rest) = rest.split_at_checked(length).ok_or(cut(want))?;
-        let (checksum, rest) = rest.split_first_chunk::<CHECKSUM_BYTES>().ok_or(cut(want))?;
-        let covered = bytes.get(..length.saturating_add(HEADER_BYTES)).unwrap_or_default();
-        if xxhash_rust::xxh3::xxh3_64(covered) != u64::from_le_bytes(*checksum) {
-            return Err(LoadError::Corrupt { part });
-        }
-        // Only now: a flipped bit in the version is corruption, not a newer format.
-        let needs = u16::from_le_bytes([r0, r1]);
-        if needs > FORMAT {
-            return Err(LoadError::TooNew { part, needs });
-        }
-        Ok((Body { bytes: body, format: u16::from_le_bytes([f0, f1]) }, rest))
-    }
-
-    fn read<'a>(&self, bytes: &'a [u8]) -> Result<Body<'a>, LoadError> {
-        let (body, rest) = self.read_first(bytes)?;
-        self.nothing_left(rest)?;
-        Ok(body)
-    }
-
-    fn nothing_left(&self, rest: &[u8]) -> Result<(), LoadError> {
-        match rest.len() {
-            0 => Ok(()),
-            surplus => Err(LoadError::Malformed {
-                part: self.part,
-                what: format!("{surplus} bytes follow its end"),
-            }),
-        }
-    }
-
-    /// Postcard allocates for a sequence what the bytes at hand can fill, whatever length they
-    /// claim, so a lying length costs nothing. It writes fields without their names, one after the
-    /// other, and an empty sequence as one zero: so much is what a body of format 1 lacks.
-    fn parse<T: DeserializeOwned>(&self, body: Body<'_>) -> Result<T, LoadError> {
-        let padded: Vec<u8>;
-        let bytes = match body.format {
-            0 | 1 if self.added > 0 => {
-                padded = [body.bytes, &vec![0; self.added]].concat();
-                &padded
-            }
-            _ => body.bytes,
-        };
-        let (value, rest) = postcard::take_from_bytes::<T>(bytes)
-            .map_err(|error| LoadError::Malformed { part: self.part, what: error.to_string() })?;
-        self.nothing_left(rest)?;
-        Ok(value)
-    }
-
-    fn within_limit(&self, bytes: &[u8]) -> Result<(), LoadError> {
-        if bytes.len() > SNAPSHOT_BYTES_MAX {
-            return Err(LoadError::OverLimit {
-                part: self.part,
-                what: format!("{} bytes, the limit is {SNAPSHOT_BYTES_MAX}", bytes.len()),
-            });
-        }
-        Ok(())
-    }
+/// Postcard allocates for a sequence what the bytes at hand can fill, whatever length they claim, so
+/// a lying length costs nothing.
+fn parse_manifest(body: Body<'_>) -> Result<Manifest, LoadError> {
+    let padded = MANIFEST.padded(body);
+    let bytes = padded.as_deref().unwrap_or(body.bytes);
+    let (value, rest) = postcard::take_from_bytes::<Manifest>(bytes)
+        .map_err(|error| MANIFEST.malformed(error.to_string()))?;
+    MANIFEST.nothing_left(rest)?;
+    Ok(value)
 }
 
 /// Writing into memory fails only where memory does; an empty body is refused by every reader.
@@ -284,7 +122,7 @@ pub fn decode_blob(bytes: &[u8]) -> Result<(Manifest, &[u8]), LoadError> {
     BLOB.within_limit(bytes)?;
     let body = BLOB.read(bytes)?.bytes;
     let (manifest, ruleset) = MANIFEST.read_first(body)?;
-    let manifest: Manifest = MANIFEST.parse(manifest)?;
+    let manifest = parse_manifest(manifest)?;
     RULESET.read(ruleset)?;
     Ok((manifest, ruleset))
 }
@@ -298,14 +136,6 @@ pub fn encoded_bytes(rules: &Ruleset) -> usize {
 
 pub fn encode_ruleset(rules: &Ruleset) -> Vec<u8> {
     RULESET.write(&body_of(rules))
-}
-
-/// Decodes and checks every invariant of `ruleset.rs`.
-pub fn decode_ruleset(bytes: &[u8]) -> Result<Ruleset, LoadError> {
-    RULESET.within_limit(bytes)?;
-    let rules: Ruleset = RULESET.parse(RULESET.read(bytes)?)?;
-    rules.check()?;
-    Ok(rules)
 }
 
 /// Why a snapshot needs an explicit override before it replaces its predecessor.

@@ -8,10 +8,14 @@
 //! With native policies nothing here allocates, apart from folding the case of text that is not
 //! ASCII. `exists` is `not missing` and asks no policy.
 
-use std::borrow::Cow;
-use std::cmp::Ordering;
-use std::net::IpAddr;
+use alloc::borrow::{Cow, ToOwned as _};
+use alloc::boxed::Box;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+use core::cmp::Ordering;
+use core::net::IpAddr;
 
+use crate::FULL;
 use crate::context::{Value, same_text};
 use crate::date;
 use crate::limits;
@@ -23,6 +27,7 @@ use crate::version;
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
     /// Of CEL's nodes.
+    #[cfg(feature = "full")]
     pub(crate) patterns: Patterns,
     /// For each clause the index of its first value in `values`, or `NONE`.
     runs: Vec<u32>,
@@ -30,9 +35,11 @@ pub(crate) struct Prepared {
 }
 
 /// Compiled patterns by their text; what does not compile is not here.
+#[cfg(feature = "full")]
 #[derive(Debug, Default)]
 pub(crate) struct Patterns(std::collections::HashMap<Text, regex_lite::Regex>);
 
+#[cfg(feature = "full")]
 impl Patterns {
     fn new(rules: &Ruleset) -> Patterns {
         let mut patterns = Patterns::default();
@@ -56,14 +63,18 @@ impl Patterns {
 enum Ready {
     /// The compiler promised better; the clause is an error, its neighbours are not.
     Invalid,
+    #[cfg(feature = "full")]
     Regex(Box<regex_lite::Regex>),
+    #[cfg(feature = "full")]
     Range(version::Range),
     /// Nearly every version is three small numbers: then nothing is parsed at evaluation but the
     /// attribute.
     Plain([u64; 3]),
     /// Any other version: its text is in the clause's value.
     Version,
+    #[cfg(feature = "full")]
     Padded(String),
+    #[cfg(feature = "full")]
     Json(Box<serde_json::Value>),
 }
 
@@ -120,6 +131,7 @@ pub fn fold_case(text: &str) -> Cow<'_, str> {
 }
 
 /// The one way in which patterns are compiled, for the compiler's check and the evaluator.
+#[cfg(feature = "full")]
 pub fn compile_regex(source: &str, ignore_case: bool) -> Result<regex_lite::Regex, String> {
     if source.len() > limits::REGEX_SOURCE_BYTES_MAX {
         return Err(format!(
@@ -138,6 +150,7 @@ pub fn compile_regex(source: &str, ignore_case: bool) -> Result<regex_lite::Rege
 
 fn ready_version(text: &str, rule: VersionRule) -> Ready {
     match (rule, version::parse_plain(text, rule)) {
+        #[cfg(feature = "full")]
         (VersionRule::Padded, _) => Ready::Padded(version::padded(text)),
         (_, Some(numbers)) => Ready::Plain(numbers),
         (_, None) if version::parse(text, rule).is_some() => Ready::Version,
@@ -147,9 +160,14 @@ fn ready_version(text: &str, rule: VersionRule) -> Ready {
 
 impl Prepared {
     pub(crate) fn new(rules: &Ruleset) -> Prepared {
-        let mut prepared = Prepared { patterns: Patterns::new(rules), ..Prepared::default() };
+        let mut prepared = Prepared {
+            #[cfg(feature = "full")]
+            patterns: Patterns::new(rules),
+            ..Prepared::default()
+        };
         prepared.runs.reserve(rules.clauses.len());
         // Patterns are shared text, and whole rulesets repeat a few: compile each once.
+        #[cfg(feature = "full")]
         let mut seen = std::collections::HashMap::<(Text, bool), regex_lite::Regex>::new();
         for clause in &rules.clauses {
             let args = slice(&rules.args, clause.args);
@@ -163,6 +181,7 @@ impl Prepared {
             prepared.runs.push(prepared.values.len() as u32);
             prepared.values.extend(args.iter().map(|arg| {
                 match arg {
+                    #[cfg(feature = "full")]
                     Arg::Regex(source) => match seen.get(&(*source, clause.ignore_case)) {
                         Some(regex) => Some(Ready::Regex(Box::new(regex.clone()))),
                         None => compile_regex(rules.str(*source), clause.ignore_case).ok().map(
@@ -172,10 +191,12 @@ impl Prepared {
                             },
                         ),
                     },
+                    #[cfg(feature = "full")]
                     Arg::VersionRange(text) => {
                         version::parse_range(rules.str(*text)).map(Ready::Range)
                     }
                     Arg::Version(text) => Some(ready_version(rules.str(*text), clause.version)),
+                    #[cfg(feature = "full")]
                     Arg::Json(text) => serde_json::from_str(rules.str(*text))
                         .ok()
                         .map(|json| Ready::Json(Box::new(json))),
@@ -308,6 +329,7 @@ impl Tester<'_> {
             Op::StartsWith => self.text(value, |text, arg| text.starts_with(arg)),
             Op::EndsWith => self.text(value, |text, arg| text.ends_with(arg)),
             Op::Contains => self.text(value, |text, arg| text.contains(arg)),
+            #[cfg(feature = "full")]
             Op::Matches => return self.matches(value),
             Op::Lt => self.order(value, Wanted::LESS),
             Op::Lte => self.order(value, Wanted::LESS_OR_EQUAL),
@@ -320,8 +342,12 @@ impl Tester<'_> {
             Op::SemverLte => return self.version(value, Wanted::LESS_OR_EQUAL),
             Op::SemverGt => return self.version(value, Wanted::GREATER),
             Op::SemverGte => return self.version(value, Wanted::GREATER_OR_EQUAL),
+            #[cfg(feature = "full")]
             Op::SemverRange => return self.range(value),
+            #[cfg(feature = "full")]
             Op::Cidr => self.cidr(value),
+            #[cfg(not(feature = "full"))]
+            Op::Matches | Op::SemverRange | Op::Cidr => return Err(ClauseError::Unusable),
             // A value that is missing or null does not come here for this operator, unless
             // `missing` made something of it.
             Op::Exists => Test::from(*value != Value::Null),
@@ -356,14 +382,18 @@ impl Tester<'_> {
         let text = match (*value, self.clause.coerce) {
             (Value::Str(text), _) => Cow::Borrowed(text),
             (_, Coerce::Strict) => return None,
+            _ if !FULL => return None,
             (Value::Null, Coerce::Js) => Cow::Borrowed("null"),
             (Value::Bool(true), _) => Cow::Borrowed("true"),
             (Value::Bool(false), _) => Cow::Borrowed("false"),
             (Value::Int(number), _) => Cow::Owned(number.to_string()),
+            #[cfg(feature = "full")]
             (Value::Float(number), _) => Cow::Owned(number_text(number)),
+            #[cfg(not(feature = "full"))]
+            (Value::Float(_), _) => return None,
             (Value::Null | Value::Array(_) | Value::Object(_), _) => return None,
         };
-        Some(if !self.clause.ignore_case {
+        Some(if !self.clause.ignore_case || !FULL {
             text
         } else {
             match text {
@@ -376,8 +406,10 @@ impl Tester<'_> {
     fn arg_text(&self, arg: &Arg) -> Option<Cow<'_, str>> {
         match arg {
             Arg::Str(text) => Some(Cow::Borrowed(self.rules.str(*text))),
+            _ if !FULL => None,
             Arg::Bool(value) => Some(Cow::Borrowed(if *value { "true" } else { "false" })),
             Arg::Int(number) => Some(Cow::Owned(number.to_string())),
+            #[cfg(feature = "full")]
             Arg::Float(number) => Some(Cow::Owned(number_text(*number))),
             _ => None,
         }
@@ -401,16 +433,18 @@ impl Tester<'_> {
 
     fn equals_arg(&self, value: &Value<'_>, place: usize, arg: &Arg) -> Result<bool, ClauseError> {
         if let Arg::Json(_) = arg {
-            let Ready::Json(json) = self.prepared.get(self.index, place) else {
-                return Err(ClauseError::Unusable);
-            };
-            return Ok(equals_json(value, json));
+            #[cfg(feature = "full")]
+            if let Ready::Json(json) = self.prepared.get(self.index, place) {
+                return Ok(equals_json(value, json));
+            }
+            return Err(ClauseError::Unusable);
         }
         let texts = || match (self.text_of(value), self.arg_text(arg)) {
             (Some(a), Some(b)) => a == b,
             _ => false,
         };
-        Ok(match (self.clause.coerce, arg) {
+        let coerce = if FULL { self.clause.coerce } else { Coerce::Strict };
+        Ok(match (coerce, arg) {
             (Coerce::String, Arg::Null) | (Coerce::Js, Arg::Null) => *value == Value::Null,
             (Coerce::String, _) => texts(),
             (Coerce::ByOperator, Arg::Str(_) | Arg::Bool(_)) => texts(),
@@ -465,6 +499,7 @@ impl Tester<'_> {
         .into()
     }
 
+    #[cfg(feature = "full")]
     fn matches(&self, value: &Value<'_>) -> Result<Test, ClauseError> {
         // Not folded: the pattern itself ignores case.
         let text = match *value {
@@ -490,6 +525,7 @@ impl Tester<'_> {
     fn order(&self, value: &Value<'_>, wanted: Wanted) -> Test {
         let coerce = self.clause.coerce;
         if let (Value::Str(text), Coerce::Js | Coerce::Loose) = (*value, coerce)
+            && FULL
             && self.args.iter().all(|arg| matches!(arg, Arg::Str(_)))
         {
             // JavaScript compares UTF-16 code units, and has characters beyond U+FFFF come first.
@@ -511,14 +547,14 @@ impl Tester<'_> {
                 Some(date)
             }
             (Value::Str(text), DateForm::Both | DateForm::Millis)
-                if clause.coerce != Coerce::Strict =>
+                if FULL && clause.coerce != Coerce::Strict =>
             {
                 text.parse().ok()
             }
             (Value::Int(millis), DateForm::Both | DateForm::Millis) => Some(millis),
             // Saturates, which compares right.
             (Value::Float(millis), DateForm::Both | DateForm::Millis) => {
-                (!millis.is_nan()).then_some(millis.floor() as i64)
+                (!millis.is_nan()).then_some(floor(millis))
             }
             _ => None,
         };
@@ -533,7 +569,9 @@ impl Tester<'_> {
         match (*value, self.clause.coerce) {
             (Value::Str(text), _) => Some(Cow::Borrowed(text)),
             (_, Coerce::Strict) => None,
+            _ if !FULL => None,
             (Value::Int(number), _) => Some(Cow::Owned(number.to_string())),
+            #[cfg(feature = "full")]
             (Value::Float(number), _) => Some(Cow::Owned(number_text(number))),
             _ => None,
         }
@@ -541,6 +579,7 @@ impl Tester<'_> {
 
     fn version(&self, value: &Value<'_>, wanted: Wanted) -> Result<Test, ClauseError> {
         let rule = self.clause.version;
+        #[cfg(feature = "full")]
         if rule == VersionRule::Padded {
             // Whatever is no text compares as "0": there are no wrong versions here.
             let found = version::padded(&self.version_text(value).unwrap_or(Cow::Borrowed("0")));
@@ -576,6 +615,7 @@ impl Tester<'_> {
         Ok(Test::No)
     }
 
+    #[cfg(feature = "full")]
     fn range(&self, value: &Value<'_>) -> Result<Test, ClauseError> {
         let text = self.version_text(value);
         let parse = |text| version::parse(text, self.clause.version);
@@ -590,6 +630,7 @@ impl Tester<'_> {
         Ok(Test::No)
     }
 
+    #[cfg(feature = "full")]
     fn cidr(&self, value: &Value<'_>) -> Test {
         let Value::Str(text) = value else { return Test::WrongType };
         let Some(address) = parse_ip(text) else { return Test::WrongType };
@@ -605,7 +646,7 @@ impl Tester<'_> {
     fn type_is(&self, value: &Value<'_>) -> Test {
         let integral = match *value {
             Value::Int(_) => true,
-            Value::Float(number) => number.fract() == 0.0,
+            Value::Float(number) => is_whole(number),
             _ => false,
         };
         let name = value.type_name();
@@ -621,6 +662,18 @@ impl Tester<'_> {
         });
         args.any(|arg| len.compare(arg) == Some(Ordering::Equal)).into()
     }
+}
+
+/// As `f64::floor`, of which only `std` knows, and then `as i64`, which saturates.
+fn floor(number: f64) -> i64 {
+    let whole = number as i64;
+    if whole as f64 > number { whole.saturating_sub(1) } else { whole }
+}
+
+/// Whether nothing stands behind the point; floats beyond an `i64` have no room for it.
+fn is_whole(number: f64) -> bool {
+    const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
+    number as i64 as f64 == number || (number.is_finite() && number.abs() >= TWO_TO_63)
 }
 
 /// An address as 128 bits; IPv4 in `::ffff:0:0/96`, so that both ways to write one are equal.
@@ -665,8 +718,9 @@ pub(crate) fn compare_mixed(a: i64, b: f64) -> Option<Ordering> {
     if b < -TWO_TO_63 {
         return Some(Ordering::Greater);
     }
-    let whole = b.trunc();
-    Some(a.cmp(&(whole as i64)).then(whole.total_cmp(&b)))
+    // Cut off towards zero.
+    let whole = b as i64;
+    Some(a.cmp(&whole).then((whole as f64).partial_cmp(&b)?))
 }
 
 fn number_of(value: &Value<'_>, coerce: Coerce) -> Option<Number> {
@@ -674,6 +728,7 @@ fn number_of(value: &Value<'_>, coerce: Coerce) -> Option<Number> {
         (Value::Int(number), _) => Some(Number::Int(number)),
         (Value::Float(number), _) => Some(Number::Float(number)),
         (_, Coerce::Strict) => None,
+        _ if !FULL => None,
         (Value::Str(text), Coerce::String | Coerce::ByOperator) => parse_number(text),
         (Value::Str(text), Coerce::Js | Coerce::Loose) => js_number(text),
         (Value::Null, Coerce::Js | Coerce::Loose) => Some(Number::Int(0)),
@@ -720,6 +775,7 @@ fn js_number(text: &str) -> Option<Number> {
 }
 
 /// A number as JavaScript's `String(number)` writes it; `3` for 3.0.
+#[cfg(feature = "full")]
 fn number_text(number: f64) -> String {
     let size = number.abs();
     if number.is_nan() {
@@ -748,6 +804,7 @@ fn truthy(value: &Value<'_>) -> bool {
 }
 
 /// Deep equality; 3 and 3.0 are one number, objects have no order.
+#[cfg(feature = "full")]
 fn equals_json(value: &Value<'_>, json: &serde_json::Value) -> bool {
     fn equal(value: &Value<'_>, json: &serde_json::Value, depth: usize) -> bool {
         use serde_json::Value as Json;

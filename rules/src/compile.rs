@@ -8,7 +8,6 @@
 //! inside an arena points backwards.
 
 mod cel;
-pub(crate) mod chain;
 mod clients;
 mod condition;
 mod duplicates;
@@ -23,6 +22,7 @@ use serde::de::DeserializeOwned;
 
 use crate::blob::Digest;
 use crate::cel::Parse;
+use crate::chain;
 use crate::limits::{
     CHAIN_MAX, CONDITION_STEPS_MAX, FLAGS_MAX, KEY_BYTES_MAX, METADATA_BYTES_MAX, POLICIES_MAX,
     POLICY_ATTRIBUTE_BYTES_MAX, POLICY_ATTRIBUTES_MAX, POLICY_PARAMS_BYTES_MAX, PREREQUISITES_MAX,

@@ -1,5 +1,7 @@
 //! Whole numbers as decimal text. `fmt` can do it too, but a browser would download it for this.
 
+use alloc::vec::Vec;
+
 /// Appends `number`.
 pub fn write(number: i64, out: &mut Vec<u8>) {
     if number < 0 {

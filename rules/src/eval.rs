@@ -1,18 +1,38 @@
 //! One flag for one context: the evaluator. Pure; reads arenas, writes nothing but scratch.
 
-use crate::blob::LoadError;
+use alloc::borrow::ToOwned as _;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::mem;
+
+use crate::FULL;
+use crate::answer;
+#[cfg(feature = "full")]
 use crate::cel;
 use crate::clause::{self, ClauseError, Prepared};
 use crate::context::{Context, Value, key_hash};
+use crate::frame::LoadError;
 use crate::limits;
+#[cfg(feature = "full")]
 use crate::logic::{self, Dyn, LogicInput};
 use crate::model::{MissingUnit, OnError, OnFail, RuleReason};
+#[cfg(feature = "full")]
 use crate::policy::{self, Decision, PolicyFault, Told};
 use crate::ruleset::{
     Arg, Clause, Expr, Flag, NONE, Prerequisite, Rule, Ruleset, Serve, Split, slice,
 };
 use crate::split::{self, Unit};
+#[cfg(feature = "full")]
 use crate::trace::{Step, Trace};
+
+/// A step for the trace, which the core does not have.
+macro_rules! step {
+    ($run:ident, $make:expr) => {
+        #[cfg(feature = "full")]
+        $run.probe.step($make);
+    };
+}
 
 /// A loaded ruleset with what is derived from it once: the key index and compiled patterns.
 #[derive(Debug)]
@@ -35,18 +55,21 @@ pub trait Host {
 
     /// Calls policy `policy` of this ruleset and appends its answer to `out`, which is empty; after
     /// a fault, `out` may hold what a trace shall say about it.
+    #[cfg(feature = "full")]
     fn policy(&self, policy: u32, input: &[u8], out: &mut Vec<u8>) -> Result<(), PolicyFault> {
         let _ = (policy, input, out);
         Err(PolicyFault::Unavailable)
     }
 
     /// What the last call cost and logged, for a trace. A host that explains nothing knows nothing.
+    #[cfg(feature = "full")]
     fn policy_told(&self) -> Option<Told> {
         None
     }
 
     /// The answer of `policy`'s last call was none that a rule can take, which is a fault that only
     /// the evaluator sees.
+    #[cfg(feature = "full")]
     fn policy_refused(&self, policy: u32) {
         let _ = policy;
     }
@@ -78,9 +101,11 @@ pub struct Scratch {
     served: Vec<Served>,
     /// Flags whose `served` is known.
     touched: Vec<u32>,
+    #[cfg(feature = "full")]
     policy: PolicyScratch,
 }
 
+#[cfg(feature = "full")]
 #[derive(Debug, Default)]
 struct PolicyScratch {
     /// Calls of this request so far.
@@ -171,7 +196,10 @@ impl ErrorCode {
 impl Scratch {
     /// Forgets what flags serve: the context, the time or the ruleset is another.
     pub(crate) fn forget(&mut self) {
-        self.policy.calls = 0;
+        #[cfg(feature = "full")]
+        {
+            self.policy.calls = 0;
+        }
         for flag in self.touched.drain(..) {
             if let Some(served) = self.served.get_mut(flag as usize) {
                 *served = Served::Unknown;
@@ -188,15 +216,17 @@ impl Evaluator {
     /// From the bytes of a ruleset (`blob::encode_ruleset`): checks the frame and every index,
     /// compiles patterns and builds the key index. Any flipped byte is an error.
     pub fn load(bytes: &[u8]) -> Result<Evaluator, LoadError> {
-        Evaluator::new(crate::blob::decode_ruleset(bytes)?)
+        Evaluator::new(crate::frame::decode_ruleset(bytes)?)
     }
 
     /// From a ruleset whose indices hold (`Ruleset::check`). A pattern that does not compile here
     /// is an error of its rule, not of the ruleset.
     pub fn new(rules: Ruleset) -> Result<Evaluator, LoadError> {
-        let slots = rules.flags.len().saturating_mul(2).next_power_of_two().max(2);
+        // The core is asked by place.
+        let named = if FULL { rules.flags.as_slice() } else { &[] };
+        let slots = named.len().saturating_mul(2).next_power_of_two().max(2);
         let mut index = vec![NONE; slots];
-        for (flag, id) in rules.flags.iter().zip(0u32..) {
+        for (flag, id) in named.iter().zip(0u32..) {
             let hash = key_hash(rules.str(flag.key));
             if let Some(slot) = probe_slots(hash, slots)
                 .find(|slot| index.get(*slot).is_some_and(|taken| *taken == NONE))
@@ -213,6 +243,7 @@ impl Evaluator {
         &self.rules
     }
 
+    #[cfg(feature = "full")]
     pub(crate) fn patterns(&self) -> &clause::Patterns {
         &self.prepared.patterns
     }
@@ -252,12 +283,15 @@ impl Evaluator {
             scratch,
             probe: NoProbe,
             failure: None,
+            steps: 0,
+            #[cfg(feature = "full")]
             cel_steps: limits::CEL_STEPS_MAX,
         };
         run.flag(flag.0, 0)
     }
 
     /// As `evaluate`, with the explanation.
+    #[cfg(feature = "full")]
     pub fn explain(
         &self,
         flag: FlagId,
@@ -273,6 +307,7 @@ impl Evaluator {
             scratch,
             probe,
             failure: None,
+            steps: 0,
             cel_steps: limits::CEL_STEPS_MAX,
         };
         let outcome = run.flag(flag.0, 0);
@@ -295,20 +330,24 @@ fn probe_slots(hash: u32, slots: usize) -> impl Iterator<Item = usize> {
 /// Where an explanation is written. A type, not a flag: without one, not a byte of it is compiled
 /// into the path, and the guest does not carry it.
 trait Probe {
+    #[cfg(feature = "full")]
     fn step(&mut self, make: impl FnOnce() -> Step);
 }
 
 struct NoProbe;
 
 impl Probe for NoProbe {
+    #[cfg(feature = "full")]
     #[inline(always)]
     fn step(&mut self, _make: impl FnOnce() -> Step) {}
 }
 
+#[cfg(feature = "full")]
 struct Recorder {
     steps: Vec<Step>,
 }
 
+#[cfg(feature = "full")]
 impl Probe for Recorder {
     fn step(&mut self, make: impl FnOnce() -> Step) {
         self.steps.push(make());
@@ -353,7 +392,11 @@ struct Run<'r, 's, P> {
     scratch: &'s mut Scratch,
     probe: P,
     failure: Option<Failure>,
+    /// Left to the condition of this rule. `Ruleset::check` allows no ruleset that takes more; the
+    /// core does not check, and counts.
+    steps: u32,
     /// Left to all CEL of this flag, that of its segments included.
+    #[cfg(feature = "full")]
     cel_steps: u32,
 }
 
@@ -366,7 +409,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
 
     #[cold]
     fn missing_index<T>(&mut self, what: &str) -> Result<T, Failed> {
-        let details = format!("the ruleset names a {what} that it does not have");
+        let details = ["the ruleset names a ", what, " that it does not have"].concat();
         self.fail(ErrorCode::General, details)
     }
 
@@ -390,7 +433,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
             return Outcome::Error { code: ErrorCode::General, details: rules.str(why).to_owned() };
         }
         if !flag.enabled {
-            self.probe.step(|| Step::Disabled);
+            step!(self, || Step::Disabled);
             return self.off(flag, Reason::Disabled);
         }
         for prerequisite in slice(&rules.prerequisites, flag.prerequisites) {
@@ -406,7 +449,8 @@ impl<'r, P: Probe> Run<'r, '_, P> {
                 }
             };
         }
-        for (index, rule) in slice(&rules.rules, flag.rules).iter().enumerate() {
+        let own = slice(&rules.rules, flag.rules).iter().take(limits::RULES_PER_FLAG_MAX);
+        for (index, rule) in own.enumerate() {
             match self.rule(flag, rule, index, depth) {
                 Ok(Pick::Next) => {}
                 Ok(Pick::Variant(variant, how)) => {
@@ -420,7 +464,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
                 Err(Failed) => return self.failed(),
             }
         }
-        self.probe.step(|| Step::Fallthrough);
+        step!(self, || Step::Fallthrough);
         match self.serve(flag, flag.fallthrough, 0) {
             Ok(Pick::Variant(variant, how)) => Outcome::Variant {
                 variant,
@@ -441,7 +485,11 @@ impl<'r, P: Probe> Run<'r, '_, P> {
     }
 
     fn value(&mut self, reason: Reason) -> Outcome {
-        Outcome::Value { value: std::mem::take(&mut self.scratch.policy.value), reason }
+        #[cfg(feature = "full")]
+        let value = mem::take(&mut self.scratch.policy.value);
+        #[cfg(not(feature = "full"))]
+        let value = String::new();
+        Outcome::Value { value, reason }
     }
 
     fn off(&mut self, flag: &'r Flag, reason: Reason) -> Outcome {
@@ -461,10 +509,10 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         depth: usize,
     ) -> Result<Pick, Failed> {
         let rules = self.rules;
-        self.probe.step(|| Step::Rule { id: rules.str(rule.id).to_owned(), index });
+        step!(self, || Step::Rule { id: rules.str(rule.id).to_owned(), index });
         let pick = self.rule_pick(flag, rule, depth);
         let failure = &self.failure;
-        self.probe.step(|| Step::RuleEnd {
+        step!(self, || Step::RuleEnd {
             id: rules.str(rule.id).to_owned(),
             matched: matches!(pick, Ok(Pick::Variant(..) | Pick::Value(_) | Pick::CodeDefault(_))),
             error: match (&pick, failure) {
@@ -481,7 +529,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         let over = if rule.to_inclusive { now > rule.to_ms } else { now >= rule.to_ms };
         // An open end is `i64::MAX`, which a clock that shows it has not reached either.
         if now < rule.from_ms || (over && rule.to_ms != i64::MAX) {
-            self.probe.step(|| Step::Inactive {
+            step!(self, || Step::Inactive {
                 from_ms: (rule.from_ms != i64::MIN).then_some(rule.from_ms),
                 to_ms: (rule.to_ms != i64::MAX).then_some(rule.to_ms),
             });
@@ -496,6 +544,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
                 OnFail::Fail => Err(self.prerequisite_failed(prerequisite)),
             };
         }
+        self.steps = limits::CONDITION_STEPS_MAX as u32;
         if rule.when != NONE && !self.expr(flag, rule.when, 0)? {
             return Ok(Pick::Next);
         }
@@ -512,8 +561,12 @@ impl<'r, P: Probe> Run<'r, '_, P> {
                 Some(split) => self.split(flag, split, depth),
                 None => self.missing_index("split"),
             },
+            #[cfg(feature = "full")]
             Some(Serve::Logic(node)) => self.serve_logic(flag, *node),
+            #[cfg(feature = "full")]
             Some(Serve::Policy(call)) => self.serve_policy(flag, *call, depth),
+            #[cfg(not(feature = "full"))]
+            Some(Serve::Logic(_) | Serve::Policy(_)) => self.missing_index("evaluator"),
             // A flag without an off variant.
             None if serve == NONE => Ok(Pick::CodeDefault(How::Named)),
             None => self.missing_index("serve"),
@@ -524,7 +577,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         let key = self.rules.flags.get(prerequisite.flag as usize).map(|flag| flag.key);
         let details = match key {
             Some(key) => {
-                format!("the prerequisite {:?} is not satisfied", self.rules.str(key))
+                ["the prerequisite ", &quoted(self.rules.str(key)), " is not satisfied"].concat()
             }
             None => "a prerequisite names a flag that does not exist".to_owned(),
         };
@@ -539,7 +592,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         let wanted = slice(&rules.refs, prerequisite.variants);
         let on = rules.flags.get(prerequisite.flag as usize).is_some_and(|flag| flag.enabled);
         let satisfied = on && matches!(served, Served::Variant(got, _) if wanted.contains(&got));
-        self.probe.step(|| {
+        step!(self, || {
             let variant = |index: u32| {
                 rules.variants.get(index as usize).map(|v| rules.str(v.key).to_owned())
             };
@@ -583,6 +636,8 @@ impl<'r, P: Probe> Run<'r, '_, P> {
             scratch: &mut *scratch,
             probe: NoProbe,
             failure: None,
+            steps: 0,
+            #[cfg(feature = "full")]
             cel_steps: limits::CEL_STEPS_MAX,
         };
         let served = match run.flag(flag, depth) {
@@ -601,9 +656,10 @@ impl<'r, P: Probe> Run<'r, '_, P> {
 
     fn expr(&mut self, flag: &'r Flag, index: u32, depth: usize) -> Result<bool, Failed> {
         let rules = self.rules;
-        if depth > EXPR_DEPTH_MAX {
+        if depth > EXPR_DEPTH_MAX || self.steps == 0 {
             return self.fail(ErrorCode::General, "conditions are nested too deep");
         }
+        self.steps = self.steps.saturating_sub(1);
         let deeper = depth.saturating_add(1);
         match rules.exprs.get(index as usize) {
             Some(Expr::Clause(clause)) => self.clause(*clause),
@@ -633,8 +689,12 @@ impl<'r, P: Probe> Run<'r, '_, P> {
                 }
                 Ok(false)
             }
+            #[cfg(feature = "full")]
             Some(Expr::Logic(node)) => self.logic_truth(flag, *node),
+            #[cfg(feature = "full")]
             Some(Expr::Cel(node)) => self.cel(flag, *node),
+            #[cfg(not(feature = "full"))]
+            Some(Expr::Logic(_) | Expr::Cel(_)) => self.missing_index("evaluator"),
             None => self.missing_index("condition"),
         }
     }
@@ -650,7 +710,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         };
         let value = self.input.context.get(rules, attr);
         let result = clause::holds(rules, &self.evaluator.prepared, index, clause, value.as_ref());
-        self.probe.step(|| Step::Clause {
+        step!(self, || Step::Clause {
             attribute: rules.str(attr.path).to_owned(),
             op: clause.op.name(),
             negated: clause.negate,
@@ -673,11 +733,19 @@ impl<'r, P: Probe> Run<'r, '_, P> {
             // The caller's context is what is wrong here, not the flag.
             ClauseError::WrongType => self.fail(
                 ErrorCode::InvalidContext,
-                format!("the attribute {attr:?} is not of a type or form that {op} takes"),
+                ["the attribute ", &quoted(attr), " is not of a type or form that ", op, " takes"]
+                    .concat(),
             ),
             ClauseError::Unusable => self.fail(
                 ErrorCode::General,
-                format!("a value of the condition on {attr:?} ({op}) cannot be used by this build"),
+                [
+                    "a value of the condition on ",
+                    &quoted(attr),
+                    " (",
+                    op,
+                    ") cannot be used by this build",
+                ]
+                .concat(),
             ),
         }
     }
@@ -690,6 +758,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         };
         let mut by = "none";
         let mut result = false;
+        #[cfg(feature = "full")]
         if segment.excluded != NONE || segment.included != NONE {
             let attr = rules.attrs.get(segment.by as usize);
             let digits;
@@ -713,7 +782,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         if by == "none" && segment.when != NONE && self.expr(flag, segment.when, depth)? {
             (by, result) = ("rule", true);
         }
-        self.probe.step(|| Step::Segment { key: rules.str(segment.key).to_owned(), by, result });
+        step!(self, || Step::Segment { key: rules.str(segment.key).to_owned(), by, result });
         Ok(result)
     }
 
@@ -734,7 +803,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
             (None, MissingUnit::Skip) => return Ok(Pick::Next),
             (None, MissingUnit::Error) => return self.unit_missing(split),
         };
-        self.probe.step(|| Step::Split {
+        step!(self, || Step::Split {
             by: found.map(|(attr, _)| rules.str(attr.path).to_owned()),
             unit: found.map(|(_, unit)| match unit {
                 Unit::Str(text) => text.to_owned(),
@@ -770,10 +839,11 @@ impl<'r, P: Probe> Run<'r, '_, P> {
             .collect();
         self.fail(
             ErrorCode::TargetingKeyMissing,
-            format!("the context has no usable {} to split by", names.join(" or ")),
+            ["the context has no usable ", &names.join(" or "), " to split by"].concat(),
         )
     }
 
+    #[cfg(feature = "full")]
     fn logic(&mut self, flag: &'r Flag, node: u32) -> Result<Dyn<'r>, Failed> {
         let input = LogicInput {
             rules: self.rules,
@@ -783,7 +853,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         };
         match logic::evaluate(&input, node, &mut self.scratch.bytes) {
             Ok(result) => {
-                self.probe.step(|| Step::Logic { result: result.to_json() });
+                step!(self, || Step::Logic { result: result.to_json() });
                 Ok(result)
             }
             Err(error) => self.fail(ErrorCode::ParseError, error.to_string()),
@@ -791,6 +861,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
     }
 
     /// The result names a variant; null is nobody.
+    #[cfg(feature = "full")]
     fn serve_logic(&mut self, flag: &'r Flag, node: u32) -> Result<Pick, Failed> {
         let rules = self.rules;
         let result = self.logic(flag, node)?;
@@ -815,6 +886,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
     }
 
     /// An error is false: whatever negates it is inside of the expression.
+    #[cfg(feature = "full")]
     #[inline(never)]
     fn cel(&mut self, flag: &'r Flag, node: u32) -> Result<bool, Failed> {
         let rules = self.rules;
@@ -825,7 +897,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         let mut machine =
             cel::Machine::new(rules, patterns, key, context, now, &mut self.cel_steps);
         let result = machine.truth(node);
-        self.probe.step(|| Step::Cel {
+        step!(self, || Step::Cel {
             expression: cel::print::print(rules, node),
             attributes: cel::print::attrs(rules, node)
                 .into_iter()
@@ -846,6 +918,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
     }
 
     /// Out of line: a ruleset without policies pays for one arm of a match.
+    #[cfg(feature = "full")]
     #[inline(never)]
     fn serve_policy(&mut self, flag: &'r Flag, index: u32, depth: usize) -> Result<Pick, Failed> {
         let rules = self.rules;
@@ -893,7 +966,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
                 Err(fault)
             }
         };
-        self.probe.step(|| {
+        step!(self, || {
             let json = |bytes: &[u8]| serde_json::from_slice(bytes).ok();
             let told = called.then(|| host.policy_told()).flatten().unwrap_or_default();
             Step::Policy {
@@ -922,6 +995,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         })
     }
 
+    #[cfg(feature = "full")]
     fn logic_truth(&mut self, flag: &'r Flag, node: u32) -> Result<bool, Failed> {
         Ok(self.logic(flag, node)?.truthy())
     }
@@ -939,6 +1013,14 @@ fn rule_reason(rule: &Rule, how: How) -> Reason {
     }
 }
 
+/// As JSON writes it.
+fn quoted(text: &str) -> String {
+    let mut out = Vec::new();
+    answer::write_json_string(text, &mut out);
+    String::from_utf8(out).unwrap_or_default()
+}
+
+#[cfg(feature = "full")]
 fn arg_json(rules: &Ruleset, arg: &Arg) -> serde_json::Value {
     use serde_json::Value as Json;
     match arg {
@@ -1072,6 +1154,26 @@ mod tests {
             damage(&mut rules);
             assert_eq!(answer(rules, "a", context.clone()).1, "GENERAL");
         }
+    }
+
+    #[test]
+    fn a_condition_that_doubles_with_every_level_ends_unchecked_too() {
+        let config = json!({
+            "enabled": true, "off": "off", "fallthrough": {"variant": "off"},
+            "rules": [{"id": "r", "when": {"attr": "x", "op": "exists"}, "serve": {"variant": "on"}}],
+        });
+        let mut rules = ruleset(vec![flag("a", config)]);
+        let mut last = rules.rules[0].when;
+        for _ in 0..60 {
+            let start = rules.refs.len() as u32;
+            rules.refs.extend([last, last]);
+            last = rules.exprs.len() as u32;
+            rules.exprs.push(Expr::All(crate::ruleset::Span { start, len: 2 }));
+        }
+        rules.rules[0].when = last;
+        assert!(rules.check().is_err(), "who checks does not come so far");
+        assert_eq!(rules.tier(), crate::ruleset::Tier::Core);
+        assert_eq!(answer(rules, "a", json!({"x": 1})).1, "GENERAL");
     }
 
     /// Answers by the attribute `say`, and counts.

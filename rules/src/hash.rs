@@ -3,11 +3,13 @@
 //! The formulas and where they come from are in `profiles`, one function for each format. Next:
 //! `split.rs`, which makes the number choose an arm.
 
-use std::io::Write as _;
+use alloc::vec::Vec;
 
+#[cfg(feature = "full")]
 use sha2::Digest as _;
 
 use crate::context::Value;
+use crate::decimal;
 use crate::model::{Algorithm, Arithmetic, Encode, Project};
 use crate::ruleset::{Hash, HashPart, Ruleset, slice};
 use crate::split::Unit;
@@ -49,6 +51,7 @@ impl Number {
 }
 
 /// The projected hash of a unit. `total` is what projections take for the sum of the weights.
+#[cfg(feature = "full")]
 pub fn number(
     rules: &Ruleset,
     hash: &Hash,
@@ -77,6 +80,7 @@ fn mul_shift(hash: u32, total: u64) -> u64 {
 }
 
 /// The hash before its projection.
+#[cfg(feature = "full")]
 fn raw(rules: &Ruleset, hash: &Hash, parts: &Parts<'_>, scratch: &mut Vec<u8>) -> u64 {
     scratch.clear();
     let input = slice(&rules.hash_parts, hash.input);
@@ -132,6 +136,7 @@ fn raw(rules: &Ruleset, hash: &Hash, parts: &Parts<'_>, scratch: &mut Vec<u8>) -
 
 /// FNV takes a code unit in one step. The other algorithms know bytes only: they get the units
 /// little endian, which is what a JavaScript host would have to do too.
+#[cfg(feature = "full")]
 fn raw_utf16(algorithm: &Algorithm, parts: &Parts<'_>, scratch: &mut Vec<u8>) -> u64 {
     let text = std::mem::take(scratch);
     let units = || text.utf8_chunks().flat_map(|chunk| chunk.valid().encode_utf16());
@@ -167,6 +172,7 @@ fn raw_utf16(algorithm: &Algorithm, parts: &Parts<'_>, scratch: &mut Vec<u8>) ->
     answer
 }
 
+#[cfg(feature = "full")]
 fn text_of<'a>(rules: &'a Ruleset, part: HashPart, parts: &Parts<'a>) -> Option<&'a str> {
     Some(match part {
         HashPart::Literal(text) => rules.str(text),
@@ -180,10 +186,10 @@ fn text_of<'a>(rules: &'a Ruleset, part: HashPart, parts: &Parts<'a>) -> Option<
 }
 
 /// GrowthBook's version 2: the hash of the decimal text of the hash.
+#[cfg(feature = "full")]
 fn twice(first: u32, scratch: &mut Vec<u8>) -> u64 {
     scratch.clear();
-    // Writing to a vector cannot fail.
-    let _ = write!(scratch, "{first}");
+    decimal::write(i64::from(first), scratch);
     u64::from(fnv1a32(scratch.iter().map(|byte| u32::from(*byte))))
 }
 
@@ -192,6 +198,7 @@ fn leading(digest: &[u8]) -> u64 {
     digest.first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first))
 }
 
+#[cfg(feature = "full")]
 fn project(project: Project, arithmetic: Arithmetic, raw: u64, total: u64) -> Number {
     let whole = |number: u64| match arithmetic {
         Arithmetic::Int => Number::Int(number),
@@ -249,6 +256,7 @@ pub fn fnv1a32(steps: impl Iterator<Item = u32>) -> u32 {
 }
 
 /// Deterministic CBOR (RFC 8949 4.2.1) of what JSON can say; flagd's `fractional` v3 hashes it.
+#[cfg(feature = "full")]
 pub mod cbor {
     use super::Value;
 
@@ -377,6 +385,7 @@ pub mod cbor {
 }
 
 /// Each format's formula as data (INTEROP 3.1). An importer puts one of these into a split.
+#[cfg(feature = "full")]
 pub mod profiles {
     use crate::model::{
         Algorithm, Arithmetic, Bound, Compare, Encode, HashPart, HashSpec, Order, Project,

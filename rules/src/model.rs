@@ -4,9 +4,13 @@
 //! Shapes only, parsed strictly (an unknown field is an error). What the shapes mean together is
 //! checked in `compile.rs`, which is also where errors get their JSON pointers.
 
+#[cfg(feature = "full")]
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "full")]
 use serde_json::Value;
+
+use crate::wire::read_words;
 
 /// The declared type of a flag. It decides how a number is written: `3` or `3.0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -33,6 +37,7 @@ pub enum Clients {
 }
 
 /// A metadata value. OFREP allows nothing else.
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "metadata is a boolean, a number or a string")]
 pub enum Scalar {
@@ -41,9 +46,11 @@ pub enum Scalar {
     String(String),
 }
 
+#[cfg(feature = "full")]
 pub type Metadata = IndexMap<String, Scalar>;
 
 /// What a flag is in every environment of its namespace.
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FlagDefinition {
@@ -67,6 +74,7 @@ pub struct FlagDefinition {
 }
 
 /// What a flag does in one environment.
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FlagConfig {
@@ -84,6 +92,7 @@ pub struct FlagConfig {
     pub origin: Option<Origin>,
 }
 
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Origin {
@@ -95,6 +104,7 @@ pub struct Origin {
 }
 
 /// A flag that must be on and serve one of `variants`; else this flag serves its off variant.
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Prerequisite {
@@ -116,6 +126,7 @@ pub enum OnFail {
     Fail,
 }
 
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rule {
@@ -164,6 +175,7 @@ pub enum OnError {
 }
 
 /// RFC 3339 times; `from` is in, `to` is out, unless `inclusive`.
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Window {
@@ -177,6 +189,7 @@ pub struct Window {
 
 /// A wasm policy that is pinned in the environment. It names a variant, gives a value, or abstains:
 /// then the next rule is asked.
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicyRef {
@@ -190,6 +203,7 @@ pub struct PolicyRef {
     pub fallback: Serve,
 }
 
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Serve {
@@ -205,6 +219,7 @@ pub enum Serve {
     Next,
 }
 
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LogicServe {
@@ -225,6 +240,7 @@ pub enum Fractional {
 }
 
 /// One attribute path or several, tried in order.
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected an attribute's path or a list of them")]
 pub enum Units {
@@ -233,6 +249,7 @@ pub enum Units {
 }
 
 /// A percentage rollout. Exactly one of `weights` (native) and `arms` (vendors').
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Split {
@@ -267,6 +284,7 @@ pub struct Split {
     pub ramp: Option<Ramp>,
 }
 
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Arm {
@@ -278,6 +296,7 @@ pub struct Arm {
     pub ranges: Vec<(f64, f64)>,
 }
 
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Shard {
@@ -322,6 +341,7 @@ pub enum PastEnd {
 
 /// A share of the units reached, from `from` to `to` (both 0 to 100,000), linear from `start` to
 /// `end`. Units beyond the share go on to the next rule. A unit once reached stays reached.
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Ramp {
@@ -335,6 +355,7 @@ pub struct Ramp {
 }
 
 /// How a unit becomes a number. Every format's formula is one value of this (INTEROP 3.1).
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HashSpec {
@@ -353,6 +374,7 @@ pub struct HashSpec {
     pub order: Order,
 }
 
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum HashPart {
@@ -451,6 +473,7 @@ pub enum Order {
 
 /// A segment of one environment. `included` and `excluded` name id lists, which travel as blobs
 /// of their own: `list_ref` below says how an evaluator asks for membership.
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Segment {
@@ -466,6 +489,7 @@ pub struct Segment {
 }
 
 /// `value` is one value or an array of them; which, is the operator's business.
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "ConditionDoc", into = "ConditionDoc")]
 pub enum Condition {
@@ -480,6 +504,7 @@ pub enum Condition {
     Always(bool),
 }
 
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Clause {
     pub attr: String,
@@ -522,6 +547,7 @@ pub enum Op {
 }
 
 /// How a clause treats what is not there or not of its type. Left-out fields are native.
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ClausePolicy {
@@ -633,6 +659,7 @@ pub enum BadArg {
 }
 
 /// The JSON of a condition: exactly one form may be used.
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ConditionDoc {
@@ -665,10 +692,12 @@ pub struct ConditionDoc {
 }
 
 /// `null` given is not the same as a field left out.
+#[cfg(feature = "full")]
 fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(from).map(Some)
 }
 
+#[cfg(feature = "full")]
 impl TryFrom<ConditionDoc> for Condition {
     type Error = String;
 
@@ -743,6 +772,7 @@ impl TryFrom<ConditionDoc> for Condition {
     }
 }
 
+#[cfg(feature = "full")]
 impl From<Condition> for ConditionDoc {
     fn from(condition: Condition) -> Self {
         let mut doc = ConditionDoc::default();
@@ -837,34 +867,93 @@ impl Op {
         }
     }
 
+    #[cfg(feature = "full")]
     pub fn names() -> String {
         Op::ALL.map(Op::name).join(", ")
+    }
+}
+
+// In the order of their declarations: that is the wire form.
+read_words! {
+    FlagType { Boolean, String, Integer, Float, Object }
+    Clients { None, Edge, Local }
+    OnFail { Off, OffAsDefault, Fail }
+    RuleReason { Static, Default, TargetingMatch, Split, Disabled }
+    OnError { Fail, Skip }
+    MissingUnit { Error, BucketZero, Skip }
+    UnitTypes { StringOrInteger, String, Any }
+    PastEnd { Skip, LastArm }
+    Op { Eq, In, StartsWith, EndsWith, Contains, Matches, Lt, Lte, Gt, Gte, Before, After, SemverEq, SemverLt, SemverLte, SemverGt, SemverGte, SemverRange, Cidr, Exists, IsNull, TypeIs, Size }
+    Missing { False, True, AsNull, AsEmpty }
+    Negation { AfterPresent, AfterAll }
+    ArrayMode { Any, All, Scalar }
+    Coerce { Strict, String, Js, Loose, ByOperator }
+    VersionRule { Loose, Strict, StrictWithBuild, GoMod, Padded }
+    DateForm { Both, Rfc3339, Millis }
+    BadArg { False, Error }
+}
+
+#[cfg(feature = "full")]
+read_words! {
+    Fractional { V1, V2, V3 }
+    Encode { Utf8, Utf16, Cbor }
+    Arithmetic { Int, F32, F64 }
+    Compare { Less, LessOrEqual }
+    Bound { Exact, Truncate, Round }
+    Order { AsWritten, NameDescending }
+}
+
+#[cfg(feature = "full")]
+crate::wire::read_variants! {
+    Algorithm or Algorithm::Crc32 => {
+        Murmur3 { seed },
+        Murmur3SeededByHash { seed },
+        Fnv1a32,
+        Fnv1a32Twice,
+        Sha1Hex { digits },
+        Md5Be32,
+        Crc32,
+        Xxh3,
+        Sha256Be64,
+    }
+    Project or Project::MulShift32 => {
+        MulShift32,
+        Modulo { n, plus },
+        ModuloFraction { n },
+        Divide { divisor },
+        AbsI32Percent,
     }
 }
 
 /// The context attribute that identifies the subject.
 pub const TARGETING_KEY: &str = "targetingKey";
 
+#[cfg(feature = "full")]
 fn targeting_key() -> Units {
     Units::One(TARGETING_KEY.to_owned())
 }
 
+#[cfg(feature = "full")]
 fn targeting_key_path() -> String {
     TARGETING_KEY.to_owned()
 }
 
+#[cfg(feature = "full")]
 fn is_targeting_key(path: &str) -> bool {
     path == TARGETING_KEY
 }
 
+#[cfg(feature = "full")]
 fn next() -> Serve {
     Serve::Next
 }
 
+#[cfg(feature = "full")]
 fn is_next(serve: &Serve) -> bool {
     *serve == Serve::Next
 }
 
+#[cfg(feature = "full")]
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }

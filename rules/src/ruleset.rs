@@ -10,6 +10,10 @@
 //! Evaluation still reads with `get` and answers GENERAL where an index misses.
 
 mod check;
+mod tier;
+
+use alloc::string::String;
+use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +22,10 @@ use crate::model::{
     OnError, OnFail, Op, Order, PastEnd, Project, RuleReason, UnitTypes, VersionRule,
 };
 use crate::model::{Arithmetic, BadArg, Clients, Coerce, Missing, Negation};
+#[cfg(not(feature = "full"))]
+use crate::wire::read_nothing;
+use crate::wire::{read_fields, read_variants, read_words};
+pub use tier::Tier;
 
 /// A slice of the text pool, in bytes; always whole UTF-8 characters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -235,6 +243,7 @@ impl Ruleset {
 
     /// Keys of the flags whose evaluation may call a policy, for their own rules or for a
     /// prerequisite's. Sorted by their place.
+    #[cfg(feature = "full")]
     pub fn policy_callers(&self) -> Vec<&str> {
         let calls = |serve: u32| matches!(self.serves.get(serve as usize), Some(Serve::Policy(_)));
         let mut callers: Vec<bool> = self
@@ -543,6 +552,67 @@ pub struct Segment {
     pub excluded: u32,
     /// An expr, or `NONE` for lists only.
     pub when: u32,
+}
+
+// In the order of their declarations: that is the wire form, which serde writes.
+read_fields! {
+    Text { start, len }
+    Span { start, len }
+    Ruleset { text, flags, variants, prerequisites, rules, exprs, refs, clauses, args, attrs, attr_parts, serves, splits, arms, shards, ranges, hashes, hash_parts, ramps, logic, logic_refs, segments, list_count, metadata, cel, cel_refs, policies, policy_calls }
+    Flag { key, kind, clients, enabled, is_static, json_head, json_tail, variants, off, prerequisites, rules, fallthrough, salt, broken }
+    Variant { key, json, value }
+    Prerequisite { flag, variants, on_fail }
+    Rule { id, when, from_ms, to_ms, to_inclusive, prerequisites, serve, on_error, reason }
+    Clause { attr, op, negate, missing, negation, array, coerce, version, date, ignore_case, bad_arg, args, sorted }
+    Attr { path, path_hash, parts, first_hash }
+    Split { units, unit_types, missing_unit, hash, salt, seed, arms, total, shards, past_end, ramp }
+    Arm { serve, bound, weight, ranges }
+    Range { from, to }
+    Ramp { from, to, start_ms, end_ms, step_ms }
+    Segment { key, by, included, excluded, when }
+}
+read_variants! {
+    Expr or Expr::Const(false) => { Const(one), Not(one), All(one), Any(one), Clause(one), Segments(one), Logic(one), Cel(one), }
+    Arg or Arg::Null => { Null, Bool(one), Int(one), Float(one), Str(one), Date(one), Version(one), VersionRange(one), Cidr { network, prefix }, Regex(one), Json(one), }
+    Serve or Serve::Next => { Variant(one), Split(one), Logic(one), CodeDefault, Next, Policy(one), }
+}
+#[cfg(feature = "full")]
+read_fields! {
+    PolicyCall { policy, params, fallback }
+    Policy { name, digest, attrs }
+    Shard { hash, salt, ranges }
+    Hash { input, encode, algorithm, project, arithmetic, compare, bound, order }
+}
+#[cfg(feature = "full")]
+read_variants! {
+    HashPart or HashPart::Unit => { Literal(one), FlagKey, Salt, Seed, Unit, SegmentKey, }
+    Logic or Logic::Literal(Arg::Null) => { Literal(one), Array(one), Object(one), Call { op, args, fractional }, }
+    Cel or Cel::Null => { Null, Bool(one), Int(one), Double(one), Str(one), Attr(one), HasAttr(one), AttrIsNull(one), Now, FlagKey, Var(one), List(one), Map(one), Select { of, field }, Has { of, field }, Matches { of, pattern }, Call { op, args }, Loop { kind, over, filter, body }, }
+}
+#[cfg(feature = "full")]
+read_words! {
+    LogicOp { Var, Missing, MissingSome, If, Eq, StrictEq, Ne, StrictNe, Not, Truthy, Or, And, Gt, Gte, Lt, Lte, Max, Min, Add, Subtract, Multiply, Divide, Remainder, Map, Reduce, Filter, All, None, Some, Merge, In, Cat, Substr, Log, Fractional, SemVer, StartsWith, EndsWith }
+    CelLoop { All, Exists, ExistsOne, Map, Filter }
+    CelOp { And, Or, Not, If, Eq, Ne, Lt, Lte, Gt, Gte, In, Add, Subtract, Multiply, Divide, Remainder, Negate, Index, Size, Contains, StartsWith, EndsWith, LowerAscii, UpperAscii, Trim, CharAt, IndexOf, LastIndexOf, Substring, Replace, Split, Join, ToInt, ToDouble, ToString, ToBool, ToTimestamp, ToDuration, FullYear, Month, Date, DayOfMonth, DayOfWeek, DayOfYear, Hours, Minutes, Seconds, Milliseconds }
+}
+#[cfg(not(feature = "full"))]
+read_nothing! {
+    PolicyCall = PolicyCall { policy: NONE, params: Text::default(), fallback: NONE };
+    Policy = Policy { name: Text::default(), digest: Text::default(), attrs: Span::default() };
+    Shard = Shard { hash: NONE, salt: Text::default(), ranges: Span::default() };
+    Hash = Hash {
+        input: Span::default(),
+        encode: Encode::Utf8,
+        algorithm: Algorithm::Crc32,
+        project: Project::MulShift32,
+        arithmetic: Arithmetic::Int,
+        compare: Compare::Less,
+        bound: Bound::Exact,
+        order: Order::AsWritten,
+    };
+    HashPart = HashPart::Unit;
+    Logic = Logic::Literal(Arg::Null);
+    Cel = Cel::Null;
 }
 
 impl Ruleset {

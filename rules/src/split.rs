@@ -15,10 +15,14 @@
 //! Bounds are the cumulated weights, truncated or rounded where the hash says so. If any arm has
 //! ranges, all walk by ranges, which are half-open and in the unit of the projected number.
 
-use std::io::Write as _;
+use alloc::vec::Vec;
+use core::cmp;
 
 use crate::context::Value;
-use crate::hash::{self, Number, Parts, cbor};
+use crate::decimal;
+#[cfg(feature = "full")]
+use crate::hash::cbor;
+use crate::hash::{self, Number, Parts};
 use crate::limits::SPLIT_TOTAL;
 use crate::model::{Arithmetic, Bound, Compare, Order, PastEnd, Project, UnitTypes};
 use crate::ruleset::{Arm, Hash, NONE, Ramp, Range, Ruleset, Serve, Split, slice};
@@ -63,7 +67,7 @@ pub fn unit_of<'a>(value: Value<'a>, types: UnitTypes) -> Option<Unit<'a>> {
 /// The integer that a float is, where floats still tell neighbours apart.
 fn integral(number: f64) -> Option<i64> {
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
-    (number.fract() == 0.0 && number.abs() <= EXACT_MAX).then_some(number as i64)
+    (number as i64 as f64 == number && number.abs() <= EXACT_MAX).then_some(number as i64)
 }
 
 impl Unit<'_> {
@@ -71,13 +75,18 @@ impl Unit<'_> {
     pub fn write_to(self, out: &mut Vec<u8>) {
         match self {
             Unit::Str(text) => out.extend_from_slice(text.as_bytes()),
+            Unit::Int(number) => decimal::write(number, out),
             // Writing to a vector cannot fail.
-            Unit::Int(number) => drop(write!(out, "{number}")),
+            #[cfg(feature = "full")]
             Unit::Float(number) => drop(serde_json::to_writer(out, &number)),
+            // Of splits that need the full tier.
+            #[cfg(not(feature = "full"))]
+            Unit::Float(_) => {}
             Unit::Bool(value) => out.extend_from_slice(if value { b"true" } else { b"false" }),
         }
     }
 
+    #[cfg(feature = "full")]
     pub fn write_cbor(self, out: &mut Vec<u8>) {
         match self {
             Unit::Str(text) => cbor::text(text, out),
@@ -102,7 +111,9 @@ pub fn choose(
     let salt = rules.str(split.salt);
     let parts = Parts { flag_key, salt, seed: rules.str(split.seed), unit };
     let ramp = ramp_share(rules, split, now_ms);
+    #[cfg_attr(not(feature = "full"), expect(unused_mut))]
     let mut within = ramp.is_none_or(|share| ramp_place(salt, unit, scratch) < share);
+    #[cfg(feature = "full")]
     for shard in slice(&rules.shards, split.shards) {
         let Some(hash) = rules.hashes.get(shard.hash as usize) else { return nobody(ramp) };
         let parts = Parts { salt: rules.str(shard.salt), ..parts };
@@ -114,9 +125,25 @@ pub fn choose(
         let arm = if within { native_arm(rules, split, bucket) } else { None };
         return Choice { arm, bucket: f64::from(bucket), ramp };
     }
+    #[cfg(not(feature = "full"))]
+    return nobody(ramp);
+    #[cfg(feature = "full")]
+    vendor(rules, split, &parts, ramp, within, scratch)
+}
+
+/// By a hash that is not ours.
+#[cfg(feature = "full")]
+fn vendor(
+    rules: &Ruleset,
+    split: &Split,
+    parts: &Parts<'_>,
+    ramp: Option<u32>,
+    within: bool,
+    scratch: &mut Vec<u8>,
+) -> Choice {
     let Some(hash) = rules.hashes.get(split.hash as usize) else { return nobody(ramp) };
     let total = whole_total(rules, split, hash);
-    let number = hash::number(rules, hash, &parts, total, scratch);
+    let number = hash::number(rules, hash, parts, total, scratch);
     let arm = if within { vendor_arm(rules, split, hash, number) } else { None };
     Choice { arm, bucket: number.as_f64(), ramp }
 }
@@ -125,14 +152,15 @@ pub fn choose(
 /// ask about and let it pass.
 pub fn choose_bucket_zero(rules: &Ruleset, split: &Split, now_ms: i64) -> Choice {
     let ramp = ramp_share(rules, split, now_ms);
-    let arm = if split.hash == NONE {
-        native_arm(rules, split, 0)
-    } else {
-        rules
+    #[cfg(feature = "full")]
+    if split.hash != NONE {
+        let arm = rules
             .hashes
             .get(split.hash as usize)
-            .and_then(|hash| vendor_arm(rules, split, hash, Number::zero(hash.arithmetic)))
-    };
+            .and_then(|hash| vendor_arm(rules, split, hash, Number::zero(hash.arithmetic)));
+        return Choice { arm, bucket: 0.0, ramp };
+    }
+    let arm = native_arm(rules, split, 0);
     Choice { arm, bucket: 0.0, ramp }
 }
 
@@ -155,6 +183,7 @@ fn native_arm(rules: &Ruleset, split: &Split, bucket: u32) -> Option<u32> {
     absolute(split, place.or_else(|| last_arm(split, arms.len())))
 }
 
+#[cfg(feature = "full")]
 fn vendor_arm(rules: &Ruleset, split: &Split, hash: &Hash, number: Number) -> Option<u32> {
     let arms = slice(&rules.arms, split.arms);
     let place = if arms.iter().any(|arm| arm.ranges.len > 0) {
@@ -188,6 +217,7 @@ fn in_ranges(ranges: &[Range], number: Number) -> bool {
 }
 
 /// What projections take for the sum of the weights.
+#[cfg(feature = "full")]
 fn whole_total(rules: &Ruleset, split: &Split, hash: &Hash) -> u64 {
     let arms = slice(&rules.arms, split.arms);
     match hash.project {
@@ -198,6 +228,7 @@ fn whole_total(rules: &Ruleset, split: &Split, hash: &Hash) -> u64 {
     }
 }
 
+#[cfg(feature = "full")]
 fn bounded(number: f64, bound: Bound) -> f64 {
     match bound {
         Bound::Exact => number,
@@ -207,6 +238,7 @@ fn bounded(number: f64, bound: Bound) -> f64 {
 }
 
 /// The first arm, in the hash's order, whose cumulated weight is beyond the number.
+#[cfg(feature = "full")]
 fn walk(rules: &Ruleset, arms: &[Arm], hash: &Hash, number: Number) -> Option<usize> {
     let sum: f64 = arms.iter().map(|arm| arm.weight).sum();
     let below = |number: f64, bound: f64| match hash.compare {
@@ -276,9 +308,9 @@ impl Iterator for Ordered<'_> {
             Order::AsWritten => self.done,
             Order::NameDescending => {
                 // Downwards by name, upwards by place among equals.
-                let key = |place: usize, arm: &Arm| (self.name(arm), std::cmp::Reverse(place));
-                let after = |key: &(&str, std::cmp::Reverse<usize>)| {
-                    self.before.is_none_or(|(name, place)| *key < (name, std::cmp::Reverse(place)))
+                let key = |place: usize, arm: &Arm| (self.name(arm), cmp::Reverse(place));
+                let after = |key: &(&str, cmp::Reverse<usize>)| {
+                    self.before.is_none_or(|(name, place)| *key < (name, cmp::Reverse(place)))
                 };
                 let keys = self.arms.iter().enumerate().map(|(place, arm)| key(place, arm));
                 let (name, place) = keys.filter(after).max()?;

@@ -5,7 +5,9 @@
 //! `= > >= < <= ~ ^` and wildcards. A bare version means exactly that one (npm), not `^` (Cargo);
 //! `||` and hyphen ranges are not known.
 
-use std::cmp::Ordering;
+#[cfg(feature = "full")]
+use alloc::string::String;
+use core::cmp::Ordering;
 
 use crate::model::VersionRule;
 
@@ -122,6 +124,7 @@ pub fn compare(a: &Version<'_>, b: &Version<'_>, rule: VersionRule) -> Ordering 
 }
 
 /// GrowthBook's `paddedVersionString`: compared as text.
+#[cfg(feature = "full")]
 pub fn padded(text: &str) -> String {
     let text = if text.is_empty() { "0" } else { text };
     let text = text.strip_prefix('v').unwrap_or(text);
@@ -134,7 +137,7 @@ pub fn padded(text: &str) -> String {
         }
         count = count.saturating_add(1);
         if !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()) {
-            out.extend(std::iter::repeat_n(' ', 5usize.saturating_sub(part.len())));
+            out.extend(core::iter::repeat_n(' ', 5usize.saturating_sub(part.len())));
         }
         out.push_str(part);
     }
@@ -145,10 +148,12 @@ pub fn padded(text: &str) -> String {
 }
 
 /// A range that versions are tested against.
+#[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Range(semver::VersionReq);
 
 /// `None` where `text` is no range; the one parser of the compiler and the evaluator.
+#[cfg(feature = "full")]
 pub fn parse_range(text: &str) -> Option<Range> {
     let mut joined = String::with_capacity(text.len().saturating_add(8));
     let mut operator_waits = false;
@@ -175,6 +180,7 @@ pub fn parse_range(text: &str) -> Option<Range> {
 }
 
 /// As Cargo: a pre-release is in a range only if the range names a pre-release of that version.
+#[cfg(feature = "full")]
 pub fn in_range(version: &Version<'_>, range: &Range) -> bool {
     let [major, minor, patch] = version.numbers.map(|number| number.parse::<u64>().ok());
     let (Some(major), Some(minor), Some(patch)) = (major, minor, patch) else { return false };

@@ -7,9 +7,11 @@ mod corpus;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rules::answer::{Audience, write_all};
 use rules::context::ContextBuf;
-use rules::eval::{Evaluator, Input, Scratch};
+use rules::eval::{Evaluator, Input, NoHost, Scratch};
 use rules::model::{Clause, Condition, ConditionDoc, FlagConfig, Op};
+use rules::ruleset::Tier;
 use serde_json::{Value, json};
 
 #[test]
@@ -241,4 +243,46 @@ fn a_condition_is_written_back_as_it_was_read() {
             }
         }
     }
+}
+
+/// The core believes what a ruleset's indices say, and must not fall over them.
+#[test]
+fn a_core_ruleset_that_nobody_checked_answers_whatever_is_flipped_in_it() {
+    let (mut read, mut answered) = (0, 0);
+    for file in corpus::load() {
+        let ruleset = rules::blob::decode_unchecked(&file.ruleset).unwrap();
+        if ruleset.tier() == Tier::Full {
+            continue;
+        }
+        let contexts: Vec<ContextBuf> = file
+            .cases
+            .iter()
+            .step_by(file.cases.len().div_ceil(3))
+            .filter_map(|case| ContextBuf::from_json(&case.context).ok())
+            .collect();
+        let body = 12..file.ruleset.len() - 8;
+        // The text pool comes first and is long; what follows it are the arenas.
+        for at in body.clone().skip(ruleset.text.len() * 9 / 10) {
+            for flip in [0x01, 0x08, 0x40, 0xff] {
+                let mut bytes = file.ruleset.clone();
+                bytes[at] ^= flip;
+                let checksum = xxhash_rust::xxh3::xxh3_64(&bytes[..body.end]);
+                bytes[body.end..].copy_from_slice(&checksum.to_le_bytes());
+                let Ok(ruleset) = rules::blob::decode_unchecked(&bytes) else { continue };
+                read += 1;
+                if ruleset.tier() == Tier::Full {
+                    continue;
+                }
+                let evaluator = Evaluator::new(ruleset).unwrap();
+                for context in &contexts {
+                    let input =
+                        Input { context: context.view(), now_ms: 1_767_300_000_000, host: &NoHost };
+                    let (mut scratch, mut out) = (Scratch::default(), Vec::new());
+                    write_all(&evaluator, Audience::Server, &input, &mut scratch, &mut out);
+                    answered += 1;
+                }
+            }
+        }
+    }
+    assert!(read > 1_000 && answered > 1_000, "{read} read, {answered} answered");
 }

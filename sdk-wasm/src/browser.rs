@@ -19,7 +19,7 @@
 #![allow(unsafe_code)]
 
 #[cfg(not(feature = "full"))]
-use alloc::{string::String, vec::Vec};
+use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 
 use rules::answer;

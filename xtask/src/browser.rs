@@ -23,7 +23,7 @@ const FEATURES: [&str; 6] = [
 ];
 
 /// The module of a tier: its name, and the features of `sdk-wasm` that make it.
-const TIERS: [(&str, &str); 1] = [("full", "browser,full")];
+const TIERS: [(&str, &str); 2] = [("core", "browser"), ("full", "browser,full")];
 
 const PROFILE: &str = "wasm-small";
 

@@ -4,7 +4,7 @@
 //! says before it does so. Chores: `test.rs` (everything that proves the house), `simulation.rs`
 //! (seeds, and planted bugs), `check.rs` (format, lints, arrows), `tree.rs` (the rules of the
 //! dependency tree), `wasm.rs` (the evaluator as wasm),
-//! `browser.rs` (the same for browsers), `toolchain.rs` (the compiler for both), `protoc.rs` (what
+//! `browser.rs` (the same for browsers), `size.rs` (what browsers download), `toolchain.rs` (the compiler for both), `protoc.rs` (what
 //! etcd's client is built with).
 
 mod browser;
@@ -19,6 +19,7 @@ mod policies;
 mod postgres;
 mod protoc;
 mod simulation;
+mod size;
 mod steps;
 mod test;
 mod toolchain;
@@ -107,6 +108,8 @@ enum Chore {
         #[arg(default_value = "")]
         name: String,
     },
+    /// Builds the modules for browsers and prints what they and the npm package weigh.
+    Size,
     /// Writes the generated documents: docs/CLI.md, docs/CONFIGURATION.md.
     Docs,
 }
@@ -126,6 +129,7 @@ fn main() -> ExitCode {
         Chore::Chaos { runs, seed, jobs } => test::chaos(runs, seed, jobs),
         Chore::Simulate { seeds, seed, trace } => simulation::run(seeds, seed, trace),
         Chore::Mutants { name } => simulation::mutants(&name),
+        Chore::Size => size::run(),
         Chore::Docs => docs(),
     };
     match result {

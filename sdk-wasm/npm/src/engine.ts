@@ -45,7 +45,6 @@ interface Exports {
   context(len: number): void;
   evaluate(flag: number, nowMs: number): number;
   answer(): number;
-  fingerprint?(flag: number): number;
   explain?(flag: number, nowMs: number): number;
 }
 
@@ -153,12 +152,6 @@ export class Engine {
     }
     this.#exports.evaluate(slot.flag, nowMs);
     return this.#take(this.#exports.answer());
-  }
-
-  /** Changes with the flag's rules, and with what they refer to; undefined where there is none. */
-  fingerprint(key: string): number | undefined {
-    const slot = this.#slots.get(key);
-    return slot && this.#exports.fingerprint?.(slot.flag);
   }
 
   /** After it every flag is unknown. */

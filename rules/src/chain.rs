@@ -1,6 +1,9 @@
 //! What depends on what: order, depth and cycles of prerequisites and of nested segments.
 //! Without recursion, because ten thousand flags in one chain are input like any other.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 #[derive(Debug, Default, PartialEq)]
 pub struct Order {
     /// Dependencies before dependents; without what a cycle holds up.
