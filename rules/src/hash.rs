@@ -125,7 +125,7 @@ fn raw(rules: &Ruleset, hash: &Hash, parts: &Parts<'_>, scratch: &mut Vec<u8>) -
             let digest: [u8; 16] = md5::Md5::digest(&scratch[..]).into();
             leading(&digest) >> 32
         }
-        Algorithm::Crc32 => u64::from(crc32fast::hash(scratch)),
+        Algorithm::Crc32 => u64::from(crc32(scratch)),
         Algorithm::Xxh3 => xxhash_rust::xxh3::xxh3_64(scratch),
         Algorithm::Sha256Be64 => {
             let digest: [u8; 32] = sha2::Sha256::digest(&scratch[..]).into();
@@ -164,7 +164,7 @@ fn raw_utf16(algorithm: &Algorithm, parts: &Parts<'_>, scratch: &mut Vec<u8>) ->
                     leading(&digest)
                 }
                 Algorithm::Xxh3 => xxhash_rust::xxh3::xxh3_64(&bytes),
-                _ => u64::from(crc32fast::hash(&bytes)),
+                _ => u64::from(crc32(&bytes)),
             }
         }
     };
@@ -253,6 +253,40 @@ pub fn murmur3(bytes: &[u8], seed: u32) -> u32 {
 /// FNV-1a, 32 bits. Steps are bytes, or UTF-16 units as GrowthBook has it.
 pub fn fnv1a32(steps: impl Iterator<Item = u32>) -> u32 {
     steps.fold(0x811c_9dc5, |hash, step| (hash ^ step).wrapping_mul(0x0100_0193))
+}
+
+/// CRC-32 as of Ethernet and zip, by the nibble: tables by the byte are 1 kB that no compressor makes
+/// smaller, the fast ones 16 kB, and what is hashed here is a name.
+#[cfg(feature = "full")]
+pub fn crc32(bytes: &[u8]) -> u32 {
+    const NIBBLES: [u32; 16] = nibbles();
+    let step = |crc: u32, bits: u8| {
+        let place = (crc ^ u32::from(bits)) & 0x0f;
+        crc >> 4 ^ NIBBLES.get(place as usize).copied().unwrap_or(0)
+    };
+    !bytes.iter().fold(u32::MAX, |crc, byte| step(step(crc, *byte), byte >> 4))
+}
+
+#[cfg(feature = "full")]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "runs in the compiler"
+)]
+const fn nibbles() -> [u32; 16] {
+    let mut table = [0u32; 16];
+    let mut place = 0;
+    while place < 16 {
+        let mut crc = place as u32;
+        let mut bit = 0;
+        while bit < 4 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+            bit += 1;
+        }
+        table[place] = crc;
+        place += 1;
+    }
+    table
 }
 
 /// Deterministic CBOR (RFC 8949 4.2.1) of what JSON can say; flagd's `fractional` v3 hashes it.
@@ -543,6 +577,14 @@ pub mod profiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn crc_32_is_the_one_of_everybody() {
+        // The check value of the catalogue of parametrised CRC algorithms, and Python's zlib.
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+        assert_eq!(crc32(b""), 0);
+        assert_eq!(crc32(b"The quick brown fox jumps over the lazy dog"), 0x414f_a339);
+    }
 
     #[test]
     fn cbor_takes_the_shortest_form_that_holds_the_value() {

@@ -129,5 +129,5 @@ fn base62(bytes: &[u8], width: usize) -> String {
 }
 
 fn check_digits(body: &str) -> String {
-    base62(&crc32fast::hash(body.as_bytes()).to_be_bytes(), 6)
+    base62(&crate::hash::crc32(body.as_bytes()).to_be_bytes(), 6)
 }
