@@ -14,6 +14,7 @@ use edge::feed::{Feed, FeedError};
 use futures_util::future::BoxFuture;
 use rules::blob::Digest;
 use rules::head::{Heads, Receipts};
+use rules::usage::UsageReport;
 use serde_json::json;
 use tokio::sync::{Mutex, watch};
 
@@ -239,6 +240,13 @@ impl Feed for Joined {
     fn receipts(&self, receipts: Receipts) -> BoxFuture<'_, Result<(), FeedError>> {
         Box::pin(async move {
             let taken = self.reports.take(&receipts).await;
+            taken.map_err(|error| FeedError::Unreachable(error.into()))
+        })
+    }
+
+    fn usage(&self, report: UsageReport) -> BoxFuture<'_, Result<(), FeedError>> {
+        Box::pin(async move {
+            let taken = self.reports.take_usage(&report).await;
             taken.map_err(|error| FeedError::Unreachable(error.into()))
         })
     }

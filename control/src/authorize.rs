@@ -61,6 +61,7 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET", "~/environments/{environment}/flags", Read),
     ("GET", "~/environments/{environment}/flags/{flag}", Read),
     ("PUT", "~/environments/{environment}/flags/{flag}", Write),
+    ("GET", "~/environments/{environment}/flags/{flag}/usage", Read),
     ("GET", "~/environments/{environment}/segments", Read),
     ("POST", "~/environments/{environment}/segments", Write),
     ("GET", "~/environments/{environment}/segments/{segment}", Read),
@@ -93,6 +94,7 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET", "/edge/v1/heads", Edge),
     ("GET", "/edge/v1/blobs/{digest}", Edge),
     ("POST", "/edge/v1/receipts", Edge),
+    ("POST", "/edge/v1/usage", Edge),
 ];
 
 /// What a route asks for; none if nobody said, and then nobody gets in.

@@ -50,6 +50,7 @@ pub mod segments;
 mod serve;
 pub mod signing;
 pub mod store;
+pub mod usage;
 mod wake;
 
 use std::io;
@@ -340,6 +341,17 @@ impl LocalReports {
         let mut tx = self.store.write().await?;
         let scope = authorize::local_edge(&mut tx).await?;
         edges::receive(&mut tx, &scope, receipts).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// As `POST /edge/v1/usage`.
+    pub async fn take_usage(
+        &self,
+        report: &rules::usage::UsageReport,
+    ) -> Result<(), authorize::Denied> {
+        let mut tx = self.store.write().await?;
+        let scope = authorize::local_edge(&mut tx).await?;
+        usage::receive(&mut tx, &scope, report).await?;
         Ok(tx.commit().await?)
     }
 }

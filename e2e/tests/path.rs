@@ -209,3 +209,63 @@ async fn a_condition_in_cel_is_refused_with_its_place_or_decides_at_the_edge() {
     ofrep.serves("lounge", &vip, &json!(true)).await;
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_gets_its_flags_and_what_it_used_is_counted() {
+    let mut world = World::start().await;
+    let of = |key: &str, clients: &str| {
+        json!({ "key": key, "type": "boolean", "clients": clients,
+            "variants": { format!("{key}-on"): true, format!("{key}-off"): false } })
+    };
+    for (key, clients) in [("seen", "local"), ("distant", "edge"), ("hidden", "none")] {
+        world.admin.flag(&of(key, clients), &serving(&format!("{key}-on"))).await;
+    }
+    let browser = Ofrep::new(&world.edge_url(), &world.browser_key);
+    browser.serves("distant", &json!({}), &json!(true)).await;
+    let snapshot = |url: String, key: String| async move {
+        let request = e2e::http::client().get(format!("{url}/sdk/v1/snapshot")).bearer_auth(key);
+        request.send().await.unwrap().bytes().await.unwrap()
+    };
+    let trusted = [world.public_key.clone()];
+    let bytes = snapshot(world.edge_url(), world.browser_key.clone()).await;
+    let (_, blob) = rules::client::verify_container(&bytes, &trusted).unwrap();
+    let (manifest, ruleset) = rules::client::decode_blob(blob).unwrap();
+    assert_eq!((manifest.flags, manifest.edge), (1, true));
+    let evaluator = rules::eval::Evaluator::load(ruleset).unwrap();
+    assert!(evaluator.flag("seen").is_some());
+    for hidden in ["hidden", "distant"] {
+        let absent = !bytes.windows(hidden.len()).any(|part| part == hidden.as_bytes());
+        assert!(absent, "{hidden} travels to browsers");
+    }
+    let asked = e2e::http::client().post(format!("{}/sdk/v1/evaluate", world.edge_url()));
+    let answers = send(asked.bearer_auth(&world.browser_key).body("{}")).await.ok().json();
+    assert_eq!(answers["flags"].as_array().unwrap().len(), 1, "{answers}");
+    assert_eq!(answers["flags"][0]["key"], "distant");
+
+    // What it used, as `sendBeacon` sends it; and a service beside it.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let minute = now.as_secs() / 60;
+    let body = json!({ "key": world.browser_key, "usage": [
+        { "flag": "seen", "variant": "seen-on", "minute": minute, "count": 41 },
+        { "flag": "hidden", "variant": "hidden-on", "minute": minute, "count": 1 }] });
+    let events = format!("{}/sdk/v1/events", world.edge_url());
+    let told = e2e::http::client().post(events).body(body.to_string());
+    let told = send(told).await;
+    assert_eq!((told.status, told.json()), (202, json!({ "accepted": 1, "refused": 1 })));
+    world.ofrep().one("seen", &json!({})).await.ok();
+    let path = format!("{}/flags/seen/usage", world.admin.environment_path());
+    // An edge that ends tells what it has.
+    world.stop_edge().await;
+    let usage = world.admin.get(&path).await.ok().json();
+    let wanted = json!([
+        { "variant": "seen-on", "source": "browser", "count": 41 },
+        { "variant": "seen-on", "source": "server", "count": 1 }]);
+    assert_eq!(usage["totals"], wanted, "{usage}");
+    assert!(usage["lastEvaluatedAt"].is_string(), "{usage}");
+
+    // It starts again from disk, and browsers get the same bytes.
+    world.start_edge(|_| {}).await;
+    let again = snapshot(world.edge_url(), world.browser_key.clone()).await;
+    assert!(again == bytes);
+    world.stop().await;
+}

@@ -65,6 +65,16 @@ pub fn check<'a>(table: &'a Table, headers: &HeaderMap) -> Result<&'a Grant, Den
     Err(denied)
 }
 
+/// The grant of a key that stands in a request's body.
+pub fn check_text<'a>(
+    table: &'a Table,
+    text: &[u8],
+    headers: &HeaderMap,
+) -> Result<&'a Grant, Denied> {
+    let grant = find(table, text).ok_or(Denied::UnknownKey)?;
+    allows_origin(&grant.key.record, headers).then_some(grant).ok_or(Denied::Origin)
+}
+
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, key) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(key.trim_ascii())

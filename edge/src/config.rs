@@ -41,6 +41,8 @@ pub struct Config {
     pub server_rate_per_s: Option<NonZeroU32>,
     /// As above, of one browser key, which all users of a site share.
     pub browser_rate_per_s: Option<NonZeroU32>,
+    /// How often usage is reported to control; each time ± 50 %.
+    pub usage_every: Duration,
     /// How long a shutdown waits for requests that are being answered.
     pub drain: Duration,
     pub timeouts: Timeouts,
@@ -109,6 +111,7 @@ impl Config {
             // Far above what one service asks, far below what starves its neighbours.
             server_rate_per_s: NonZeroU32::new(100_000),
             browser_rate_per_s: NonZeroU32::new(5_000),
+            usage_every: Duration::from_secs(60),
             drain: Duration::from_secs(10),
             timeouts: Timeouts::default(),
             register: None,

@@ -20,6 +20,7 @@ use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, IF_NONE_MATCH};
 use rules::blob::Digest;
 use rules::head::{Heads, Receipts};
 use rules::keys::ApiKey;
+use rules::usage::UsageReport;
 
 /// Bytes of an answer with heads: 2,000 environments at the longest head that there can be.
 pub const HEADS_BYTES_MAX: u64 = 2_000 * (rules::limits::HEAD_BYTES_MAX as u64 + 256);
@@ -63,6 +64,13 @@ pub trait Feed: Send + Sync + 'static {
 
     /// Tells what this edge serves and what it refused.
     fn receipts(&self, receipts: Receipts) -> BoxFuture<'_, Result<(), FeedError>>;
+
+    /// Tells how often flags were used. What is sent again under its number counts once. A feed that
+    /// leads nowhere takes everything.
+    fn usage(&self, report: UsageReport) -> BoxFuture<'_, Result<(), FeedError>> {
+        let _ = report;
+        Box::pin(async { Ok(()) })
+    }
 
     /// The doorbell: resolves when heads may have changed. A lost ring costs one anti-entropy
     /// interval.
@@ -170,6 +178,15 @@ impl HttpFeed {
         Ok(Some((heads, etag)))
     }
 
+    async fn post(&self, path: &str, body: &impl serde::Serialize) -> Result<(), FeedError> {
+        let url = format!("{}/edge/v1/{path}", self.base);
+        let body =
+            serde_json::to_vec(body).map_err(|error| FeedError::Malformed(error.to_string()))?;
+        let request = self.client.post(url).body(body);
+        let request = request.header(reqwest::header::CONTENT_TYPE, "application/json");
+        self.send(request).await.map(drop)
+    }
+
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, FeedError> {
         let answer = request
             .bearer_auth(self.key.reveal())
@@ -259,17 +276,11 @@ impl Feed for HttpFeed {
     }
 
     fn receipts(&self, receipts: Receipts) -> BoxFuture<'_, Result<(), FeedError>> {
-        Box::pin(async move {
-            let url = format!("{}/edge/v1/receipts", self.base);
-            let body = serde_json::to_vec(&receipts)
-                .map_err(|error| FeedError::Malformed(error.to_string()))?;
-            let request = self
-                .client
-                .post(url)
-                .header(reqwest::header::CONTENT_TYPE, "application/json")
-                .body(body);
-            self.send(request).await.map(drop)
-        })
+        Box::pin(async move { self.post("receipts", &receipts).await })
+    }
+
+    fn usage(&self, report: UsageReport) -> BoxFuture<'_, Result<(), FeedError>> {
+        Box::pin(async move { self.post("usage", &report).await })
     }
 
     fn changed(&self) -> BoxFuture<'_, ()> {

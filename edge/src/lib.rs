@@ -25,6 +25,7 @@ mod serve;
 pub mod simulated;
 mod state;
 mod sync;
+mod usage;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -112,6 +113,13 @@ pub async fn start_in(
         server_per_s: config.server_rate_per_s,
         browser_per_s: config.browser_rate_per_s,
     }));
+    let reporter = usage::Reporter {
+        edge_id: config.edge_id.clone(),
+        every: config.usage_every,
+        feed: feed.clone(),
+        state: state.clone(),
+        metrics: metrics.clone(),
+    };
     let sync = Sync::new(&config, feed, sandbox.clone(), state.clone(), disk, metrics.clone());
     let shared = Serving::new(&config, state, metrics, sync.progress.clone());
     sync.restore().await;
@@ -122,6 +130,7 @@ pub async fn start_in(
     tasks.spawn(upkeep(shared.clone(), sandbox));
     let until = stopping.clone();
     tasks.spawn(async move { sync.run(until).await });
+    tasks.spawn(reporter.run(stopping.clone()));
     #[cfg(feature = "etcd")]
     if let Some(register) = config.register {
         let started_at_us = now_ms().saturating_mul(1_000);

@@ -33,6 +33,8 @@ pub struct Metrics {
     pub feed_failures: Counter,
     pub feed_contact_s: Gauge,
     pub disk_failures: Counter,
+    pub usage_reports: Counter,
+    pub usage_failures: Counter,
     pub quarantined: Counter,
 }
 
@@ -45,6 +47,7 @@ pub struct EnvironmentMetrics {
     pub bulk_not_modified: Counter,
     pub bulk_failed: Counter,
     pub limited: Counter,
+    pub usage_dropped: Counter,
     pub traps: Counter,
     pub events: Counter,
     pub latency: Histogram,
@@ -97,6 +100,8 @@ impl Metrics {
             feed_failures: counter("tidegate_edge_feed_failures_total"),
             feed_contact_s: gauge("tidegate_edge_feed_contact_timestamp_seconds"),
             disk_failures: counter("tidegate_edge_disk_failures_total"),
+            usage_reports: counter("tidegate_edge_usage_reports_total"),
+            usage_failures: counter("tidegate_edge_usage_failures_total"),
             quarantined: counter("tidegate_edge_snapshots_quarantined_total"),
             recorder: Arc::new(recorder),
         })
@@ -144,6 +149,7 @@ impl Metrics {
             bulk_not_modified: bulk("not_modified"),
             bulk_failed: bulk("failed"),
             limited: counter("tidegate_edge_requests_limited_total", &[]),
+            usage_dropped: counter("tidegate_edge_usage_dropped_total", &[]),
             traps: counter("tidegate_edge_sandbox_traps_total", &[]),
             events: counter("tidegate_edge_events_total", &[]),
             latency: latency("one"),
@@ -298,6 +304,9 @@ fn describe(recorder: &PrometheusRecorder) {
         ("tidegate_edge_policy_shadow_total", "Calls of a shadow, by how it compares."),
         ("tidegate_edge_sync_total", "What became of heads, by result."),
         ("tidegate_edge_feed_failures_total", "Failed requests to control."),
+        ("tidegate_edge_usage_reports_total", "Reports of usage that control took."),
+        ("tidegate_edge_usage_failures_total", "Reports of usage that control did not take."),
+        ("tidegate_edge_usage_dropped_total", "Uses that were not counted: too many at once."),
         ("tidegate_edge_disk_failures_total", "Snapshots that could not be written or read."),
         ("tidegate_edge_snapshots_quarantined_total", "Snapshot files set aside as bad."),
     ] {

@@ -31,6 +31,7 @@ use serde_json::value::RawValue;
 use crate::auth::{self, Denied};
 use crate::serve::{Body, Shared};
 use crate::state::{Announcement, Grant, Served, Table};
+use crate::usage::{source_of, variant_of};
 
 /// How long a refetch may wait for the version that its client was told of by another edge.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
@@ -212,6 +213,10 @@ async fn one(grant: &Grant, key: &str, context: ContextBuf, began: Instant) -> R
         }
     };
     metrics.count_one(status, &body, began.elapsed());
+    if status == 200 {
+        let (usage, source) = (&grant.served.tenant.usage, source_of(grant.key.record.kind));
+        usage.count(key, variant_of(&body).as_deref(), source, now_ms.div_euclid(60_000), 1);
+    }
     json(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), body.into())
 }
 

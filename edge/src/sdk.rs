@@ -4,7 +4,9 @@
 //!   Nothing here looks into them: what a browser may not see is not in what control signed.
 //! - `POST evaluate`: the answers of those flags whose rules do not leave the edge, for one context.
 //! - `GET stream` (`sdk/stream.rs`): that something changed, and of the snapshot also what.
+//! - `POST events` (`sdk/events.rs`): how often a browser used what.
 
+pub mod events;
 mod patch;
 pub mod ring;
 mod stream;
@@ -30,6 +32,7 @@ pub async fn answer(shared: &Shared, path: &str, request: Request<Incoming>) -> 
         Some("snapshot") => snapshot(shared, &request),
         Some("evaluate") => evaluate(shared, request).await,
         Some("stream") => stream::open(shared, &request).await,
+        Some("events") => events::take(shared, request).await,
         _ => Err(Failure::other(StatusCode::NOT_FOUND, "there is no such path")),
     };
     let mut answer = answered.unwrap_or_else(|failure| failure.answer(None));

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
@@ -24,7 +24,9 @@ use tokio::sync::watch;
 use crate::auth::{self, StreamClaims};
 use crate::client::Client;
 use crate::metrics::{EnvironmentMetrics, Metrics};
+use crate::sdk::events::Catalog;
 use crate::sdk::ring::Ring;
+use crate::usage::Usage;
 
 /// Namespace and environment.
 pub type Name = (String, String);
@@ -46,6 +48,9 @@ pub struct Served {
     pub bulk_bytes: AtomicUsize,
     /// What browsers get of it. Replaced in place when it is signed anew: nothing else changes then.
     pub client: ArcSwapOption<Client>,
+    /// As the evaluator has it.
+    pub ruleset: Arc<[u8]>,
+    pub catalog: OnceLock<Catalog>,
 }
 
 impl Served {
@@ -66,6 +71,7 @@ pub struct Tenant {
     pub announcements: watch::Sender<Announcement>,
     /// What browsers had last, for those that hear of a change late.
     pub ring: Ring,
+    pub usage: Usage,
     pub metrics: EnvironmentMetrics,
 }
 
@@ -280,11 +286,13 @@ impl State {
     pub fn tenant(&self, name: &Name, metrics: &Metrics) -> Arc<Tenant> {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         let tenant = tenants.entry(name.clone()).or_insert_with(|| {
+            let metrics = metrics.environment(&name.0, &name.1);
             Arc::new(Tenant {
                 name: name.clone(),
+                usage: Usage::new(metrics.usage_dropped.clone()),
                 announcements: watch::Sender::new(Announcement::default()),
                 ring: Ring::default(),
-                metrics: metrics.environment(&name.0, &name.1),
+                metrics,
             })
         });
         tenant.clone()

@@ -198,6 +198,7 @@ enum Source {
 struct Loaded {
     manifest: Manifest,
     evaluator: Arc<sandbox::Environment>,
+    ruleset: Arc<[u8]>,
     /// Id lists and policies, for the disk.
     lists: Vec<(Digest, Bytes)>,
     policies: Vec<Arc<Slot>>,
@@ -620,7 +621,7 @@ impl Sync {
         let host =
             SnapshotHost { lists: id_lists, policies: slots.clone(), all: self.policies.clone() };
         let ruleset: Arc<[u8]> = Arc::from(ruleset);
-        let sandbox = self.sandbox.clone();
+        let (sandbox, kept) = (self.sandbox.clone(), ruleset.clone());
         let all = (!slots.is_empty()).then(|| self.policies.clone());
         // Instantiating and decoding take milliseconds, which would hold up requests.
         let (evaluator, callers) = seam::blocking(move || {
@@ -635,7 +636,8 @@ impl Sync {
         .await
         .map_err(|_| Refusal::Load("loading it panicked".to_owned()))?
         .map_err(Refusal::Load)?;
-        Ok(Loaded { manifest, evaluator, lists: contents, policies: slots, callers, client })
+        let (ruleset, lists, policies) = (kept, contents, slots);
+        Ok(Loaded { manifest, evaluator, ruleset, lists, policies, callers, client })
     }
 
     async fn list_bytes(
@@ -784,6 +786,8 @@ impl Sync {
             tenant: self.state.tenant(&target.name(), &self.metrics),
             bulk_bytes: Default::default(),
             client: ArcSwapOption::from(loaded.client),
+            ruleset: loaded.ruleset,
+            catalog: Default::default(),
         };
         for slot in &served.policies {
             slot.show();

@@ -1,4 +1,4 @@
-//! What edges ask over HTTP: heads (with a long poll), blobs, receipts.
+//! What edges ask and tell over HTTP: heads (with a long poll), blobs, receipts, usage.
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use rules::blob::Digest;
 use rules::head::Receipts;
 use rules::limits::ADMIN_BODY_BYTES_MAX;
+use rules::usage::UsageReport;
 use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -22,11 +23,16 @@ use super::problem::Stop;
 use crate::authorize::EdgeScope;
 use crate::edges;
 use crate::refusal::Refusal;
+use crate::usage as uses;
 
 const WAIT_SECONDS_MAX: u64 = 30;
 
 pub fn router() -> OpenApiRouter<Shared> {
-    OpenApiRouter::new().routes(routes!(heads)).routes(routes!(blob)).routes(routes!(receipts))
+    OpenApiRouter::new()
+        .routes(routes!(heads))
+        .routes(routes!(blob))
+        .routes(routes!(receipts))
+        .routes(routes!(usage))
 }
 
 #[derive(Debug, Deserialize)]
@@ -146,6 +152,17 @@ async fn receipts(State(shared): State<Shared>, scope: EdgeScope, request: Reque
     let receipts: Receipts = parse(&body)?;
     let mut tx = shared.store.write().await?;
     edges::receive(&mut tx, &scope, &receipts).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// How often flags were used. A report that comes again under its number counts once.
+#[utoipa::path(post, path = "/edge/v1/usage", tag = "edge", request_body = serde_json::Value, responses((status = 204)))]
+async fn usage(State(shared): State<Shared>, scope: EdgeScope, request: Request) -> Handled {
+    let body = read(request.into_body(), ADMIN_BODY_BYTES_MAX, shared.body_timeout).await?;
+    let report: UsageReport = parse(&body)?;
+    let mut tx = shared.store.write().await?;
+    uses::receive(&mut tx, &scope, &report).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

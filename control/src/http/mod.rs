@@ -12,6 +12,7 @@ mod policy_bodies;
 pub mod problem;
 pub mod segments;
 pub mod transfer;
+pub mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +66,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(transfer::router())
         .merge(segments::router())
         .merge(policies::router())
+        .merge(usage::router())
         .merge(fleet::router())
         .merge(edge::router())
 }

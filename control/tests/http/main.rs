@@ -12,5 +12,6 @@ mod repeated;
 mod routes;
 mod secrets;
 mod shutdown;
+mod usage;
 #[path = "../world/mod.rs"]
 mod world;

@@ -78,6 +78,13 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
             Json(json!({ "receipts": [] })),
             edge(204),
         ),
+        route(
+            "POST",
+            "/edge/v1/usage",
+            "/edge/v1/usage",
+            Json(json!({ "edge": "e", "run": 1, "sequence": 1, "environments": [] })),
+            edge(204),
+        ),
         route("GET", "/api/v1/namespaces", "/api/v1/namespaces", None, admin(200)),
         route(
             "POST",
@@ -175,6 +182,13 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
             "/environments/{environment}/flags/{flag}",
             "/environments/production/flags/new",
             Json(config),
+            200
+        ),
+        below!(
+            "GET",
+            "/environments/{environment}/flags/{flag}/usage",
+            "/environments/production/flags/new/usage",
+            None,
             200
         ),
         below!("DELETE", "/flags/{flag}", "/flags/new", None, 204),

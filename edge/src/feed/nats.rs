@@ -30,6 +30,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use rules::blob::Digest;
 use rules::bus::{self, Broker};
 use rules::head::{Heads, Receipts, SignedHead, Version};
+use rules::usage::UsageReport;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -391,6 +392,11 @@ impl Feed for NatsFeed {
     }
 
     /// Answered by control, so a broker without a control behind it takes none.
+    /// Over HTTP in any case: it is in no hurry, and the answer says whether it was counted.
+    fn usage(&self, report: UsageReport) -> BoxFuture<'_, Result<(), FeedError>> {
+        self.behind.usage(report)
+    }
+
     fn receipts(&self, receipts: Receipts) -> BoxFuture<'_, Result<(), FeedError>> {
         Box::pin(async move {
             if !self.is_connected() {

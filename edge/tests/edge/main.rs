@@ -8,4 +8,5 @@ mod ofrep_schema;
 mod sdk;
 mod serving;
 mod sync;
+mod usage;
 mod world;

@@ -22,6 +22,7 @@ use rules::head::{
 };
 use rules::keys::{ApiKey, KEY_ENTROPY_BYTES, KeyKind, KeyRecord};
 use rules::model::Clients;
+use rules::usage::UsageReport;
 use sandbox::{Sandbox, SandboxConfig};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -261,6 +262,8 @@ pub struct Source {
     inner: Mutex<Inner>,
     bell: watch::Sender<u64>,
     pub receipts: watch::Sender<Vec<Receipt>>,
+    /// Every attempt, also those that were not taken.
+    pub usage: watch::Sender<Vec<UsageReport>>,
 }
 
 #[derive(Default)]
@@ -278,6 +281,7 @@ impl Source {
             inner: Mutex::default(),
             bell: watch::Sender::new(0),
             receipts: watch::Sender::new(Vec::new()),
+            usage: watch::Sender::new(Vec::new()),
         })
     }
 
@@ -404,6 +408,16 @@ impl Feed for Source {
         Box::pin(async move {
             self.receipts.send_replace(receipts.receipts);
             Ok(())
+        })
+    }
+
+    fn usage(&self, report: UsageReport) -> BoxFuture<'_, Result<(), FeedError>> {
+        Box::pin(async move {
+            self.usage.send_modify(|reports| reports.push(report));
+            match self.inner.lock().expect("lock").down {
+                true => Err(Source::unreachable()),
+                false => Ok(()),
+            }
         })
     }
 
