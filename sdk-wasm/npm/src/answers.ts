@@ -1,5 +1,5 @@
 /** Answers as apps see them, and as OFREP writes them. */
-import type { Answer, JsonValue } from './engine.js';
+import { freeze, type Answer, type JsonValue } from './engine.js';
 
 /** One of `flags` in an OFREP bulk answer. */
 export interface OfrepAnswer {
@@ -16,12 +16,13 @@ const NOTHING = Object.freeze({});
 
 export function fromOfrep(one: OfrepAnswer, reason?: string): Answer {
   const { value, variant, errorCode, errorDetails, metadata } = one;
-  return Object.freeze({
+  // Callers share it, as they share those of the engine.
+  return freeze({
     ...(value === undefined ? {} : { value }),
     ...(variant ? { variant } : {}),
     reason: errorCode ? 'ERROR' : (reason ?? one.reason ?? 'UNKNOWN'),
     ...(errorCode ? { errorCode, errorMessage: errorDetails ?? errorCode } : {}),
-    flagMetadata: Object.freeze(metadata ?? NOTHING),
+    flagMetadata: metadata ?? NOTHING,
   });
 }
 

@@ -201,7 +201,8 @@ export function answerOf(ofrep: string): Answer {
   );
 }
 
-function freeze<T>(value: T): T {
+/** All through. */
+export function freeze<T>(value: T): T {
   if (typeof value === 'object' && value !== null && !Object.isFrozen(value)) {
     Object.freeze(value);
     for (const part of Object.values(value)) freeze(part);
