@@ -12,7 +12,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, extname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from 'node:zlib';
+import zlib from 'node:zlib';
 import { chromium } from 'playwright-core';
 
 export const here = dirname(fileURLToPath(import.meta.url));
@@ -115,9 +115,9 @@ export async function startTidegate() {
 
 function decoded(buffer, encoding) {
   try {
-    if (encoding === 'gzip') return gunzipSync(buffer);
-    if (encoding === 'br') return brotliDecompressSync(buffer);
-    if (encoding === 'zstd' && zstdDecompressSync) return zstdDecompressSync(buffer);
+    if (encoding === 'gzip') return zlib.gunzipSync(buffer);
+    if (encoding === 'br') return zlib.brotliDecompressSync(buffer);
+    if (encoding === 'zstd' && zlib.zstdDecompressSync) return zlib.zstdDecompressSync(buffer);
   } catch {
     // Cut off in the middle; the raw bytes are kept beside.
   }
@@ -140,7 +140,7 @@ export async function wireTo(edgeUrl) {
     incoming.on('data', (data) => asked.push(data));
     const headers = { ...incoming.headers, host: target.host };
     // Node 20 cannot read zstd, and what is recorded has to be read.
-    if (!zstdDecompressSync && headers['accept-encoding']) {
+    if (!zlib.zstdDecompressSync && headers['accept-encoding']) {
       headers['accept-encoding'] = headers['accept-encoding'].split(',').filter((one) => !one.includes('zstd')).join(',');
     }
     const on = httpRequest({ host: target.hostname, port: target.port, method: incoming.method, path: incoming.url, headers });
