@@ -64,8 +64,10 @@ enum Chore {
         #[arg(long)]
         browser: bool,
     },
-    /// The npm package for browsers, to sdk-wasm/npm/dist.
+    /// The npm package for browsers, as a file to install, in target/package.
     Package,
+    /// Evaluations a second in Chromium, beside two other packages of npm.
+    BenchBrowser,
     /// Formatting, lints, the wasm32 build of `rules`, arrows, licences and sources.
     Check,
     /// What continuous integration runs: check, then test.
@@ -122,7 +124,8 @@ fn main() -> ExitCode {
             let built = if browser { browser::run() } else { wasm::run() };
             built.map(|path| println!("{}", path.display()))
         }
-        Chore::Package => package::run().map(|path| println!("{}", path.display())),
+        Chore::Package => package::file().map(|path| println!("{}", path.display())),
+        Chore::BenchBrowser => package::bench(),
         Chore::Check => check::run_and_finish(),
         Chore::Ci => check::run_and_finish().and_then(|()| test::run(None, &[])),
         Chore::Load { arguments } => load(&arguments),

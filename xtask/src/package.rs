@@ -28,7 +28,13 @@ pub fn demo() -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-/// As `npm pack` makes it, for the tests that install it.
+/// The package in one file, as npm would publish it. People install that and not the folder: npm only
+/// links folders, and the dev servers of their projects do not serve what is linked from elsewhere.
+pub fn file() -> anyhow::Result<PathBuf> {
+    run()?;
+    pack()
+}
+
 fn pack() -> anyhow::Result<PathBuf> {
     let package = root().join("sdk-wasm/npm");
     let folder = root().join("target/package");
@@ -59,6 +65,20 @@ pub fn prove() -> anyhow::Result<String> {
         .env("TIDEGATE_PACKAGE", tarball);
     run_program(&mut node)?;
     Ok("the package in Chromium and Node".to_owned())
+}
+
+/// Evaluations a second in Chromium, beside two other packages of npm.
+pub fn bench() -> anyhow::Result<()> {
+    let chromium = chromium().context("there is no Chromium; set CHROMIUM to one")?;
+    let browser = browser::run()?;
+    let corpus = test::corpus()?;
+    let bench = root().join("sdk-wasm/bench");
+    for folder in [&bench, &root().join("sdk-wasm/tests/web")] {
+        test::install_npm_in(folder)?;
+    }
+    let mut node = Command::new("node");
+    node.arg(bench.join("chromium.mjs")).args([browser, corpus]).env("CHROMIUM", chromium);
+    run_program(&mut node)
 }
 
 fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {

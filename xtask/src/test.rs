@@ -338,7 +338,7 @@ fn browser() -> anyhow::Result<String> {
 }
 
 /// Writes the conformance corpus with the native evaluator's answers.
-fn corpus() -> anyhow::Result<PathBuf> {
+pub fn corpus() -> anyhow::Result<PathBuf> {
     let corpus = root().join("target/corpus");
     run_program(
         Command::new(cargo())
