@@ -50,7 +50,7 @@ export function encode(context: unknown, hash: KeyHash): Uint8Array {
     const what = Array.isArray(value) ? 'an array' : `a ${typeof value}`;
     throw new ContextError(`the context must be an object, not ${what}`);
   }
-  const writer = new Writer(json.length * 3, hash);
+  const writer = new Writer(hash);
   const root = writer.value(value, 0);
   return writer.finish(root);
 }
@@ -66,14 +66,14 @@ function stringify(context: unknown): string | undefined {
 
 class Writer {
   #cells: Cell[] = [];
-  #text: Uint8Array;
+  // Encoded once, at the end: each call of a text encoder costs a browser a microsecond.
+  #text = '';
   #used = 0;
   #hash: KeyHash;
   // A number's eight bytes as two halves, in the order of the layout.
   #number = new DataView(new ArrayBuffer(8));
 
-  constructor(textMax: number, hash: KeyHash) {
-    this.#text = new Uint8Array(textMax);
+  constructor(hash: KeyHash) {
     this.#hash = hash;
   }
 
@@ -92,10 +92,11 @@ class Writer {
   }
 
   #numeric(value: number): Cell {
+    if (Number.isSafeInteger(value)) return cell(INT, value >>> 0, Math.floor(value / 2 ** 32) >>> 0);
     const view = this.#number;
     // Below 2^63; beyond 2^53 JSON's digits are not the number's own, and Rust reads the digits.
     if (Number.isInteger(value) && Math.abs(value) < 1e19) {
-      const exact = BigInt(Number.isSafeInteger(value) ? value : String(value));
+      const exact = BigInt(String(value));
       if (BigInt.asIntN(64, exact) === exact) {
         view.setBigInt64(0, exact, true);
         return cell(INT, view.getUint32(0, true), view.getUint32(4, true));
@@ -106,12 +107,16 @@ class Writer {
   }
 
   #store(text: string): [start: number, len: number] {
-    // Half a pair: no UTF-8 has it, and Rust refuses it.
-    if (/[\ud800-\udfff]/u.test(text)) {
-      throw new ContextError('the context has a text with half of a surrogate pair');
-    }
     const start = this.#used;
-    const len = utf8.encodeInto(text, this.#text.subarray(start)).written;
+    let len = text.length;
+    if (/[^\x00-\x7f]/.test(text)) {
+      // Half a pair: no UTF-8 has it, and Rust refuses it.
+      if (/[\ud800-\udfff]/u.test(text)) {
+        throw new ContextError('the context has a text with half of a surrogate pair');
+      }
+      len = utf8.encode(text).length;
+    }
+    this.#text += text;
     this.#used += len;
     return [start, len];
   }
@@ -131,7 +136,7 @@ class Writer {
         keys.push(key);
         return { ...this.value(item, depth), hash: this.#hash(key), start, len };
       });
-      if (own.length >= INDEXED_FROM) this.#index(own);
+      if (own.length >= INDEXED_FROM) this.#index(own, keys);
     }
     const start = this.#cells.length;
     for (const entry of own) this.#cells.push(entry);
@@ -139,27 +144,15 @@ class Writer {
   }
 
   /** The entries' numbers in the order of hash and key, before the entries of a large object. */
-  #index(own: Cell[]): void {
+  #index(own: Cell[], keys: string[]): void {
     const order = own.map((_, at) => at);
-    order.sort((a, b) => {
-      const [x, y] = [own[a] as Cell, own[b] as Cell];
-      return x.hash - y.hash || this.#compare(x, y);
-    });
+    order.sort((a, b) => own[a]!.hash - own[b]!.hash || compare(keys[a]!, keys[b]!));
     const words = CELL / 4;
     for (let at = 0; at < order.length; at += words) {
       const [a = 0, b = 0, c = 0, d = 0, e = 0] = order.slice(at, at + words);
       // The five words of a cell, whatever they are called there.
       this.#cells.push({ hash: a, start: b, len: c & 0xffffff, tag: c >>> 24, low: d, high: e });
     }
-  }
-
-  #compare(x: Cell, y: Cell): number {
-    const [a, b] = [x, y].map(({ start, len }) => this.#text.subarray(start, start + len));
-    for (let at = 0; at < Math.min(x.len, y.len); at += 1) {
-      const order = (a as Uint8Array)[at]! - (b as Uint8Array)[at]!;
-      if (order !== 0) return order;
-    }
-    return x.len - y.len;
   }
 
   finish(root: Cell): Uint8Array {
@@ -175,11 +168,18 @@ class Writer {
       view.setUint32(at + 12, low, true);
       view.setUint32(at + 16, high, true);
     });
-    bytes.set(this.#text.subarray(0, this.#used), HEADER + cells.length * CELL);
+    utf8.encodeInto(this.#text, bytes.subarray(HEADER + cells.length * CELL));
     return bytes;
   }
 }
 
 function cell(tag: number, low: number, high: number): Cell {
   return { hash: 0, start: 0, len: 0, tag, low, high };
+}
+
+/** By their bytes, as Rust does; only keys of one hash are compared. */
+function compare(a: string, b: string): number {
+  const [x, y] = [utf8.encode(a), utf8.encode(b)];
+  const at = x.findIndex((byte, place) => byte !== y[place]);
+  return at < 0 ? x.length - y.length : x[at]! - (y[at] ?? -1);
 }
