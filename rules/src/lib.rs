@@ -77,6 +77,7 @@ pub mod secret;
 pub mod split;
 #[cfg(feature = "full")]
 pub mod trace;
+#[cfg(feature = "full")]
 pub mod usage;
 pub mod version;
 mod wire;

@@ -72,6 +72,8 @@ async fn browsers_get_local_flags_and_hear_of_no_others() {
     }
     let first = published(&world, &edge).await;
     assert_eq!((first.manifest.flags, first.manifest.edge), (1, true));
+    // Of what the rules need, not of what the environment has.
+    assert_eq!(first.manifest.tier, "core");
     let (_, ruleset) = decode_blob(&first.blob).expect("a blob");
     assert!(Evaluator::load(ruleset).expect("rules").flag("seen").is_some());
     let holds = |text: &str| first.blob.windows(text.len()).any(|part| part == text.as_bytes());

@@ -207,7 +207,7 @@ impl Shop {
         let manifest = ClientManifest {
             namespace: "shop".to_owned(),
             environment: self.environment.clone(),
-            tier: "full".to_owned(),
+            tier: compiled.ruleset.tier().name().to_owned(),
             flags: state.flags.len() as u32,
             edge: flags.iter().any(|flag| flag.definition.clients == Clients::Edge),
             boundaries_ms: compiled.boundaries_ms,
