@@ -73,11 +73,9 @@ pub fn bench() -> anyhow::Result<()> {
     let browser = browser::run()?;
     let corpus = test::corpus()?;
     let bench = root().join("sdk-wasm/bench");
-    for folder in [&bench, &root().join("sdk-wasm/tests/web")] {
-        test::install_npm_in(folder)?;
-    }
+    test::install_npm_in(&bench)?;
     let mut node = Command::new("node");
-    node.arg(bench.join("chromium.mjs")).args([browser, corpus]).env("CHROMIUM", chromium);
+    node.arg(bench.join("page.mjs")).args([browser, corpus]).env("CHROMIUM", chromium);
     run_program(&mut node)
 }
 
