@@ -84,6 +84,9 @@ export function check({ Engine, answerOf }, module, tier, files) {
     const refusal = thrown(() => Engine.create(module, bad));
     expect('damage', refusal?.code === 'INVALID_RULESET', () => `was not refused: ${refusal}`);
   }
+  const empty = new WebAssembly.Module(new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]));
+  const refusal = thrown(() => Engine.create(empty, bytes(files[0].ruleset)));
+  expect('another module', refusal?.name === 'EngineError', () => `was not refused: ${refusal}`);
   return result;
 }
 

@@ -56,3 +56,75 @@ impl Ruleset {
             && slice(&self.args, clause.args).iter().all(arg)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::compile::{EnvironmentState, FlagState, compile};
+
+    fn tier(config: Value) -> Tier {
+        let definition =
+            json!({"key": "f", "type": "boolean", "variants": {"on": true, "off": false}});
+        let flag = FlagState {
+            definition: serde_json::from_value(definition).unwrap(),
+            config: serde_json::from_value(config).unwrap(),
+        };
+        let state = EnvironmentState { flags: vec![flag], ..EnvironmentState::default() };
+        compile(&state).unwrap().ruleset.tier()
+    }
+
+    fn when(condition: Value) -> Tier {
+        tier(json!({"enabled": true, "fallthrough": {"variant": "off"},
+            "rules": [{"id": "r", "when": condition, "serve": {"variant": "on"}}]}))
+    }
+
+    fn split(more: Value) -> Tier {
+        let mut split = json!({"weights": {"on": 50_000, "off": 50_000}});
+        split.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        tier(json!({"enabled": true, "fallthrough": {"split": split}}))
+    }
+
+    #[test]
+    fn what_flags_use_every_day_is_of_the_core_tier() {
+        for (op, value) in [
+            ("eq", json!("x")),
+            ("in", json!(["x", 3, true, null, 1.5])),
+            ("not_in", json!(["x"])),
+            ("starts_with", json!("x")),
+            ("ends_with", json!("x")),
+            ("contains", json!("x")),
+            ("lt", json!(5)),
+            ("gte", json!(1.5)),
+            ("before", json!("2026-01-01T00:00:00Z")),
+            ("semver_gte", json!("1.2.3")),
+            ("type_is", json!(["string"])),
+            ("size", json!(2)),
+        ] {
+            assert_eq!(when(json!({"attr": "a.b", "op": op, "value": value})), Tier::Core, "{op}");
+        }
+        assert_eq!(when(json!({"attr": "a", "op": "exists"})), Tier::Core);
+        assert_eq!(split(json!({})), Tier::Core);
+        assert_eq!(split(json!({"by": ["account", "targetingKey"]})), Tier::Core);
+        assert_eq!(Ruleset::default().tier(), Tier::Core);
+    }
+
+    #[test]
+    fn each_thing_that_the_core_leaves_out_is_of_the_full_tier() {
+        for condition in [
+            json!({"attr": "a", "op": "matches", "value": "^x"}),
+            json!({"attr": "a", "op": "cidr", "value": "10.0.0.0/8"}),
+            json!({"attr": "a", "op": "semver_range", "value": "^1.2"}),
+            json!({"attr": "a", "op": "eq", "value": [[1, 2]]}),
+            json!({"attr": "a", "op": "eq", "value": "x", "policy": {"ignoreCase": true}}),
+            json!({"attr": "a", "op": "lt", "value": 5, "policy": {"coerce": "string"}}),
+            json!({"attr": "a", "op": "semver_eq", "value": "1.0.0", "policy": {"version": "padded"}}),
+            json!({"not": {"all": [{"attr": "a", "op": "matches", "value": "x"}]}}),
+            json!({"logic": {"==": [{"var": "a"}, 1]}}),
+        ] {
+            assert_eq!(when(condition.clone()), Tier::Full, "{condition}");
+        }
+        assert_eq!(split(json!({"unitTypes": "any"})), Tier::Full);
+    }
+}

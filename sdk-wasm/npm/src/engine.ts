@@ -76,7 +76,13 @@ export class Engine {
 
   /** Throws EngineError with the reason if the bytes are no ruleset that this module can evaluate. */
   static create(module: WebAssembly.Module, ruleset: Uint8Array): Engine {
-    return new Engine(new WebAssembly.Instance(module), ruleset);
+    try {
+      return new Engine(new WebAssembly.Instance(module), ruleset);
+    } catch (error) {
+      if (error instanceof EngineError) throw error;
+      // Not our module, or no memory for this ruleset.
+      throw new EngineError('INVALID_RULESET', `the evaluator failed: ${(error as Error).message}`);
+    }
   }
 
   private constructor(instance: WebAssembly.Instance, ruleset: Uint8Array) {
