@@ -25,6 +25,9 @@ pub struct DevFile {
     /// What browsers' SDKs pin: `ed25519:` and base64.
     #[serde(default)]
     pub public_key: String,
+    /// Where the demo page is, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demo_url: Option<String>,
 }
 
 pub const DEV_FILE: &str = "dev.json";
@@ -201,6 +204,7 @@ mod tests {
             server_key: String::new(),
             browser_key: String::new(),
             public_key: String::new(),
+            demo_url: None,
         };
         std::fs::write(dir.path().join(DEV_FILE), serde_json::to_vec(&dev).unwrap()).unwrap();
         let mut connection =

@@ -4,6 +4,8 @@
 //! instead of HTTP (`Joined` lays the bus of control on the feed of the edge), and keys stand in
 //! `dev.json`, readable by this user only, so that the other commands find them.
 
+mod page;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +35,7 @@ use crate::serve::{Logs, asked_to_end, start_embedded, start_failure};
   rm -r .tidegate                                                 # start afresh
 
 DIR holds the database, the edge's snapshots and dev.json (control_url, edge_url, namespace,
-environment, admin_token, server_key, browser_key, public_key). State survives a restart.")]
+environment, admin_token, server_key, browser_key, public_key, demo_url). State survives a restart.")]
 pub struct Dev {
     /// Port of control on 127.0.0.1; 0 takes a free one.
     #[arg(long, env = "TIDEGATE_CONTROL_PORT", value_name = "PORT", default_value_t = 8080)]
@@ -44,6 +46,12 @@ pub struct Dev {
     /// Where everything is kept.
     #[arg(long, env = "TIDEGATE_DIR", value_name = "DIR", default_value = ".tidegate")]
     dir: PathBuf,
+    /// Folder of the demo page, as `cargo xtask dev` builds it; without one there is no page.
+    #[arg(long, env = "TIDEGATE_DEMO_DIR", value_name = "DIR")]
+    demo_dir: Option<PathBuf>,
+    /// Port of the demo page on 127.0.0.1; 0 takes a free one.
+    #[arg(long, env = "TIDEGATE_DEMO_PORT", value_name = "PORT", default_value_t = 8017)]
+    demo_port: u16,
     #[command(flatten)]
     logs: Logs,
 }
@@ -71,6 +79,17 @@ pub async fn run(arguments: Dev, output: Output) -> Result<(), Failure> {
         .await
         .map_err(|error| start_failure("the edge", listen, error))?;
 
+    let demo = match &arguments.demo_dir {
+        Some(folder) => Some((folder, page::listen(folder, local(arguments.demo_port)).await?)),
+        None => None,
+    };
+    let demo_url = match &demo {
+        Some((_, listener)) => {
+            listener.local_addr().ok().map(|address| format!("http://{address}"))
+        }
+        None => None,
+    };
+
     let first = !dir.join(SEEDED).exists();
     if first {
         if output == Output::Text {
@@ -94,8 +113,10 @@ pub async fn run(arguments: Dev, output: Output) -> Result<(), Failure> {
         server_key,
         browser_key,
         public_key: control.public_key.to_string(),
+        demo_url,
     };
     served(&edge, &file).await?;
+    let demo = demo.map(|(folder, listener)| page::serve(listener, folder.clone(), &file));
     let path = dir.join(DEV_FILE);
     let text = serde_json::to_vec_pretty(&file)
         .map_err(|error| Failure::new(Exit::Failed, format!("{}: {error}", path.display())))?;
@@ -106,6 +127,9 @@ pub async fn run(arguments: Dev, output: Output) -> Result<(), Failure> {
     }
 
     asked_to_end().await?;
+    if let Some(demo) = demo {
+        demo.abort();
+    }
     edge.shutdown().await;
     control.shutdown().await;
     // The addresses are gone; the keys stay good.
@@ -142,6 +166,10 @@ fn welcome(paint: Paint, file: &DevFile, path: &Path) -> String {
     let DevFile { control_url, edge_url, server_key, .. } = file;
     let head = |text: &str| paint.bold(text);
     let label = |text: &str| paint.dim(&format!("{text:<12}"));
+    let demo = match &file.demo_url {
+        Some(url) => format!("  {} {url}\n", label("demo page")),
+        None => String::new(),
+    };
     let curl = |flag: &str, context: &str| {
         format!(
             "  curl -s {edge_url}/ofrep/v1/evaluate/flags{flag} \\\n    \
@@ -153,6 +181,7 @@ fn welcome(paint: Paint, file: &DevFile, path: &Path) -> String {
         "\n{}\n\n\
          \x20 {} {control_url}\n\
          \x20 {} {edge_url}\n\
+         {}\
          \x20 {} {} / {}\n\n\
          \x20 {} {}\n\
          \x20 {} {}\n\
@@ -168,6 +197,7 @@ fn welcome(paint: Paint, file: &DevFile, path: &Path) -> String {
         head("Tidegate is running."),
         label("control"),
         label("edge"),
+        demo,
         label("flags of"),
         file.namespace,
         file.environment,

@@ -1,7 +1,8 @@
 // The demo page: every flag that the browser key may see, for a context that you edit, with the
 // explanation of each answer. Plain JavaScript on the package as a page gets it; served by `cargo xtask dev`.
 
-import { createClient } from '@tidegate/web';
+// An app says '@tidegate/web'; this page has no bundler, and the package beside it.
+import { createClient } from './tidegate/index.js';
 
 const find = (id) => document.getElementById(id);
 const make = (tag, properties = {}, ...children) => {
@@ -203,7 +204,11 @@ function steps(trace) {
       case 'cel': line(step.result, step.expression, step.error ?? ''); break;
       case 'logic': line(undefined, `the rule gives ${shortly(step.result)}`); break;
       case 'split':
-        line(undefined, `split by ${step.by ?? 'nothing'}`, `${step.unit ?? ''} falls on ${step.total ? `${step.bucket} of ${step.total}` : step.bucket}`); break;
+        line(
+          undefined, `split by ${step.by ?? 'nothing'}`,
+          `${step.unit ?? 'nobody'} falls on ${step.total ? `${step.bucket} of ${step.total}` : step.bucket}`
+            + (step.ramp === undefined ? '' : `, the ramp has come to ${step.ramp / 1000} %`),
+        ); break;
       case 'ruleEnd':
         inner = false;
         if (open) mark(open, step.matched);
@@ -245,8 +250,9 @@ function status() {
   banner.hidden = state === 'READY' || state === 'NOT_READY';
   if (banner.hidden) return;
   banner.dataset.tone = state === 'ERROR' ? 'bad' : 'warn';
-  const [what, then] = state === 'ERROR'
-    ? ['There are no flags.', 'An app shows its defaults; this page goes on trying.']
+  const [what, then] = error?.kind === 'UNAUTHORIZED'
+    ? ['The edge refuses this key.', 'It is revoked, or of another installation, or not for this page’s origin. The page asks again every five minutes.']
+    : state === 'ERROR' ? ['There are no flags.', 'An app shows its defaults; this page goes on trying.']
     : ['The edge does not answer.', 'These are the last good flags, and rules go on answering for whoever you put in; flags of the edge have no answer for somebody new.'];
   banner.replaceChildren(make('strong', { textContent: what }), ` ${then}`, make('span', { className: 'cause', textContent: error?.message ?? '' }));
 }
@@ -257,14 +263,26 @@ client.on('state', ({ state }) => {
   show();
 });
 client.on('change', ({ flags }) => {
-  log(flags.length > 4 ? `${flags.length} flags answer otherwise` : `${flags.join(', ')} answer${flags.length > 1 ? '' : 's'} otherwise`);
-  show(flags);
+  const come = flags.filter((key) => !rows.has(key));
+  const changed = flags.filter((key) => rows.has(key));
+  const named = (keys) => (keys.length > 4 ? `${keys.length} flags` : keys.join(', '));
+  if (come.length > 0) log(`${named(come)} came`);
+  if (changed.length > 0) log(`${named(changed)} answer${changed.length > 1 ? '' : 's'} otherwise`);
+  show(changed);
 });
 client.on('error', ({ error }) => {
   log(error.message);
   status();
 });
-setInterval(status, 1000);
+let version;
+setInterval(() => {
+  status();
+  // The evaluator took over from what was kept: the same values, and now their reasons.
+  if (client.version !== version) {
+    version = client.version;
+    show();
+  }
+}, 1000);
 pressed(begin);
 status();
 show();

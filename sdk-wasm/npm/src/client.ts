@@ -15,7 +15,7 @@ import {
   Trust, applyPatch, decodeBase64, isOlder, readContainer, writeContainer, type Snapshot, type Version,
 } from './snapshot.js';
 import { Store, contextHash, type TextStorage } from './store.js';
-import { Updates, unheld, type Mode } from './updates.js';
+import { Updates, backOff, unheld, type Mode } from './updates.js';
 import { Usage } from './usage.js';
 
 export type { Answer, JsonValue } from './engine.js';
@@ -98,6 +98,8 @@ export class Client {
   readonly #ready: Promise<void>;
 
   #context: Context;
+  /** What is to be the context; another one only while the edge is asked for its answers. */
+  #wanted: Context;
   #state: State = 'NOT_READY';
   #error: Error | undefined;
   #confirmedMs: number | undefined;
@@ -113,7 +115,14 @@ export class Client {
 
   #asking: Promise<void> | undefined;
   #askAgain = false;
+  #events: Promise<void> = Promise.resolve();
+  /** Whether the edge has said that the snapshot is the newest, since it last failed to. */
+  #current = false;
+  #failures = 0;
+  #told: string | undefined;
+  #retry: ReturnType<typeof setTimeout> | undefined;
   #remoteTurn: AbortController | undefined;
+  #remoteRun: Promise<void> | undefined;
   #boundary: ReturnType<typeof setTimeout> | undefined;
   #saving: ReturnType<typeof setTimeout> | undefined;
   #saveFailed = false;
@@ -124,6 +133,7 @@ export class Client {
     this.#load = load;
     this.#context = { ...options.context };
     checkContext(this.#context);
+    this.#wanted = this.#context;
     this.#edge = new Edge(options.edgeUrl, options.key, options.fetch);
     const pinned = options.publicKey;
     this.#trust = new Trust(typeof pinned === 'string' ? [pinned] : pinned);
@@ -136,8 +146,12 @@ export class Client {
     };
     this.#updates = new Updates(this.#edge, timing, {
       sync: () => this.sync(),
-      event: (event) => void this.#streamed(event),
-      alive: () => this.#confirm(),
+      // One after the other: a delta stands on the one before.
+      event: (event) => (this.#events = this.#events.then(() => this.#streamed(event))),
+      // Every change comes through here, so while it lives what is here is the newest.
+      alive: () => {
+        if (this.#state === 'READY') this.#confirmedMs = Date.now();
+      },
       broken: (error) => this.#fell(error),
     });
     this.#ready = this.#start();
@@ -226,6 +240,7 @@ export class Client {
     const next = { ...context };
     // Before anything has changed.
     checkContext(next);
+    this.#wanted = next;
     if (!this.#engine) {
       // Early answers are another person's from here on.
       if (contextHash(next) !== contextHash(this.#context)) {
@@ -242,7 +257,7 @@ export class Client {
       this.#changing(() => this.#use(next));
       return;
     }
-    await this.#askAnswers(next);
+    await this.#askAnswers();
   }
 
   /** Something happened that is worth counting: its name, how often, and the sum of its values. */
@@ -284,6 +299,7 @@ export class Client {
         }
       } catch (error) {
         this.#fell(asError(error));
+        this.#tryLater(error);
       } finally {
         this.#asking = undefined;
       }
@@ -299,6 +315,7 @@ export class Client {
     this.#updates.stop();
     this.#remoteTurn?.abort();
     clearTimeout(this.#boundary);
+    clearTimeout(this.#retry);
     for (const listeners of Object.values(this.#listeners)) listeners.clear();
   }
 
@@ -317,6 +334,8 @@ export class Client {
       this.#become('STALE', undefined);
     }
     const begin = async () => {
+      // Beside the snapshot and not after it: most rules need no more than this one.
+      if (!this.#options.wasm) this.#module('core').catch(() => {});
       const given = bootstrap?.snapshot;
       if (given) {
         const container = () => (typeof given === 'string' ? decodeBase64(given) : given);
@@ -367,18 +386,17 @@ export class Client {
   }
 
   async #ask(): Promise<void> {
+    const before = this.#snapshot;
     const got = await this.#edge.snapshot(this.#etag, this.#stop.signal);
     if (got.body) {
       const { signed, blob } = readContainer(got.body);
       const snapshot = await this.#trust.verify(signed, blob);
-      await this.#install(snapshot, got.etag);
+      // The stream may have brought a newer one meanwhile; that is no reason to refuse this one aloud.
+      const overtaken = this.#snapshot !== before && isOlder(snapshot.head, this.#snapshot!.head);
+      if (!overtaken || (before && isOlder(snapshot.head, before.head))) await this.#install(snapshot, got.etag);
     }
     if (!this.#engine) throw new TidegateError('NETWORK', 'the edge says that nothing is new, and nothing is here');
-    this.#confirm();
-    if (this.#snapshot?.manifest.edge) await this.#askAnswers(this.#context);
-    this.#early.clear();
-    this.#become('READY', undefined);
-    this.#saveSoon();
+    await this.#complete();
   }
 
   async #streamed(event: StreamEvent): Promise<void> {
@@ -390,9 +408,7 @@ export class Client {
         // The ETag is of the whole; the next question brings it.
         await this.#install(await this.#trust.verify(event.signed, blob), undefined);
       }
-      if (this.#snapshot?.manifest.edge || event.edge) await this.#askAnswers(this.#context);
-      this.#become('READY', undefined);
-      this.#saveSoon();
+      await this.#complete();
     } catch (error) {
       // A delta is a short cut: what it cannot bring, the whole can.
       this.#tell(asError(error));
@@ -431,7 +447,11 @@ export class Client {
     if (ready) return Promise.resolve(ready);
     let module = this.#modules.get(tier);
     if (!module) {
-      module = this.#load(tier);
+      module = this.#load(tier).catch((error: unknown) => {
+        if (!(error instanceof WebAssembly.CompileError)) throw error;
+        const text = `this page may not compile WebAssembly (${error.message}); allow 'wasm-unsafe-eval' in its content security policy`;
+        throw new TidegateError('UNSUPPORTED', text, { cause: error });
+      });
       this.#modules.set(tier, module);
       // The next one who needs it tries again.
       module.catch(() => this.#modules.delete(tier));
@@ -439,11 +459,15 @@ export class Client {
     return module;
   }
 
-  /** The edge's answers for `context`, which becomes the context with them. */
-  async #askAnswers(context: Context): Promise<void> {
+  /** The edge's answers for the wanted context, which becomes the context with them; a question that runs is put anew. */
+  #askAnswers(): Promise<void> {
     this.#remoteTurn?.abort();
     const turn = new AbortController();
     this.#remoteTurn = turn;
+    return (this.#remoteRun = this.#askAnswersIn(turn, this.#wanted));
+  }
+
+  async #askAnswersIn(turn: AbortController, context: Context): Promise<void> {
     const signal = AbortSignal.any([this.#stop.signal, turn.signal]);
     const other = contextHash(context) !== contextHash(this.#context);
     const etag = this.#remoteFor && contextHash(this.#remoteFor) === contextHash(context) ? this.#remoteEtag : undefined;
@@ -452,18 +476,18 @@ export class Client {
       : undefined;
     try {
       const got = await this.#edge.answers(context, etag, signal);
-      if (this.#remoteTurn !== turn) return;
+      if (this.#remoteTurn !== turn) return this.#remoteRun;
       this.#changing(() => {
         if (other) this.#use(context);
         if (got.body) this.#remote = new Map(got.body.map((one) => [one.key, fromOfrep(one)]));
       });
       this.#remoteFor = context;
       this.#remoteEtag = got.etag;
-      this.#confirm();
-      this.#saveSoon();
+      if (this.#current) this.#confirm();
     } catch (error) {
-      // Somebody asked for a later context, or closed.
-      if (this.#remoteTurn !== turn || this.#stop.signal.aborted) return;
+      if (this.#stop.signal.aborted) return;
+      // The later question has the answer for this one, too.
+      if (this.#remoteTurn !== turn) return this.#remoteRun;
       if (other) {
         this.#changing(() => {
           this.#use(context);
@@ -473,6 +497,7 @@ export class Client {
         this.#remoteEtag = this.#remoteFor = undefined;
       }
       this.#fell(asError(error));
+      this.#tryLater(error);
     } finally {
       clearTimeout(late);
       if (this.#remoteTurn === turn) this.#remoteTurn = undefined;
@@ -525,15 +550,38 @@ export class Client {
     }, Math.min(next - now, TIMER_MS_MAX)));
   }
 
+  /** The snapshot is the newest; the answers of the edge have to be so, too. */
+  async #complete(): Promise<void> {
+    this.#current = true;
+    if (this.#snapshot?.manifest.edge) await this.#askAnswers();
+    else this.#confirm();
+  }
+
+  /** A failure that no stream will mend: it may live, and bring nothing. */
+  #tryLater(error: unknown): void {
+    clearTimeout(this.#retry);
+    if (this.#options.updates === 'off' || this.#stop.signal.aborted) return;
+    this.#failures += 1;
+    this.#retry = unheld(setTimeout(() => this.#updates.resting || void this.sync(), backOff(this.#failures, error)));
+  }
+
   #confirm(): void {
+    this.#failures = 0;
+    this.#told = undefined;
+    clearTimeout(this.#retry);
     this.#confirmedMs = Date.now();
-    if (this.#state === 'STALE' && this.#engine && this.#etag !== undefined && !this.#asking) this.#become('READY', undefined);
+    this.#early.clear();
+    this.#become('READY', undefined);
+    this.#saveSoon();
   }
 
   #fell(error: Error): void {
     if (this.#stop.signal.aborted) return;
+    this.#current = false;
     this.#become(this.#engine || this.#early.size > 0 ? 'STALE' : 'ERROR', error);
-    this.#tell(error);
+    // Once: an edge that is away is so at every attempt.
+    if (error.message !== this.#told) this.#tell(error);
+    this.#told = error.message;
   }
 
   #become(state: State, error: Error | undefined): void {

@@ -78,7 +78,7 @@ export class Edge {
   async stream(lastEventId: string | undefined, signal: AbortSignal, handlers: StreamHandlers): Promise<void> {
     const headers: Record<string, string> = { accept: 'text/event-stream' };
     if (lastEventId) headers['last-event-id'] = lastEventId;
-    const answer = await this.#ask('/sdk/v1/stream', { headers, cache: 'no-store' }, signal, 0);
+    const answer = await this.#ask('/sdk/v1/stream', { headers }, signal, 0);
     const reader = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
     if (!reader) throw new TidegateError('NETWORK', 'the stream has no body');
     handlers.opened();
@@ -109,8 +109,9 @@ export class Edge {
     const signals = limitMs > 0 ? AbortSignal.any([signal, AbortSignal.timeout(limitMs)]) : signal;
     let answer: Response;
     try {
-      // Credentials are for the app's own server; an edge knows keys only.
-      answer = await this.#fetch(this.url + path, { credentials: 'omit', ...init, headers, signal: signals });
+      // Credentials are for the app's own server; an edge knows keys only. And the browser's own cache
+      // would answer a 304 with whatever body it kept, be it one that was refused.
+      answer = await this.#fetch(this.url + path, { credentials: 'omit', cache: 'no-store', ...init, headers, signal: signals });
     } catch (error) {
       signal.throwIfAborted();
       throw new TidegateError('NETWORK', `${this.url} does not answer: ${asError(error).message}`, { cause: error });

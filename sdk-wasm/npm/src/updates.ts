@@ -50,6 +50,11 @@ export class Updates {
     [this.#edge, this.#timing, this.#handlers] = [edge, timing, handlers];
   }
 
+  /** Whether the page is hidden and nothing shall be asked. */
+  get resting(): boolean {
+    return this.#resting;
+  }
+
   start(): void {
     if (this.#timing.mode === 'off') return;
     const page = globalThis.document;
@@ -124,8 +129,7 @@ export class Updates {
         failures += 1;
         if (!polling && !(error instanceof TidegateError && error.kind === 'UNAUTHORIZED')) mute += 1;
         this.#handlers.broken(asError(error));
-        const wait = error instanceof TidegateError && error.kind === 'UNAUTHORIZED' ? DENIED_MS : backOff(failures, error);
-        await this.#sleep(wait);
+        await this.#sleep(backOff(failures, error));
         continue;
       }
       await this.#sleep(backOff(failures, undefined));
@@ -195,8 +199,10 @@ export function jittered(ms: number): number {
   return ms * (0.5 + Math.random());
 }
 
-function backOff(failures: number, error: unknown): number {
+/** How long to wait after so many failures in a row, this one the last. */
+export function backOff(failures: number, error: unknown): number {
+  if (error instanceof TidegateError && error.kind === 'UNAUTHORIZED') return DENIED_MS;
   const asked = error instanceof TidegateError ? (error.retryAfterSeconds ?? 0) * 1000 : 0;
   const ceiling = Math.min(BACK_OFF_MS_MAX, BACK_OFF_MS_MIN * 2 ** Math.min(failures, 10));
-  return Math.max(Math.min(asked, BACK_OFF_MS_MAX * 10), ceiling * Math.random());
+  return Math.max(Math.min(asked, BACK_OFF_MS_MAX * 10), ceiling * (0.5 + Math.random() / 2));
 }

@@ -83,7 +83,7 @@ test('an admin write changes the page without a reload, and the event names that
   assert.deepEqual([answer.value, answer.reason], [false, 'DISABLED']);
   await tidegate.configure('payments-up', toggle(true));
   await until('it is on again', async () => (await value(page, 'payments-up')).value === true);
-  assert.equal(wire.of('/sdk/v1/snapshot').length, 1, 'the change came as a delta, the snapshot was fetched once');
+  assert.equal(wire.of('/sdk/v1/snapshot', 'GET').length, 1, 'the change came as a delta, the snapshot was fetched once');
 });
 
 test('a flag of the edge changes too, and says so', async () => {

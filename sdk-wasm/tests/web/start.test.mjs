@@ -250,6 +250,16 @@ test('a page without a secure context is told what it lacks', async () => {
   assert.match(await page.evaluate(() => client.error.message), /https/);
 });
 
+test('a page that forbids wasm is told what to allow', async () => {
+  const policy = `script-src 'self' 'unsafe-inline'`;
+  site.pages['/strict'] = BLANK.replace('<title>', `<meta http-equiv="content-security-policy" content="${policy}"><title>`);
+  const context = await profile();
+  const page = await openPage(browser, `${site.url}/strict`, { context });
+  await startClient(page, options(), false);
+  await until('it is told', () => page.evaluate(() => client.state === 'ERROR'));
+  assert.deepEqual(await page.evaluate(() => [client.error.kind, /wasm-unsafe-eval/.test(client.error.message)]), ['UNSUPPORTED', true]);
+});
+
 test('a module that was compiled elsewhere serves, with nothing fetched but flags', async () => {
   site.pages['/module'] = BLANK.replace('"@tidegate/web":"/pkg/index.js"', '"@tidegate/web":"/pkg/module.js"');
   const context = await profile();

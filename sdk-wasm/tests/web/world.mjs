@@ -43,11 +43,11 @@ export async function until(what, probe, deadlineMs = DEADLINE_MS) {
 }
 
 /** `tidegate dev` on free ports, with its state in a folder of its own. */
-export async function startTidegate() {
+export async function startTidegate(more = []) {
   const program = process.env.TIDEGATE;
   assert(program && existsSync(program), 'TIDEGATE names the tidegate binary; `cargo xtask test --only sdk` sets it');
   const dir = mkdtempSync(join(tmpdir(), 'tidegate-web-'));
-  const child = spawn(program, ['dev', '--control-port', '0', '--edge-port', '0', '--dir', dir], {
+  const child = spawn(program, ['dev', '--control-port', '0', '--edge-port', '0', '--dir', dir, ...more], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, RUST_LOG: 'warn' },
   });
