@@ -9,6 +9,7 @@ mod page;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use control::bus::Bus;
@@ -74,6 +75,8 @@ pub async fn run(arguments: Dev, output: Output) -> Result<(), Failure> {
     let listen = local(arguments.edge_port);
     let mut config = edge::config::Config::new(listen, "dev", vec![control.public_key.clone()]);
     config.data_dir = Some(dir.join("edge"));
+    // Who tries things out looks at the counts right away.
+    config.usage_every = Duration::from_secs(2);
     let feed = Arc::new(Joined::new(&control));
     let edge = edge::start(config, feed)
         .await
@@ -150,12 +153,12 @@ async fn served(edge: &edge::Edge, file: &DevFile) -> Result<(), Failure> {
                     break;
                 }
                 // The swap may have come before we began to wait for it.
-                let again = std::time::Duration::from_millis(200);
+                let again = Duration::from_millis(200);
                 let _ = tokio::time::timeout(again, swaps.changed()).await;
             }
         }
     };
-    let limit = std::time::Duration::from_secs(SECONDS_MAX);
+    let limit = Duration::from_secs(SECONDS_MAX);
     tokio::time::timeout(limit, wait).await.map_err(|_| {
         Failure::new(Exit::Failed, format!("the edge did not get its flags in {SECONDS_MAX} s"))
             .mend("if dev.json holds keys of another database, remove it; new ones are made")
