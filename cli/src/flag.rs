@@ -38,6 +38,16 @@ pub enum Flag {
         #[command(flatten)]
         place: Place,
     },
+    /// Shows how often a flag was used in the last day, by whom, and when last.
+    #[command(after_help = "Examples:
+  tidegate flag usage checkout
+  tidegate flag usage checkout --output json | jq .buckets")]
+    Usage {
+        /// The flag's key.
+        key: String,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Makes a flag, which is off in every environment until something else is set.
     #[command(after_help = "Examples:
   tidegate flag create new-menu                       # on and off
@@ -175,6 +185,7 @@ pub async fn run(command: Flag, output: Output) -> Result<(), Failure> {
     match command {
         Flag::List { place } => list(&place, output).await,
         Flag::Get { key, place } => get(&key, &place, output).await,
+        Flag::Usage { key, place } => usage(&key, &place, output).await,
         Flag::Create { key, definition, place } => create(&key, &definition, &place, output).await,
         Flag::Set { key, change, wait, place } => set(&key, &change, &wait, &place, output).await,
         Flag::On { key, wait, place } => {
@@ -228,6 +239,34 @@ async fn get(key: &str, place: &Place, output: Output) -> Result<(), Failure> {
         Output::Text => {
             print(&readable::flag(Paint::of_stdout(), &flag.definition, &flag.config, flag.version))
         }
+    }
+    Ok(())
+}
+
+async fn usage(key: &str, place: &Place, output: Output) -> Result<(), Failure> {
+    let (client, environment) = place.resolve()?;
+    let body = client.get(&environment.path(&["flags", key, "usage"])).await?.body;
+    if output == Output::Json {
+        print_json(&body);
+        return Ok(());
+    }
+    let Some(last) = body["lastEvaluatedAt"].as_str() else {
+        print(&format!("{key} was never used, as far as edges have told"));
+        return Ok(());
+    };
+    let totals = body["totals"].as_array().into_iter().flatten();
+    let rows: Vec<Vec<String>> = totals
+        .map(|total| {
+            let variant = total["variant"].as_str().unwrap_or("(the caller's default)");
+            let source = total["source"].as_str().unwrap_or_default();
+            vec![variant.to_owned(), source.to_owned(), total["count"].to_string()]
+        })
+        .collect();
+    let paint = Paint::of_stdout();
+    print(&format!("{}  last used {last}", paint.bold(key)));
+    match rows.is_empty() {
+        true => print("not in the last day"),
+        false => print(&table(paint, &["VARIANT", "SOURCE", "USES IN A DAY"], &rows)),
     }
     Ok(())
 }

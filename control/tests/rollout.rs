@@ -62,9 +62,14 @@ impl World {
 
     /// A write, published; its revision.
     async fn write(&self, flag: &str) -> u64 {
+        self.write_for(flag, "none").await
+    }
+
+    /// As `write`, of a flag that browsers get or not.
+    async fn write_for(&self, flag: &str, clients: &str) -> u64 {
         let mut tx = self.publisher.store.write().await.expect("a write");
-        let definition =
-            serde_json::json!({ "key": flag, "type": "boolean", "variants": { "on": true } });
+        let definition = serde_json::json!({ "key": flag, "type": "boolean", "variants": { "on": true },
+                "clients": clients });
         let definition = serde_json::from_value(definition).expect("a definition");
         flags::create(&mut tx, &self.scope, &definition).await.expect("a flag");
         tx.commit().await.expect("a commit");
@@ -284,4 +289,47 @@ async fn a_schedule_that_was_switched_off_ends_what_it_began() {
     assert_eq!((world.reached().await, world.state().await), (4, State::Done));
     world.write("b").await;
     assert_eq!(world.head().await.previous, None);
+}
+
+#[tokio::test]
+async fn browsers_get_what_belongs_to_the_snapshot_that_their_edge_serves() {
+    let world = World::new("one:10m").await;
+    let before = world.head().await.client.expect("a client snapshot");
+    let hidden = world.write("hidden").await;
+    let head = world.head().await;
+    let previous = head.previous.expect("one before").client.expect("its client snapshot");
+    assert_eq!((head.version.revision, head.client.as_ref()), (hidden, Some(&before)));
+    assert_eq!(previous, before, "hidden flags change nothing for browsers");
+
+    world.write_for("seen", "local").await;
+    let head = world.head().await;
+    let client = head.client.clone().expect("a client snapshot");
+    let previous = head.previous.clone().expect("one before").client.expect("its client snapshot");
+    assert_ne!(client.digest, before.digest);
+    assert_eq!(client.claims().expect("a head").version, head.version);
+    assert_eq!(previous, before, "for edges that the rollout has not come to");
+    for digest in [client.digest, previous.digest] {
+        assert!(blobs::stored(&world.publisher.store, digest).await.expect("read").is_some());
+    }
+
+    // Another key: what lies in the database was signed with the old one.
+    let key = ed25519_dalek::SigningKey::from_bytes(&[8; 32]);
+    let trusted = [rules::head::PublicKey::of(&key)];
+    world.publisher.set_key(key);
+    assert_eq!(world.publisher.sign_again().await.expect("signed"), 1);
+    let is_signed_anew = |head: &Head| {
+        let previous = head.previous.as_ref().and_then(|previous| previous.client.clone());
+        let both = [head.client.clone(), previous];
+        both.iter().flatten().count() == 2
+            && both
+                .iter()
+                .flatten()
+                .all(|client| client.verify(head, &trusted[0].id(), &trusted).is_ok())
+    };
+    assert!(is_signed_anew(&world.head().await));
+    world.all_serve(head.version.revision).await;
+    world.sql("UPDATE rollout SET step_at = step_at - 700000000").await;
+    world.write_for("seen-too", "local").await;
+    let head = world.head().await;
+    assert!(is_signed_anew(&head), "{head:?}");
 }

@@ -87,6 +87,10 @@ const BUGS: &[(&str, Catcher)] = &[
         "no-growth-gate",
         Catcher::Test("http", "a_snapshot_that_more_than_doubles_or_halves_waits_for_allow_growth"),
     ),
+    (
+        "usage-counted-again",
+        Catcher::Test("http", "a_report_counts_once_and_shows_by_variant_source_and_time"),
+    ),
     ("always-not-modified", Catcher::Test("path", "a_long_poll_answers_when_the_heads_differ")),
 ];
 
