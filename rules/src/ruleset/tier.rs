@@ -27,8 +27,8 @@ impl Tier {
 impl Ruleset {
     /// The core leaves out: JSONLogic, CEL, policies, id lists, hashes of other products and what
     /// only they have (shards), regular expressions, networks, ranges of versions, values that
-    /// are arrays or objects, comparing without regard to case, coercion between types, versions
-    /// compared as padded text, and units that may be fractions.
+    /// are arrays or objects, values beyond ASCII where case is ignored, coercion between types,
+    /// versions compared as padded text, and units that may be fractions.
     pub fn tier(&self) -> Tier {
         let empty = self.logic.is_empty()
             && self.cel.is_empty()
@@ -47,11 +47,12 @@ impl Ruleset {
 
     fn is_core(&self, clause: &Clause) -> bool {
         let op = !matches!(clause.op, Op::Matches | Op::SemverRange | Op::Cidr);
-        let arg = |arg: &Arg| {
-            !matches!(arg, Arg::VersionRange(_) | Arg::Cidr { .. } | Arg::Regex(_) | Arg::Json(_))
+        let arg = |arg: &Arg| match arg {
+            Arg::VersionRange(_) | Arg::Cidr { .. } | Arg::Regex(_) | Arg::Json(_) => false,
+            Arg::Str(text) => !clause.ignore_case || self.str(*text).is_ascii(),
+            _ => true,
         };
-        op && !clause.ignore_case
-            && clause.coerce == Coerce::Strict
+        op && clause.coerce == Coerce::Strict
             && clause.version != VersionRule::Padded
             && slice(&self.args, clause.args).iter().all(arg)
     }
@@ -105,6 +106,9 @@ mod tests {
             assert_eq!(when(json!({"attr": "a.b", "op": op, "value": value})), Tier::Core, "{op}");
         }
         assert_eq!(when(json!({"attr": "a", "op": "exists"})), Tier::Core);
+        let folded =
+            json!({"attr": "a", "op": "in", "value": ["X", "y"], "policy": {"ignoreCase": true}});
+        assert_eq!(when(folded), Tier::Core);
         assert_eq!(split(json!({})), Tier::Core);
         assert_eq!(split(json!({"by": ["account", "targetingKey"]})), Tier::Core);
         assert_eq!(Ruleset::default().tier(), Tier::Core);
@@ -117,7 +121,7 @@ mod tests {
             json!({"attr": "a", "op": "cidr", "value": "10.0.0.0/8"}),
             json!({"attr": "a", "op": "semver_range", "value": "^1.2"}),
             json!({"attr": "a", "op": "eq", "value": [[1, 2]]}),
-            json!({"attr": "a", "op": "eq", "value": "x", "policy": {"ignoreCase": true}}),
+            json!({"attr": "a", "op": "eq", "value": "\u{e4}", "policy": {"ignoreCase": true}}),
             json!({"attr": "a", "op": "lt", "value": 5, "policy": {"coerce": "string"}}),
             json!({"attr": "a", "op": "semver_eq", "value": "1.0.0", "policy": {"version": "padded"}}),
             json!({"not": {"all": [{"attr": "a", "op": "matches", "value": "x"}]}}),
