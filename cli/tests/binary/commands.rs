@@ -20,9 +20,11 @@ fn dev_is_seeded_and_answers_over_ofrep_with_both_keys() {
             "environment",
             "admin_token",
             "server_key",
-            "browser_key"
+            "browser_key",
+            "public_key"
         ]
     );
+    assert!(file["public_key"].as_str().is_some_and(|key| key.starts_with("ed25519:")), "{file}");
     assert_eq!(file, dev.server.said);
     use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
