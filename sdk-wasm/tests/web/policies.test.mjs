@@ -1,0 +1,75 @@
+// Flags whose rules call an uploaded policy: the edge answers them for pages, beside the flags that the page
+// answers itself, and the page cannot tell them apart but by asking.
+
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { openPage, servePages, startChromium, startClient, startTidegate, until, wireTo } from './world.mjs';
+
+let [tidegate, wire, site, browser, page] = [];
+const flag = { key: 'order-check', type: 'string', variants: { direct: 'direct', review: 'review' } };
+
+function cli(...given) {
+  return execFileSync(process.env.TIDEGATE, given, { cwd: tidegate.dir, encoding: 'utf8', env: { ...process.env, TIDEGATE_DIR: tidegate.dir } });
+}
+
+before(async () => {
+  tidegate = await startTidegate();
+  wire = await wireTo(tidegate.dev.edge_url);
+  site = await servePages();
+  browser = await startChromium();
+  // As docs/POLICIES.md has it, in the language that needs no compiler.
+  cli('policy', 'new', 'fraud-guard', '--language', 'wat');
+  const [module, vectors] = ['policy.wat', 'vectors.json'].map((file) => join(tidegate.dir, 'fraud-guard', file));
+  cli('policy', 'upload', 'fraud-guard', module, '--vectors', vectors, '--pin');
+  const config = {
+    enabled: true,
+    rules: [{ id: 'fraud', policy: { name: 'fraud-guard', params: { max: 5 }, fallback: { variant: 'direct' } } }],
+    fallthrough: { variant: 'direct' },
+  };
+  await tidegate.create({ ...flag, clients: 'edge' }, config);
+  page = await openPage(browser, site.url);
+  await startClient(page, {
+    edgeUrl: wire.url, key: tidegate.dev.browser_key, publicKey: tidegate.dev.public_key, context: { targetingKey: 'u-1', plan: 'pro', user: { score: 3 } },
+  });
+});
+after(async () => {
+  await browser?.close();
+  await site?.stop();
+  await wire?.stop();
+  await tidegate?.stop();
+});
+
+test('a policy\'s flag and a local one change with the context, at once', async () => {
+  const both = () => page.evaluate(() => [client.string('order-check', '?'), client.number('upload-limit-mb', -1)]);
+  assert.deepEqual(await both(), ['direct', 250]);
+  assert.deepEqual(await page.evaluate(() => ['order-check', 'upload-limit-mb'].map((key) => client.evaluatedAt(key))), ['edge', 'here']);
+  await page.evaluate(() => client.setContext({ targetingKey: 'u-1', plan: 'enterprise', user: { score: 7 } }));
+  assert.deepEqual(await both(), ['review', 2000]);
+  const answer = await page.evaluate(() => client.evaluate('order-check'));
+  assert.deepEqual([answer.variant, answer.reason], ['review', 'TARGETING_MATCH']);
+});
+
+test('the policy and its rule are in no byte that the page received', async () => {
+  const received = Buffer.concat(wire.seen.flatMap(({ raw, body }) => [...raw, body ?? Buffer.alloc(0)]));
+  assert(received.includes('order-check'));
+  for (const secret of ['fraud-guard', '"max"', 'the score is above']) assert(!received.includes(secret), secret);
+});
+
+test('other parameters of the policy reach the page without a reload', async () => {
+  await page.evaluate(() => client.setContext({ targetingKey: 'u-1', user: { score: 7 } }));
+  const changed = page.evaluate(() => new Promise((resolve) => client.on('change', ({ flags }) => resolve(flags))));
+  await tidegate.configure('order-check', (config) => {
+    config.rules[0].policy.params.max = 9;
+    return config;
+  });
+  assert.deepEqual(await changed, ['order-check']);
+  await until('it is let through', () => page.evaluate(() => client.string('order-check', '?') === 'direct'));
+});
+
+test('control refuses to let a flag with a policy travel', async () => {
+  const path = `${tidegate.namespace}/flags/order-check`;
+  const { etag } = await tidegate.admin('GET', path);
+  await assert.rejects(tidegate.admin('PUT', path, { ...flag, clients: 'local' }, { 'if-match': etag }), /policies run at the edge only/);
+});
