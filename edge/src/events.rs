@@ -5,7 +5,6 @@
 //! its queue is one announcement long. Streams end after a while, so that clients spread over
 //! edges again, and when their key is gone.
 
-use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,13 +41,7 @@ fn try_stream(shared: &Shared, request: &Request<Incoming>) -> Result<Response<B
         return Err(Failure::other(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here"));
     }
     let grant = authorize(shared, request)?;
-    let Ok(place) = shared.streams.clone().try_acquire_owned() else {
-        return Err(Failure::later(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "this edge has all the event streams that it can serve",
-            5,
-        ));
-    };
+    let place = place(shared)?;
     let mut announcements = grant.served.tenant.announcements.subscribe();
     let now = announcements.borrow_and_update().clone();
     let first = first_words(request.headers(), &now);
@@ -63,14 +56,27 @@ fn try_stream(shared: &Shared, request: &Request<Incoming>) -> Result<Response<B
         _counted: Counted::new(shared),
         _place: place,
     };
-    let mut answer = Response::new(Body::stream(events.into_stream()));
+    Ok(answer(events.into_stream()))
+}
+
+/// One of the streams that this edge serves at once, for as long as it is held.
+pub fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, Failure> {
+    shared.streams.clone().try_acquire_owned().map_err(|_| {
+        let details = "this edge has all the event streams that it can serve";
+        Failure::later(StatusCode::SERVICE_UNAVAILABLE, details, 5)
+    })
+}
+
+/// Of every path that streams events.
+pub fn answer(events: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
+    let mut answer = Response::new(Body::stream(Box::pin(events)));
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert(VARY, ofrep::vary());
     // nginx would hold events back.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(answer)
+    answer
 }
 
 /// By the URL's token, since an EventSource cannot send headers, or else by a key.
@@ -152,11 +158,11 @@ struct Events {
 }
 
 impl Events {
-    fn into_stream(self) -> Pin<Box<dyn Stream<Item = Bytes> + Send>> {
-        Box::pin(futures_util::stream::unfold(self, |mut events| async move {
+    fn into_stream(self) -> impl Stream<Item = Bytes> + Send {
+        futures_util::stream::unfold(self, |mut events| async move {
             let bytes = events.next().await?;
             Some((bytes, events))
-        }))
+        })
     }
 
     async fn next(&mut self) -> Option<Bytes> {

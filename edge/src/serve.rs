@@ -149,10 +149,10 @@ fn preflight(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
     answer
 }
 
-/// Names no environment: the page is open to whoever reaches the edge.
 /// A probe's answer stays short, however many there are.
 const ABSENT_NAMED_MAX: usize = 20;
 
+/// Open to whoever reaches the edge, so it names no environment but those whose policies are absent.
 fn ready_report(shared: &Shared) -> Response<Body> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]

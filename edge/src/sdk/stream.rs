@@ -8,13 +8,11 @@
 //! slowly skips to the newest state, and its next delta is made on what it was told last.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use rules::blob::Digest;
 use rules::head::SignedHead;
@@ -24,9 +22,9 @@ use tokio::time::{Instant, Interval};
 
 use super::{admit, no_client, only};
 use crate::client::Client;
-use crate::events::{Counted, keep_alive};
+use crate::events::{self, Counted, keep_alive};
 use crate::feed::jittered;
-use crate::ofrep::{self, Failure};
+use crate::ofrep::Failure;
 use crate::serve::{Body, Shared};
 use crate::state::{Announcement, Name, Tenant};
 
@@ -53,13 +51,7 @@ struct DeltaEvent<'a> {
 pub async fn open(shared: &Shared, request: &Request<Incoming>) -> Result<Response<Body>, Failure> {
     only(&Method::GET, request)?;
     let grant = admit(shared, request.headers())?;
-    let Ok(place) = shared.streams.clone().try_acquire_owned() else {
-        return Err(Failure::later(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "this edge has all the event streams that it can serve",
-            5,
-        ));
-    };
+    let place = events::place(shared)?;
     let tenant = grant.served.tenant.clone();
     // Registered before it is read, so that no change falls between the two.
     let mut announcements = tenant.announcements.subscribe();
@@ -86,14 +78,7 @@ pub async fn open(shared: &Shared, request: &Request<Incoming>) -> Result<Respon
         _counted: Counted::new(shared),
         _place: place,
     };
-    let mut answer = Response::new(Body::stream(changes.into_stream()));
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
-    headers.insert(VARY, ofrep::vary());
-    // nginx would hold events back.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(answer)
+    Ok(events::answer(changes.into_stream()))
 }
 
 /// What one client was told, and what it is to be told next.
@@ -186,11 +171,11 @@ struct Changes {
 }
 
 impl Changes {
-    fn into_stream(self) -> Pin<Box<dyn Stream<Item = Bytes> + Send>> {
-        Box::pin(futures_util::stream::unfold(self, |mut changes| async move {
+    fn into_stream(self) -> impl Stream<Item = Bytes> + Send {
+        futures_util::stream::unfold(self, |mut changes| async move {
             let bytes = changes.next().await?;
             Some((bytes, changes))
-        }))
+        })
     }
 
     async fn next(&mut self) -> Option<Bytes> {
