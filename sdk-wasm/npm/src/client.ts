@@ -254,6 +254,9 @@ export class Client {
       return;
     }
     if (!this.#snapshot?.manifest.edge) {
+      // An answer that is still on its way was asked for somebody before.
+      this.#remoteTurn?.abort();
+      this.#remoteTurn = this.#remoteRun = undefined;
       this.#changing(() => this.#use(next));
       return;
     }
@@ -408,7 +411,8 @@ export class Client {
         // The ETag is of the whole; the next question brings it.
         await this.#install(await this.#trust.verify(event.signed, blob), undefined);
       }
-      await this.#complete();
+      // Not waited for: a slow answer of the edge must not hold up the next change of rules.
+      void this.#complete();
     } catch (error) {
       // A delta is a short cut: what it cannot bring, the whole can.
       this.#tell(asError(error));

@@ -228,6 +228,34 @@ test('of two changes of context the later one counts, whichever the edge answers
   assert.deepEqual(last, ['user-3', 'three-pages', 2000]);
 });
 
+test('an answer for the person before, which comes late, does not bring that person back', async () => {
+  const context = await profile();
+  const page = await openPage(browser, site.url, { context });
+  await startClient(page, options({ contextSeconds: 60 }));
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  wire.hold = ({ path, method }) => (path === '/sdk/v1/evaluate' && method === 'POST' ? held : undefined);
+  await page.evaluate(() => void (window.late = client.setContext({ targetingKey: 'contractor-ana', plan: 'enterprise' })));
+  // Meanwhile the environment has no flags of the edge any more, so the next person waits for nobody.
+  const definitions = new Map();
+  for (const key of ['checkout', 'discount-rate']) {
+    const { body, etag } = await tidegate.admin('GET', `${tidegate.namespace}/flags/${key}`);
+    const { type, variants, description, metadata, tags, salt } = body;
+    const kept = Object.fromEntries(Object.entries({ key, type, variants, description, metadata, tags, salt }).filter(([, part]) => part !== undefined));
+    definitions.set(key, { ...kept, clients: 'edge' });
+    await tidegate.admin('PUT', `${tidegate.namespace}/flags/${key}?wait=live`, { ...kept, clients: 'none' }, { 'if-match': etag });
+  }
+  await until('the page knows', () => page.evaluate(() => client.evaluate('checkout').errorCode === 'FLAG_NOT_FOUND'));
+  await page.evaluate(() => client.setContext({ targetingKey: 'user-5', plan: 'pro' }));
+  release();
+  await page.evaluate(() => window.late);
+  assert.deepEqual(await page.evaluate(() => [client.context.targetingKey, client.number('upload-limit-mb', -1)]), ['user-5', 250]);
+  wire.hold = undefined;
+  for (const [key, definition] of definitions) {
+    await tidegate.admin('PUT', `${tidegate.namespace}/flags/${key}?wait=live`, definition, { 'if-match': '*' });
+  }
+});
+
 test('while the edge does not answer, a new person gets the defaults of the edge\'s flags and not the last person\'s', async () => {
   const context = await profile();
   const page = await openPage(browser, site.url, { context });

@@ -126,14 +126,14 @@ function decoded(buffer, encoding) {
 
 /**
  * A proxy before the edge. `seen` has every request with what came back, decoded; `alter(exchange)` may
- * change `exchange.body` (whole answers) before it goes on; `event(text)` may change or drop (`null`) one
+ * change `exchange.body` (whole answers) before it goes on, `hold(exchange)` may make it wait; `event(text)` may change or drop (`null`) one
  * event of a stream; `down` refuses connections as a dead edge does.
  */
 export async function wireTo(edgeUrl) {
   const target = new URL(edgeUrl);
   const sockets = new Set();
   const streams = new Set();
-  const wire = { seen: [], alter: undefined, event: undefined, down: false, mute: false, streams };
+  const wire = { seen: [], alter: undefined, hold: undefined, event: undefined, down: false, mute: false, streams };
   const server = createServer((incoming, outgoing) => {
     if (wire.down) return void incoming.socket.destroy();
     const asked = [];
@@ -176,7 +176,8 @@ export async function wireTo(edgeUrl) {
         return;
       }
       answer.on('data', (data) => exchange.raw.push(data));
-      answer.on('end', () => {
+      answer.on('end', async () => {
+        await wire.hold?.(exchange);
         exchange.body = decoded(Buffer.concat(exchange.raw), answer.headers['content-encoding']);
         const sent = { ...answer.headers };
         let body = Buffer.concat(exchange.raw);
@@ -210,7 +211,7 @@ export async function wireTo(edgeUrl) {
   };
   wire.mend = () => (wire.down = false);
   wire.reset = () => {
-    Object.assign(wire, { seen: [], alter: undefined, event: undefined, down: false, mute: false });
+    Object.assign(wire, { seen: [], alter: undefined, hold: undefined, event: undefined, down: false, mute: false });
   };
   wire.stop = async () => {
     for (const socket of sockets) socket.destroy();
