@@ -4,23 +4,18 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { BLANK, openPage, root, servePages, startChromium, startTidegate, until } from './world.mjs';
+import { BLANK, openPage, root, startWorld, until } from './world.mjs';
 
-let [tidegate, site, browser] = [];
+let [world, tidegate, site, browser] = [];
 const page = readFileSync(join(root, 'docs/BROWSER.md'), 'utf8');
 const section = (title) => page.split(/^## /m).find((part) => part.startsWith(title)) ?? assert.fail(`docs/BROWSER.md has no section ${title}`);
 const blocks = (title) => [...section(title).matchAll(/```js\n([\s\S]*?)```/g)].map(([, code]) => code);
 
 before(async () => {
-  tidegate = await startTidegate();
-  site = await servePages();
-  browser = await startChromium();
+  world = await startWorld();
+  ({ tidegate, site, browser } = world);
 });
-after(async () => {
-  await browser?.close();
-  await site?.stop();
-  await tidegate?.stop();
-});
+after(() => world?.stop());
 
 /** With the values that the reader takes from dev.json. */
 function filled(code) {

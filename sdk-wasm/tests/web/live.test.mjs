@@ -2,16 +2,14 @@
 
 import assert from 'node:assert/strict';
 import { after, before, beforeEach, test } from 'node:test';
-import { openPage, servePages, startChromium, startClient, startTidegate, until, wireTo } from './world.mjs';
+import { openPage, startClient, startWorld, until } from './world.mjs';
 
-let [tidegate, wire, site, browser] = [];
+let [world, tidegate, wire, site, browser] = [];
 const pages = [];
 
 before(async () => {
-  tidegate = await startTidegate();
-  wire = await wireTo(tidegate.dev.edge_url);
-  site = await servePages();
-  browser = await startChromium();
+  world = await startWorld();
+  ({ tidegate, wire, site, browser } = world);
   // What no browser may ever see, and what only the edge may know of a flag.
   await tidegate.create(
     { key: 'hidden-merger', type: 'string', variants: { yes: 'buys-globex-in-may', no: 'nothing-doing' }, clients: 'none' },
@@ -22,12 +20,7 @@ before(async () => {
     { enabled: true, off: 'plain', rules: [{ id: 'secret-rule-id', when: { attr: 'secret-attribute', op: 'eq', value: 'secret-operand' }, serve: { variant: 'gold' } }], fallthrough: { variant: 'plain' } },
   );
 });
-after(async () => {
-  await browser?.close();
-  await site?.stop();
-  await wire?.stop();
-  await tidegate?.stop();
-});
+after(() => world?.stop());
 beforeEach(async () => {
   for (const page of pages.splice(0)) await page.context().close();
   wire.reset();
@@ -74,6 +67,7 @@ test('every answer is the one that the edge gives over OFREP, for many contexts'
 
 test('an admin write changes the page without a reload, and the event names that flag alone', async () => {
   const page = await open();
+  await until('the stream is open', () => wire.streams.size === 1);
   assert.equal((await value(page, 'payments-up')).value, true);
   const shown = page.evaluate(() => new Promise((resolve) => client.on('change', ({ flags }) => resolve(flags))));
   await tidegate.configure('payments-up', toggle(false));
@@ -99,6 +93,7 @@ test('a flag of the edge changes too, and says so', async () => {
 
 test('what a key may not see is in no byte that the browser received', async () => {
   const page = await open({ context: { targetingKey: 'user-1', 'secret-attribute': 'other' } });
+  await until('the stream is open', () => wire.streams.size === 1);
   assert.equal((await value(page, 'hidden-merger')).errorCode, 'FLAG_NOT_FOUND');
   const before = wire.seen.length;
   // Also of what changes.

@@ -5,9 +5,9 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { openPage, servePages, startChromium, startClient, startTidegate, until, wireTo } from './world.mjs';
+import { openPage, startClient, startWorld, until } from './world.mjs';
 
-let [tidegate, wire, site, browser, page] = [];
+let [world, tidegate, wire, site, browser, page] = [];
 const flag = { key: 'order-check', type: 'string', variants: { direct: 'direct', review: 'review' } };
 
 function cli(...given) {
@@ -15,10 +15,8 @@ function cli(...given) {
 }
 
 before(async () => {
-  tidegate = await startTidegate();
-  wire = await wireTo(tidegate.dev.edge_url);
-  site = await servePages();
-  browser = await startChromium();
+  world = await startWorld();
+  ({ tidegate, wire, site, browser } = world);
   // As docs/POLICIES.md has it, in the language that needs no compiler.
   cli('policy', 'new', 'fraud-guard', '--language', 'wat');
   const [module, vectors] = ['policy.wat', 'vectors.json'].map((file) => join(tidegate.dir, 'fraud-guard', file));
@@ -34,12 +32,7 @@ before(async () => {
     edgeUrl: wire.url, key: tidegate.dev.browser_key, publicKey: tidegate.dev.public_key, context: { targetingKey: 'u-1', plan: 'pro', user: { score: 3 } },
   });
 });
-after(async () => {
-  await browser?.close();
-  await site?.stop();
-  await wire?.stop();
-  await tidegate?.stop();
-});
+after(() => world?.stop());
 
 test('a policy\'s flag and a local one change with the context, at once', async () => {
   const both = () => page.evaluate(() => [client.string('order-check', '?'), client.number('upload-limit-mb', -1)]);

@@ -2,23 +2,16 @@
 
 import assert from 'node:assert/strict';
 import { after, before, beforeEach, test } from 'node:test';
-import { BLANK, openPage, servePages, startChromium, startClient, startTidegate, until, wireTo } from './world.mjs';
+import { BLANK, openPage, startClient, startWorld, until } from './world.mjs';
 
-let [tidegate, wire, site, browser] = [];
+let [world, tidegate, wire, site, browser] = [];
 const contexts = [];
 
 before(async () => {
-  tidegate = await startTidegate();
-  wire = await wireTo(tidegate.dev.edge_url);
-  site = await servePages();
-  browser = await startChromium();
+  world = await startWorld();
+  ({ tidegate, wire, site, browser } = world);
 });
-after(async () => {
-  await browser?.close();
-  await site?.stop();
-  await wire?.stop();
-  await tidegate?.stop();
-});
+after(() => world?.stop());
 beforeEach(async () => {
   for (const context of contexts.splice(0)) await context.close();
   wire.reset();

@@ -2,22 +2,15 @@
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { openPage, servePages, startChromium, startClient, startTidegate, until, wireTo } from './world.mjs';
+import { openPage, startClient, startWorld, until } from './world.mjs';
 
-let [tidegate, wire, site, browser] = [];
+let [world, tidegate, wire, site, browser] = [];
 
 before(async () => {
-  tidegate = await startTidegate();
-  wire = await wireTo(tidegate.dev.edge_url);
-  site = await servePages();
-  browser = await startChromium();
+  world = await startWorld();
+  ({ tidegate, wire, site, browser } = world);
 });
-after(async () => {
-  await browser?.close();
-  await site?.stop();
-  await wire?.stop();
-  await tidegate?.stop();
-});
+after(() => world?.stop());
 
 const options = (more = {}) => ({
   edgeUrl: wire.url, key: tidegate.dev.browser_key, publicKey: tidegate.dev.public_key,

@@ -284,6 +284,27 @@ export async function openPage(browser, url, options = {}) {
   return page;
 }
 
+/** All that a test of pages needs; `stop` ends it, and so does a part that does not start. */
+export async function startWorld() {
+  const started = [];
+  const stop = async () => {
+    for (const part of started.splice(0).reverse()) await (part.stop ?? part.close).call(part);
+  };
+  const start = async (part) => {
+    const running = await part;
+    started.push(running);
+    return running;
+  };
+  try {
+    const tidegate = await start(startTidegate());
+    const wire = await start(wireTo(tidegate.dev.edge_url));
+    return { tidegate, wire, site: await start(servePages()), browser: await start(startChromium()), stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
 /** Makes `window.client` and waits for its flags; every event is kept in `window.events`. */
 export async function startClient(page, options, ready = true) {
   await page.evaluate(async ([options, ready]) => {
