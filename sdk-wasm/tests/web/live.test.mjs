@@ -222,7 +222,7 @@ test('a delta that does not lead to what was signed is thrown away for the whole
   await tidegate.configure('payments-up', toggle(false));
   await until('the page has the change', async () => (await value(page, 'payments-up')).value === false);
   assert.equal(spoilt, 1);
-  assert.equal(await state(page), 'READY');
+  await until('it is confirmed', async () => (await state(page)) === 'READY');
   wire.event = undefined;
   await tidegate.configure('payments-up', toggle(true));
   await until('and goes on', async () => (await value(page, 'payments-up')).value === true);
@@ -240,7 +240,7 @@ test('a stream that is cut is taken up where it ended', async () => {
   await tidegate.configure('payments-up', toggle(false));
   wire.mend();
   await until('the page has what it missed', async () => (await value(page, 'payments-up')).value === false, 60_000);
-  assert.equal(await state(page), 'READY');
+  await until('it is confirmed', async () => (await state(page)) === 'READY');
   await tidegate.configure('payments-up', toggle(true));
 });
 
