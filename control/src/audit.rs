@@ -4,6 +4,7 @@
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::authorize::Caller;
 use crate::refusal::Refusal;
 use crate::store::Connection;
 use crate::store::query::{query, query_as};
@@ -67,7 +68,7 @@ pub async fn lock(tx: &mut Connection, namespace_id: &str) -> Result<Head, Refus
 pub async fn append(
     tx: &mut Connection,
     head: Head,
-    actor: &str,
+    caller: &Caller,
     at: i64,
     entry: Entry,
 ) -> Result<(), Refusal> {
@@ -76,7 +77,7 @@ pub async fn append(
         namespace_id: head.namespace_id,
         sequence: head.sequence,
         at,
-        actor: actor.to_owned(),
+        actor: caller.name.clone(),
         action: entry.action.to_owned(),
         target: entry.target,
         environment: entry.environment,

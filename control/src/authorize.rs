@@ -1,11 +1,16 @@
 //! Who may do what. `Scope`, `NamespaceScope` and `EdgeScope` are proofs that only this file makes:
 //! a domain function that takes one cannot be called for somebody who was not let in.
 //!
-//! Every route has its permission in `ROUTES`; one without does not start. For now there is one
-//! kind of user, the holder of the bootstrap admin token, who may do everything; roles come later
-//! and change `Scope::may`, nothing else.
+//! Every route has its permission in `ROUTES`; one without does not start. `http` asks `Scope::let_in`
+//! before a handler runs, with the namespace and the environment of the path, so no handler can
+//! forget to. A change that reaches an environment that is not in its path asks
+//! `NamespaceScope::demand_in` itself.
+//!
+//! A namespace that is not there and one that is not theirs are told apart by nobody.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use rules::keys::{ApiKey, KeyKind};
 use subtle::ConstantTimeEq as _;
@@ -18,17 +23,122 @@ use crate::store::{Connection, now_us};
 pub enum Permission {
     /// Nobody has to say who they are.
     Public,
+    /// Whoever is known: their own account, and lists of what is theirs.
+    Account,
     /// See what is in a namespace.
     Read,
-    /// Change flags, their configurations and segments.
+    /// What all environments of a namespace share: definitions of flags, policies.
     Write,
-    /// Namespaces, environments, keys.
-    Manage,
+    /// What an environment serves: configurations, segments, pins.
+    Configure,
+    /// Say yes or no to somebody else's change.
+    Approve,
+    /// Turn a flag off past an environment's approvals.
+    Kill,
+    /// Environments, keys, members, webhooks, what needs approval.
+    Administer,
+    /// The namespace itself, and who else owns it.
+    Own,
+    /// The installation: namespaces, accounts, edge keys.
+    Operate,
     /// Of edge keys only: what `/edge/v1` serves.
     Edge,
 }
 
-use Permission::{Edge, Manage, Public, Read, Write};
+use Permission::{
+    Account, Administer, Approve, Configure, Edge, Kill, Operate, Own, Public, Read, Write,
+};
+
+impl Permission {
+    /// As problem documents name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Public => "public",
+            Account => "account",
+            Read => "read",
+            Write => "write",
+            Configure => "configure",
+            Approve => "approve",
+            Kill => "kill",
+            Administer => "administer",
+            Own => "own",
+            Operate => "operate",
+            Edge => "edge",
+        }
+    }
+
+    /// Whether an environment's own roles can give it.
+    fn is_of_environments(self) -> bool {
+        matches!(self, Configure | Approve | Kill | Administer)
+    }
+}
+
+/// A set of permissions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Permissions(u16);
+
+impl Permissions {
+    pub const NONE: Permissions = Permissions(0);
+    pub const ALL: Permissions = Permissions(u16::MAX);
+
+    pub fn of(permissions: &[Permission]) -> Permissions {
+        permissions
+            .iter()
+            .fold(Permissions::NONE, |set, one| set.and(Permissions(1 << *one as u16)))
+    }
+
+    pub fn and(self, more: Permissions) -> Permissions {
+        Permissions(self.0 | more.0)
+    }
+
+    pub fn within(self, most: Permissions) -> Permissions {
+        Permissions(self.0 & most.0)
+    }
+
+    pub fn has(self, permission: Permission) -> bool {
+        self.0 & 1 << permission as u16 != 0
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Owner,
+    Admin,
+    Editor,
+    Approver,
+    Viewer,
+}
+
+impl Role {
+    pub const ALL: [Role; 5] =
+        [Role::Owner, Role::Admin, Role::Editor, Role::Approver, Role::Viewer];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Owner => "owner",
+            Role::Admin => "admin",
+            Role::Editor => "editor",
+            Role::Approver => "approver",
+            Role::Viewer => "viewer",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<Role> {
+        Role::ALL.into_iter().find(|role| role.name() == name)
+    }
+
+    pub fn permissions(self) -> Permissions {
+        match self {
+            Role::Viewer => Permissions::of(&[Account, Read]),
+            Role::Approver => Permissions::of(&[Account, Read, Approve]),
+            Role::Editor => Permissions::of(&[Account, Read, Write, Configure]),
+            Role::Admin => {
+                Permissions::of(&[Account, Read, Write, Configure, Approve, Kill, Administer])
+            }
+            Role::Owner => Role::Admin.permissions().and(Permissions::of(&[Own])),
+        }
+    }
+}
 
 const NAMESPACE: &str = "/api/v1/namespaces/{namespace}";
 
@@ -40,19 +150,19 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET", "/metrics", Public),
     ("GET", "/api/v1/openapi.json", Public),
     ("GET", "/api/v1/limits", Public),
-    ("GET", "/api/v1/namespaces", Read),
-    ("POST", "/api/v1/namespaces", Manage),
+    ("GET", "/api/v1/namespaces", Account),
+    ("POST", "/api/v1/namespaces", Operate),
     ("GET", "~", Read),
-    ("PATCH", "~", Manage),
-    ("DELETE", "~", Manage),
+    ("PATCH", "~", Administer),
+    ("DELETE", "~", Own),
     ("GET", "~/audit", Read),
     ("GET", "~/audit/verify", Read),
     ("GET", "~/environments", Read),
-    ("POST", "~/environments", Manage),
+    ("POST", "~/environments", Administer),
     ("GET", "~/environments/{environment}", Read),
-    ("DELETE", "~/environments/{environment}", Manage),
-    ("POST", "~/environments/{environment}/publish", Manage),
-    ("POST", "~/environments/{environment}/rollout", Manage),
+    ("DELETE", "~/environments/{environment}", Administer),
+    ("POST", "~/environments/{environment}/publish", Configure),
+    ("POST", "~/environments/{environment}/rollout", Configure),
     ("GET", "~/flags", Read),
     ("POST", "~/flags", Write),
     ("GET", "~/flags/{flag}", Read),
@@ -60,14 +170,14 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("DELETE", "~/flags/{flag}", Write),
     ("GET", "~/environments/{environment}/flags", Read),
     ("GET", "~/environments/{environment}/flags/{flag}", Read),
-    ("PUT", "~/environments/{environment}/flags/{flag}", Write),
+    ("PUT", "~/environments/{environment}/flags/{flag}", Configure),
     ("GET", "~/environments/{environment}/flags/{flag}/usage", Read),
     ("GET", "~/environments/{environment}/segments", Read),
-    ("POST", "~/environments/{environment}/segments", Write),
+    ("POST", "~/environments/{environment}/segments", Configure),
     ("GET", "~/environments/{environment}/segments/{segment}", Read),
-    ("PUT", "~/environments/{environment}/segments/{segment}", Write),
-    ("DELETE", "~/environments/{environment}/segments/{segment}", Write),
-    ("PUT", "~/environments/{environment}/segments/{segment}/{list}", Write),
+    ("PUT", "~/environments/{environment}/segments/{segment}", Configure),
+    ("DELETE", "~/environments/{environment}/segments/{segment}", Configure),
+    ("PUT", "~/environments/{environment}/segments/{segment}/{list}", Configure),
     ("GET", "~/policies", Read),
     ("GET", "~/policies/{policy}", Read),
     ("POST", "~/policies/{policy}/versions", Write),
@@ -75,22 +185,22 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("DELETE", "~/policies/{policy}/versions/{digest}", Write),
     ("PUT", "~/policies/{policy}/versions/{digest}/vectors", Write),
     ("GET", "~/environments/{environment}/policies", Read),
-    ("PUT", "~/environments/{environment}/policies/{policy}", Write),
-    ("DELETE", "~/environments/{environment}/policies/{policy}", Write),
-    ("POST", "~/environments/{environment}/policies/{policy}/rollback", Write),
-    ("POST", "~/environments/{environment}/policies/{policy}/promote", Write),
+    ("PUT", "~/environments/{environment}/policies/{policy}", Configure),
+    ("DELETE", "~/environments/{environment}/policies/{policy}", Configure),
+    ("POST", "~/environments/{environment}/policies/{policy}/rollback", Configure),
+    ("POST", "~/environments/{environment}/policies/{policy}/promote", Configure),
     ("GET", "~/environments/{environment}/keys", Read),
-    ("POST", "~/environments/{environment}/keys", Manage),
-    ("DELETE", "~/environments/{environment}/keys/{id}", Manage),
+    ("POST", "~/environments/{environment}/keys", Administer),
+    ("DELETE", "~/environments/{environment}/keys/{id}", Administer),
     ("POST", "~/environments/{environment}/import", Write),
     ("GET", "~/environments/{environment}/export", Read),
     ("POST", "~/environments/{environment}/evaluate", Read),
     ("GET", "~/environments/{environment}/edges", Read),
-    ("GET", "/api/v1/edges", Read),
-    ("GET", "/api/v1/drift", Read),
-    ("GET", "/api/v1/edge-keys", Manage),
-    ("POST", "/api/v1/edge-keys", Manage),
-    ("DELETE", "/api/v1/edge-keys/{id}", Manage),
+    ("GET", "/api/v1/edges", Operate),
+    ("GET", "/api/v1/drift", Operate),
+    ("GET", "/api/v1/edge-keys", Operate),
+    ("POST", "/api/v1/edge-keys", Operate),
+    ("DELETE", "/api/v1/edge-keys/{id}", Operate),
     ("GET", "/edge/v1/heads", Edge),
     ("GET", "/edge/v1/blobs/{digest}", Edge),
     ("POST", "/edge/v1/receipts", Edge),
@@ -108,11 +218,99 @@ pub fn permission(method: &str, path: &str) -> Option<Permission> {
     })
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallerKind {
+    User,
+    /// A service token.
+    Service,
+    /// The token of `tidegate dev` and of tests.
+    Bootstrap,
+    /// Control, by itself.
+    Control,
+    /// A command on control's own machine, beside the database.
+    CommandLine,
+}
+
+impl CallerKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            CallerKind::User => "user",
+            CallerKind::Service => "service",
+            CallerKind::Bootstrap => "bootstrap",
+            CallerKind::Control => "control",
+            CallerKind::CommandLine => "command-line",
+        }
+    }
+}
+
+/// Who asks, and from where: what the audit says of them.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub kind: CallerKind,
+    /// Of the account or the service token; unique among callers of its kind, also later.
+    pub id: String,
+    /// As people read it: an e-mail address, a token's name with its id.
+    pub name: String,
+    /// The personal token or the session that they came with.
+    pub via: Option<String>,
+    pub address: Option<IpAddr>,
+    /// As their program calls itself, cut to 256 bytes.
+    pub user_agent: Option<String>,
+}
+
+impl Caller {
+    fn control() -> Caller {
+        Caller::here(CallerKind::Control, "control (by itself)")
+    }
+
+    /// Whoever runs a command beside the database.
+    pub(crate) fn command_line() -> Caller {
+        Caller::here(CallerKind::CommandLine, "operator (command line)")
+    }
+
+    fn here(kind: CallerKind, name: &str) -> Caller {
+        Caller {
+            kind,
+            id: kind.name().to_owned(),
+            name: name.to_owned(),
+            via: None,
+            address: None,
+            user_agent: None,
+        }
+    }
+
+    /// Apart from every other caller.
+    pub fn key(&self) -> String {
+        format!("{}:{}", self.kind.name(), self.id)
+    }
+}
+
+/// What their roles are looked up by.
+#[derive(Debug, Clone)]
+enum Principal {
+    /// Operators, the bootstrap token, control itself.
+    Everything,
+    /// By the id of the account or of the service token.
+    #[allow(dead_code, reason = "accounts and service tokens come with the next change")]
+    Bound(String),
+}
+
 /// Somebody who is known.
 #[derive(Debug, Clone)]
 pub struct Scope {
-    actor: String,
+    caller: Arc<Caller>,
+    principal: Principal,
+    /// What their token allows at most.
+    most: Permissions,
     trace_context: Option<String>,
+}
+
+/// What somebody may do in one namespace.
+#[derive(Debug, Clone, Default)]
+struct Rights {
+    namespace: Permissions,
+    /// By the environment's id: what their roles there add.
+    environments: BTreeMap<String, Permissions>,
 }
 
 /// Somebody who is known, in a namespace that they may see.
@@ -120,7 +318,8 @@ pub struct Scope {
 pub struct NamespaceScope {
     id: String,
     key: String,
-    actor: String,
+    caller: Arc<Caller>,
+    rights: Arc<Rights>,
     trace_context: Option<String>,
 }
 
@@ -141,6 +340,8 @@ pub enum Denied {
     Unknown,
     #[error("the key is not for this")]
     Forbidden,
+    #[error("this takes the permission {:?}, which {who} does not have here", .needed.name())]
+    Lacking { needed: Permission, who: String },
     #[error(transparent)]
     Failed(#[from] Refusal),
 }
@@ -156,21 +357,32 @@ const ADMIN_COUNT: &str = "SELECT COUNT(*) FROM admin_token";
 const ADMIN_INSERT: &str = "INSERT INTO admin_token (id, name, hash, created_at) VALUES ($1, $2, $3, $4) \
     ON CONFLICT (id) DO NOTHING";
 const NAMESPACE_ID: &str = "SELECT id FROM namespace WHERE key = $1";
+const ENVIRONMENT_ID: &str = "SELECT id FROM environment WHERE namespace_id = $1 AND key = $2";
+const BINDINGS: &str = "SELECT environment_id, role, kill_switch FROM role_binding \
+    WHERE namespace_id = $1 AND (user_id = $2 OR token_id = $2)";
 const EDGE_KEY: &str = "SELECT all_namespaces, hash FROM edge_key WHERE id = $1";
 const EDGE_LOCAL: &str = "INSERT INTO edge_key (id, name, all_namespaces, hash, created_at) \
     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING";
 const EDGE_NAMESPACES: &str = "SELECT n.key, n.id FROM edge_key_namespace e \
     JOIN namespace n ON n.id = e.namespace_id WHERE e.edge_key_id = $1";
 
-/// The caller of an admin route, from the key of its `Authorization: Bearer` header.
-pub async fn admin(
-    read: &mut Connection,
-    bearer: Option<&str>,
-    permission: Permission,
-    trace_context: Option<String>,
-) -> Result<Scope, Denied> {
-    let key = parse(bearer)?;
-    if key.kind != KeyKind::Admin || permission == Permission::Edge {
+/// What a request says about who asks.
+#[derive(Debug, Clone, Default)]
+pub struct Asking<'a> {
+    /// Of the header `Authorization: Bearer`.
+    pub bearer: Option<&'a str>,
+    pub address: Option<IpAddr>,
+    pub user_agent: Option<&'a str>,
+    /// W3C `traceparent`.
+    pub trace_context: Option<String>,
+}
+
+const USER_AGENT_BYTES_MAX: usize = 256;
+
+/// The caller of an admin route.
+pub async fn caller(read: &mut Connection, asking: Asking<'_>) -> Result<Scope, Denied> {
+    let key = parse(asking.bearer)?;
+    if key.kind != KeyKind::Admin {
         return Err(Denied::Forbidden);
     }
     let (name, hash) = query_as::<(String, Vec<u8>)>(ADMIN)
@@ -179,11 +391,24 @@ pub async fn admin(
         .await?
         .ok_or(Denied::Unknown)?;
     same_hash(&key, &hash)?;
-    let scope = Scope { actor: format!("{name} ({})", key.id), trace_context };
-    match scope.may(permission) {
-        true => Ok(scope),
-        false => Err(Denied::Forbidden),
-    }
+    let user_agent = asking.user_agent.map(|text| {
+        let end = (0..=USER_AGENT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at));
+        text.get(..end.unwrap_or(0).min(text.len())).unwrap_or(text).to_owned()
+    });
+    let caller = Caller {
+        kind: CallerKind::Bootstrap,
+        name: format!("{name} ({})", key.id),
+        id: key.id,
+        via: None,
+        address: asking.address,
+        user_agent,
+    };
+    Ok(Scope {
+        caller: Arc::new(caller),
+        principal: Principal::Everything,
+        most: Permissions::ALL,
+        trace_context: asking.trace_context,
+    })
 }
 
 /// The caller of an edge route.
@@ -235,7 +460,12 @@ pub async fn edge_by_broker(read: &mut Connection, key_id: &str) -> Result<EdgeS
 
 /// What control does by itself, in a namespace: the audit names it so.
 pub async fn of_control(read: &mut Connection, namespace: &str) -> Result<NamespaceScope, Refusal> {
-    let scope = Scope { actor: "control (by itself)".to_owned(), trace_context: None };
+    let scope = Scope {
+        caller: Arc::new(Caller::control()),
+        principal: Principal::Everything,
+        most: Permissions::ALL,
+        trace_context: None,
+    };
     scope.namespace(read, namespace).await
 }
 
@@ -268,13 +498,61 @@ pub async fn begin(tx: &mut Connection, key: &ApiKey) -> Result<(), Refusal> {
 }
 
 impl Scope {
-    /// One kind of user for now: whoever holds an admin token may do all of the admin API.
-    fn may(&self, permission: Permission) -> bool {
-        permission != Permission::Edge
+    /// Whether a route may be taken, by its permission and the places in its path. Not theirs is not
+    /// there; theirs and not allowed is said so.
+    pub async fn let_in(
+        &self,
+        read: &mut Connection,
+        permission: Permission,
+        namespace: Option<&str>,
+        environment: Option<&str>,
+    ) -> Result<(), Denied> {
+        let lacking = || Denied::Lacking { needed: permission, who: self.caller.name.clone() };
+        let Some(namespace) = namespace else {
+            let everywhere = matches!(self.principal, Principal::Everything);
+            let may = permission == Account || everywhere && permission != Edge;
+            return match may && self.most.has(permission) {
+                true => Ok(()),
+                false => Err(lacking()),
+            };
+        };
+        let scope = self.namespace(&mut *read, namespace).await?;
+        let may = match environment {
+            Some(environment) => {
+                let id = query_scalar::<String>(ENVIRONMENT_ID)
+                    .bind(scope.id())
+                    .bind(environment)
+                    .fetch_optional(read)
+                    .await?;
+                match id {
+                    Some(id) => scope.may_in(permission, &id),
+                    // Who may not do it anywhere is told so, whether it is there or not.
+                    None => scope.may(permission),
+                }
+            }
+            None if permission.is_of_environments() => scope.may_somewhere(permission),
+            None => scope.may(permission),
+        };
+        match may {
+            true => Ok(()),
+            false => Err(lacking()),
+        }
+    }
+
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.caller
     }
 
     pub fn actor(&self) -> &str {
-        &self.actor
+        &self.caller.name
+    }
+
+    /// Whose roles decide what they see; none for whoever sees everything.
+    pub fn bound_to(&self) -> Option<&str> {
+        match &self.principal {
+            Principal::Everything => None,
+            Principal::Bound(id) => Some(id),
+        }
     }
 
     /// A namespace that is not there and one that is not theirs are told apart by nobody.
@@ -285,15 +563,57 @@ impl Scope {
     ) -> Result<NamespaceScope, Refusal> {
         let id = query_scalar::<String>(NAMESPACE_ID)
             .bind(key)
-            .fetch_optional(read)
+            .fetch_optional(&mut *read)
             .await?
             .ok_or(Refusal::NotFound("namespace"))?;
+        let rights = match &self.principal {
+            Principal::Everything => Rights { namespace: self.most, environments: BTreeMap::new() },
+            Principal::Bound(principal) => {
+                let bindings: Vec<(Option<String>, String, bool)> =
+                    query_as(BINDINGS).bind(&id).bind(principal).fetch_all(read).await?;
+                Rights::of(&bindings, self.most).ok_or(Refusal::NotFound("namespace"))?
+            }
+        };
         Ok(NamespaceScope {
             id,
             key: key.to_owned(),
-            actor: self.actor.clone(),
+            caller: self.caller.clone(),
+            rights: Arc::new(rights),
             trace_context: self.trace_context.clone(),
         })
+    }
+}
+
+impl Rights {
+    /// None for whoever has no role in the namespace.
+    fn of(bindings: &[(Option<String>, String, bool)], most: Permissions) -> Option<Rights> {
+        let mut rights = Rights::default();
+        for (environment, role, kill_switch) in bindings {
+            // A role that this build does not know gives nothing.
+            let Some(role) = Role::parse(role) else { continue };
+            let mut gives = role.permissions();
+            if *kill_switch {
+                gives = gives.and(Permissions::of(&[Kill]));
+            }
+            // A role in one environment shows the whole namespace, and changes that environment.
+            let seen = Role::Viewer.permissions();
+            match environment {
+                None => rights.namespace = rights.namespace.and(gives),
+                Some(id) => {
+                    rights.namespace = rights.namespace.and(seen);
+                    let there = rights.environments.entry(id.clone()).or_default();
+                    *there = there.and(gives);
+                }
+            }
+        }
+        if rights.namespace == Permissions::NONE {
+            return None;
+        }
+        rights.namespace = rights.namespace.within(most);
+        for gives in rights.environments.values_mut() {
+            *gives = gives.within(most);
+        }
+        Some(rights)
     }
 }
 
@@ -306,8 +626,47 @@ impl NamespaceScope {
         &self.key
     }
 
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.caller
+    }
+
     pub fn actor(&self) -> &str {
-        &self.actor
+        &self.caller.name
+    }
+
+    /// In the whole namespace.
+    pub fn may(&self, permission: Permission) -> bool {
+        self.rights.namespace.has(permission)
+    }
+
+    /// In one environment, by its id.
+    pub fn may_in(&self, permission: Permission, environment_id: &str) -> bool {
+        let there = self.rights.environments.get(environment_id).copied().unwrap_or_default();
+        self.may(permission) || permission.is_of_environments() && there.has(permission)
+    }
+
+    pub fn may_somewhere(&self, permission: Permission) -> bool {
+        self.may(permission)
+            || permission.is_of_environments()
+                && self.rights.environments.values().any(|there| there.has(permission))
+    }
+
+    pub fn demand(&self, permission: Permission) -> Result<(), Refusal> {
+        match self.may(permission) {
+            true => Ok(()),
+            false => Err(self.lacking(permission)),
+        }
+    }
+
+    pub fn demand_in(&self, permission: Permission, environment_id: &str) -> Result<(), Refusal> {
+        match self.may_in(permission, environment_id) {
+            true => Ok(()),
+            false => Err(self.lacking(permission)),
+        }
+    }
+
+    fn lacking(&self, needed: Permission) -> Refusal {
+        Refusal::Forbidden { needed: needed.name(), who: self.caller.name.clone() }
     }
 
     /// W3C `traceparent` of the request.

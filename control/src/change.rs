@@ -1,11 +1,13 @@
 //! What every write does around its change: the locks in their one order before it, the check of
 //! what it means, the audit row and the outbox rows after it.
 
+use std::sync::Arc;
+
 use rules::compile::Problem;
 use serde_json::Value;
 
 use crate::audit;
-use crate::authorize::NamespaceScope;
+use crate::authorize::{Caller, NamespaceScope};
 use crate::environments::{self, Read};
 use crate::outbox::{self, Raised};
 use crate::refusal::Refusal;
@@ -45,7 +47,7 @@ pub enum Touches<'a> {
 pub struct Change {
     head: audit::Head,
     pub raised: Vec<Raised>,
-    actor: String,
+    caller: Arc<Caller>,
     trace_context: Option<String>,
     pub at: i64,
 }
@@ -67,7 +69,7 @@ impl Change {
         Ok(Change {
             head,
             raised,
-            actor: scope.actor().to_owned(),
+            caller: scope.caller().clone(),
             trace_context: scope.trace_context().map(str::to_owned),
             at,
         })
@@ -75,7 +77,7 @@ impl Change {
 
     /// As `finish`, for environments that are going away: there is nothing left to compile.
     pub async fn finish_deleting(self, tx: &mut Tx, entry: audit::Entry) -> Result<(), Refusal> {
-        audit::append(tx, self.head, &self.actor, self.at, entry).await?;
+        audit::append(tx, self.head, &self.caller, self.at, entry).await?;
         for raised in &self.raised {
             outbox::add(tx, raised, self.trace_context.as_deref(), self.at).await?;
         }

@@ -7,6 +7,7 @@
 use serde_json::json;
 
 use crate::audit::{self, Entry};
+use crate::authorize::Caller;
 use crate::outbox::{self, Raised};
 use crate::refusal::Refusal;
 use crate::store::query::{query, query_as, query_scalar};
@@ -63,7 +64,7 @@ pub async fn raise(store: &Store, to: Option<i64>) -> Result<(i64, usize), Refus
             before: Some(json!(before)),
             after: Some(json!({ "generation": generation })),
         };
-        audit::append(&mut tx, head, "operator (command line)", at, entry).await?;
+        audit::append(&mut tx, head, &Caller::command_line(), at, entry).await?;
     }
     query(RETIRED).bind(generation).execute(&mut tx).await?;
     tx.commit().await?;

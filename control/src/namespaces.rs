@@ -18,6 +18,9 @@ const COLUMNS: &str =
     "SELECT id, key, name, version, created_at, updated_at FROM namespace WHERE key = $1";
 const PAGE: &str = "SELECT id, key, name, version, created_at, updated_at FROM namespace \
     WHERE key > $1 ORDER BY key LIMIT $2";
+const PAGE_OF: &str = "SELECT id, key, name, version, created_at, updated_at FROM namespace n \
+    WHERE key > $1 AND EXISTS (SELECT 1 FROM role_binding b WHERE b.namespace_id = n.id \
+    AND (b.user_id = $3 OR b.token_id = $3)) ORDER BY key LIMIT $2";
 const COUNT: &str = "SELECT COUNT(*) FROM namespace";
 const INSERT: &str = "INSERT INTO namespace (id, key, name, version, audit_sequence, audit_hash, \
     created_at, updated_at) VALUES ($1, $2, $3, 1, 0, $4, $5, $5) ON CONFLICT (key) DO NOTHING";
@@ -42,12 +45,19 @@ impl Namespace {
     }
 }
 
+/// Those that the caller has a role in.
 pub async fn page(
     read: &mut Connection,
-    _scope: &Scope,
+    scope: &Scope,
     page: &Page,
 ) -> Result<Paged<Namespace>, Refusal> {
-    let rows = query_as(PAGE).bind(&page.after).bind(page.fetch()).fetch_all(read).await?;
+    let rows = match scope.bound_to() {
+        None => query_as(PAGE).bind(&page.after).bind(page.fetch()).fetch_all(read).await?,
+        Some(who) => {
+            let page_of = query_as(PAGE_OF).bind(&page.after).bind(page.fetch()).bind(who);
+            page_of.fetch_all(read).await?
+        }
+    };
     Ok(page.cut(rows, |row: &Namespace| row.key.clone()))
 }
 

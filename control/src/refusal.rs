@@ -10,6 +10,8 @@ pub enum Refusal {
     /// Not there, or not for this caller: the two are told apart by nobody.
     #[error("there is no such {0}")]
     NotFound(&'static str),
+    #[error("this takes the permission {needed:?}, which {who} does not have there")]
+    Forbidden { needed: &'static str, who: String },
     #[error("there is a {what} with the key {key:?} already")]
     Exists { what: &'static str, key: String },
     #[error("the change must name the version that it is made on")]

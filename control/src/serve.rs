@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::guard::{Guarded, Phase, Timeouts};
+use crate::http::Peer;
 
 const HEADERS_MAX: usize = 64;
 /// Of a connection's read buffer, which also bounds its headers.
@@ -63,10 +64,11 @@ pub async fn listen(
             let phase = Arc::new(Phase::default());
             let service = {
                 let phase = phase.clone();
-                service_fn(move |request: Request<Incoming>| {
+                service_fn(move |mut request: Request<Incoming>| {
                     let (router, phase) = (router.clone(), phase.clone());
                     async move {
                         phase.begin();
+                        request.extensions_mut().insert(Peer(peer.ip()));
                         let multiplexed = request.version() == Version::HTTP_2;
                         let Ok(answer) = router.oneshot(request).await;
                         if !multiplexed {

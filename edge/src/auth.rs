@@ -107,7 +107,7 @@ pub fn audience(kind: KeyKind) -> Option<Audience> {
     match kind {
         KeyKind::Server => Some(Audience::Server),
         KeyKind::Browser => Some(Audience::Browser),
-        KeyKind::Edge | KeyKind::Admin => None,
+        _ => None,
     }
 }
 

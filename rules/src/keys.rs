@@ -14,8 +14,18 @@ pub enum KeyKind {
     Browser,
     /// An edge node; a set of namespaces.
     Edge,
-    /// The admin API.
+    /// Everything, in the database that `tidegate dev` makes and in tests; nowhere else.
     Admin,
+    /// The admin API, as one person, within the token's scopes.
+    Personal,
+    /// The admin API, as a program, with roles of its own.
+    Service,
+    /// A new session for an old one, once.
+    Refresh,
+    /// The first owner of an installation, once.
+    Setup,
+    /// A password for one account, once.
+    Invite,
 }
 
 impl KeyKind {
@@ -25,6 +35,11 @@ impl KeyKind {
             KeyKind::Browser => "browser",
             KeyKind::Edge => "edge",
             KeyKind::Admin => "admin",
+            KeyKind::Personal => "personal",
+            KeyKind::Service => "service",
+            KeyKind::Refresh => "refresh",
+            KeyKind::Setup => "setup",
+            KeyKind::Invite => "invite",
         }
     }
 }
@@ -81,7 +96,12 @@ impl ApiKey {
             Some("browser") => KeyKind::Browser,
             Some("edge") => KeyKind::Edge,
             Some("admin") => KeyKind::Admin,
-            _ => return Err(KeyError("its kind is not server, browser, edge or admin")),
+            Some("personal") => KeyKind::Personal,
+            Some("service") => KeyKind::Service,
+            Some("refresh") => KeyKind::Refresh,
+            Some("setup") => KeyKind::Setup,
+            Some("invite") => KeyKind::Invite,
+            _ => return Err(KeyError("its kind is none of ours")),
         };
         let (Some(id), Some(_secret), None) = (parts.next(), parts.next(), parts.next()) else {
             return Err(KeyError("it has not five parts"));

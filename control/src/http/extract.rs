@@ -237,7 +237,7 @@ impl FromRequest<Shared> for Writing {
                 let hash =
                     idempotency::request_hash(parts.method.as_str(), target, if_match, &body);
                 Some(idempotency::Request {
-                    actor: scope.actor().to_owned(),
+                    actor: scope.caller().key(),
                     key: key.to_owned(),
                     hash,
                 })

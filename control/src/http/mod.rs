@@ -14,20 +14,23 @@ pub mod segments;
 pub mod transfer;
 pub mod usage;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::RequestExt as _;
+use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
+use http::header::USER_AGENT;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::admission::Admission;
-use crate::authorize::{self, Permission};
+use crate::authorize::{self, Asking, Permission};
 use crate::bus::Bus;
 use crate::delta::Deltas;
 use crate::lead::Lead;
@@ -102,6 +105,10 @@ pub fn operations(described: &Value) -> Vec<(String, String)> {
     operations
 }
 
+/// Whose connection a request came over.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
+
 async fn let_in(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let method = match request.method() {
@@ -138,16 +145,34 @@ async fn identify(app: &App, request: &mut Request, permission: Permission) -> R
         let scope = authorize::edge(&mut read, bearer.as_deref()).await?;
         request.extensions_mut().insert(scope);
     } else {
-        let trace = request
-            .headers()
+        let headers = request.headers();
+        let trace_context = headers
             .get("traceparent")
             .and_then(|value| value.to_str().ok())
             .filter(|value| value.len() == 55)
             .map(str::to_owned);
-        let scope = authorize::admin(&mut read, bearer.as_deref(), permission, trace).await?;
+        let asking = Asking {
+            bearer: bearer.as_deref(),
+            address: request.extensions().get::<Peer>().map(|peer| peer.0),
+            user_agent: headers.get(USER_AGENT).and_then(|value| value.to_str().ok()),
+            trace_context,
+        };
+        let scope = authorize::caller(&mut read, asking).await?;
+        let (namespace, environment) = places(request).await;
+        scope.let_in(&mut read, permission, namespace.as_deref(), environment.as_deref()).await?;
         request.extensions_mut().insert(scope);
     }
     Ok(())
+}
+
+/// The namespace and the environment that a request's path names.
+async fn places(request: &mut Request) -> (Option<String>, Option<String>) {
+    // A path whose escapes are no UTF-8 names nothing that is there: its handler says so.
+    let Ok(places) = request.extract_parts::<RawPathParams>().await else { return (None, None) };
+    let find = |wanted: &str| {
+        places.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_owned())
+    };
+    (find("namespace"), find("environment"))
 }
 
 /// What a write may be asked beside its own parameters.

@@ -70,6 +70,7 @@ impl From<Refusal> for Stop {
         let detail = refusal.to_string();
         match refusal {
             Refusal::NotFound(_) => Stop::new(StatusCode::NOT_FOUND, "not-found", detail),
+            Refusal::Forbidden { .. } => Stop::new(StatusCode::FORBIDDEN, "forbidden", detail),
             Refusal::Exists { .. } => Stop::new(StatusCode::CONFLICT, "exists", detail),
             Refusal::InUse { .. } => Stop::new(StatusCode::CONFLICT, "in-use", detail),
             Refusal::KeysLeft { .. } => Stop::new(StatusCode::CONFLICT, "keys-left", detail),
@@ -176,7 +177,9 @@ impl From<Denied> for Stop {
             Denied::Unnamed | Denied::Unknown => {
                 Stop::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
             }
-            Denied::Forbidden => Stop::new(StatusCode::FORBIDDEN, "forbidden", detail),
+            Denied::Forbidden | Denied::Lacking { .. } => {
+                Stop::new(StatusCode::FORBIDDEN, "forbidden", detail)
+            }
             Denied::Failed(refusal) => refusal.into(),
         }
     }

@@ -1,7 +1,7 @@
 //! A store of a test's own, without a server in front of it; on SQLite, or on PostgreSQL where xtask
 //! started one.
 
-use control::authorize::{self, NamespaceScope, Permission, Scope};
+use control::authorize::{self, Asking, NamespaceScope, Scope};
 use control::store::{Database, Store};
 use control::{environments, namespaces};
 use rules::secret::Secret;
@@ -25,7 +25,8 @@ pub async fn furnish(store: &Store) -> (Scope, NamespaceScope, String) {
     let token = control::keys::random(rules::keys::KeyKind::Admin).expect("a token");
     authorize::begin(&mut tx, &token).await.expect("the first");
     let token = Some(token.reveal());
-    let admin = authorize::admin(&mut tx, token, Permission::Manage, None).await.expect("in");
+    let asking = Asking { bearer: token, ..Asking::default() };
+    let admin = authorize::caller(&mut tx, asking).await.expect("in");
     namespaces::create(&mut tx, &admin, "ours", "").await.expect("a namespace");
     let scope = admin.namespace(&mut tx, "ours").await.expect("a scope");
     let made = environments::create(&mut tx, &scope, "production", "").await.expect("made");

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use control::authorize::{self, NamespaceScope, Permission};
+use control::authorize::{self, Asking, NamespaceScope};
 use control::bus::{Bus, InProcessBus};
 use control::change::Expected;
 use control::lead::Lead;
@@ -115,7 +115,8 @@ async fn furnish(folder: &Path) -> Template {
     let token = keys::random(KeyKind::Admin).expect("a token");
     authorize::begin(&mut tx, &token).await.expect("the first");
     let token = Some(token.reveal());
-    let admin = authorize::admin(&mut tx, token, Permission::Manage, None).await.expect("in");
+    let asking = Asking { bearer: token, ..Asking::default() };
+    let admin = authorize::caller(&mut tx, asking).await.expect("in");
     let mut scopes = Vec::new();
     for namespace in NAMESPACES {
         namespaces::create(&mut tx, &admin, namespace, "").await.expect("a namespace");
