@@ -165,8 +165,9 @@ async fn an_idle_connection_outlives_the_header_timeout_and_ends_with_its_own() 
 #[tokio::test]
 async fn a_body_that_stops_coming_is_answered_with_408_and_the_connection_closed() {
     let world = world(|config| config.body_timeout = SHORT).await;
+    world.namespace("ours").await;
     let (token, started) = (world.token.clone(), Instant::now());
-    for path in ["/api/v1/namespaces", "/api/v1/namespaces/x/environments/y/evaluate"] {
+    for path in ["/api/v1/namespaces", "/api/v1/namespaces/ours/environments/y/evaluate"] {
         let mut peer = Peer::of(&world).await;
         peer.send(&format!(
             "POST {path} HTTP/1.1\r\nhost: c\r\nauthorization: Bearer {token}\r\n\
