@@ -1,34 +1,73 @@
 //! Who changed what: a row for each change, in the change's own transaction, chained by hashes
 //! per namespace, so that a row that was altered or taken out shows.
+//!
+//! What belongs to no namespace (accounts, operators, keys of all edges) is in the installation's own
+//! chain, [`INSTANCE`]. A chain's sequence has no gap and is in the order of commits, since its end is
+//! locked from the first statement of a write to the commit; so it is also the log of events, and
+//! whoever tells others of changes is a cursor over it.
+//!
+//! Against somebody who writes a whole chain anew, or its end, there are signed anchors: `anchors.rs`.
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::authorize::Caller;
 use crate::refusal::Refusal;
-use crate::store::Connection;
 use crate::store::query::{query, query_as};
+use crate::store::{Connection, now_us};
 
-const LOCK: &str = "UPDATE namespace SET audit_sequence = audit_sequence + 1 WHERE id = $1 \
+macro_rules! rows {
+    ($($rest:literal),*) => {
+        concat!("SELECT namespace_id, sequence, form, at, actor, actor_kind, actor_id, via, address, \
+            user_agent, change_set, action, target, environment, before, after, previous, hash \
+            FROM audit WHERE namespace_id = $1 ", $($rest),*)
+    };
+}
+macro_rules! filtered {
+    ($target:literal) => {
+        rows!("AND sequence < $2 AND ", $target, " AND ($5 IS NULL OR actor = $5 OR actor_id = $5) \
+            AND ($6 IS NULL OR action = $6) AND ($7 IS NULL OR substr(action, 1, length($7)) = $7) \
+            AND ($8 IS NULL OR environment = $8) AND ($9 IS NULL OR at >= $9) \
+            AND ($10 IS NULL OR at < $10) AND ($11 IS NULL OR change_set = $11) \
+            ORDER BY sequence DESC LIMIT $3")
+    };
+}
+
+const LOCK: &str = "UPDATE namespace SET audit_sequence = audit_sequence WHERE id = $1 \
     RETURNING audit_sequence, audit_hash";
-const MOVE: &str = "UPDATE namespace SET audit_hash = $2 WHERE id = $1";
-const INSERT: &str = "INSERT INTO audit (namespace_id, sequence, at, actor, action, target, \
-    environment, before, after, previous, hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
-const PAGE: &str = "SELECT namespace_id, sequence, at, actor, action, target, environment, before, \
-    after, previous, hash FROM audit WHERE namespace_id = $1 AND sequence < $2 \
-    ORDER BY sequence DESC LIMIT $3";
-const CHAIN: &str = "SELECT namespace_id, sequence, at, actor, action, target, environment, before, \
-    after, previous, hash FROM audit WHERE namespace_id = $1 AND sequence > $2 \
-    ORDER BY sequence LIMIT 1000";
+const MOVE: &str = "UPDATE namespace SET audit_sequence = $2, audit_hash = $3 WHERE id = $1";
+const LOCK_INSTANCE: &str = "UPDATE audit_chain SET audit_sequence = audit_sequence WHERE id = $1 \
+    RETURNING audit_sequence, audit_hash";
+const MOVE_INSTANCE: &str =
+    "UPDATE audit_chain SET audit_sequence = $2, audit_hash = $3 WHERE id = $1";
+const RETIRE: &str = "INSERT INTO audit_chain (id, name, audit_sequence, audit_hash) \
+    SELECT id, key, audit_sequence, audit_hash FROM namespace WHERE id = $1";
+const INSERT: &str = "INSERT INTO audit (namespace_id, sequence, form, at, actor, actor_kind, \
+    actor_id, via, address, user_agent, change_set, action, target, environment, before, after, \
+    previous, hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+    $17, $18)";
+// Two texts, since only one that names the target outright is answered from its index.
+const FILTERED: &str = filtered!("$4 IS NULL");
+const FILTERED_BY_TARGET: &str = filtered!("target = $4");
+const CHAIN: &str = rows!("AND sequence > $2 ORDER BY sequence LIMIT $3");
+const END: &str = "SELECT audit_sequence, audit_hash FROM namespace WHERE id = $1 \
+    UNION ALL SELECT audit_sequence, audit_hash FROM audit_chain WHERE id = $1";
 
-const END: &str = "SELECT audit_sequence, audit_hash FROM namespace WHERE id = $1";
+/// The installation's own chain, where a namespace's has its id.
+pub const INSTANCE: &str = "instance";
+/// Which fields a row's hash is of. Rows of form 1 were written before there were accounts.
+const FORM: i64 = 2;
+/// Rows read at once.
+const CHUNK: i64 = 1000;
 
-/// The end of a namespace's chain, locked: nobody else writes to the namespace until the commit.
+/// The end of a chain, locked: nobody else writes to it until the commit.
 #[derive(Debug)]
 pub struct Head {
-    namespace_id: String,
+    chain: String,
     sequence: i64,
     previous: Vec<u8>,
+    /// The change set that the rows are a part of.
+    pub change_set: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -44,8 +83,15 @@ pub struct Entry {
 pub struct Row {
     pub namespace_id: String,
     pub sequence: i64,
+    pub form: i64,
     pub at: i64,
     pub actor: String,
+    pub actor_kind: Option<String>,
+    pub actor_id: Option<String>,
+    pub via: Option<String>,
+    pub address: Option<String>,
+    pub user_agent: Option<String>,
+    pub change_set: Option<String>,
     pub action: String,
     pub target: String,
     pub environment: Option<String>,
@@ -55,35 +101,43 @@ pub struct Row {
     pub hash: Vec<u8>,
 }
 
-/// The first lock of every write.
+/// The first lock of every write in a namespace.
 pub async fn lock(tx: &mut Connection, namespace_id: &str) -> Result<Head, Refusal> {
     let (sequence, previous) = query_as::<(i64, Vec<u8>)>(LOCK)
         .bind(namespace_id)
         .fetch_optional(tx)
         .await?
         .ok_or(Refusal::NotFound("namespace"))?;
-    Ok(Head { namespace_id: namespace_id.to_owned(), sequence, previous })
+    Ok(Head { chain: namespace_id.to_owned(), sequence, previous, change_set: None })
 }
 
+/// A row, or one more of the same transaction.
 pub async fn append(
     tx: &mut Connection,
-    head: Head,
+    head: &mut Head,
     caller: &Caller,
     at: i64,
     entry: Entry,
 ) -> Result<(), Refusal> {
     let text = |value: Option<Value>| value.map(|value| value.to_string());
     let mut row = Row {
-        namespace_id: head.namespace_id,
-        sequence: head.sequence,
+        namespace_id: head.chain.clone(),
+        sequence: head.sequence + 1,
+        form: FORM,
         at,
         actor: caller.name.clone(),
+        actor_kind: Some(caller.kind.name().to_owned()),
+        actor_id: Some(caller.id.clone()),
+        via: caller.via.clone(),
+        address: caller.address.map(|address| address.to_string()),
+        user_agent: caller.user_agent.clone(),
+        change_set: head.change_set.clone(),
         action: entry.action.to_owned(),
         target: entry.target,
         environment: entry.environment,
         before: text(entry.before),
         after: text(entry.after),
-        previous: head.previous,
+        previous: head.previous.clone(),
         hash: Vec::new(),
     };
     row.hash = row.expected_hash();
@@ -93,8 +147,15 @@ pub async fn append(
     query(INSERT)
         .bind(&row.namespace_id)
         .bind(row.sequence)
+        .bind(row.form)
         .bind(row.at)
         .bind(&row.actor)
+        .bind(&row.actor_kind)
+        .bind(&row.actor_id)
+        .bind(&row.via)
+        .bind(&row.address)
+        .bind(&row.user_agent)
+        .bind(&row.change_set)
         .bind(&row.action)
         .bind(&row.target)
         .bind(&row.environment)
@@ -104,7 +165,31 @@ pub async fn append(
         .bind(&row.hash)
         .execute(&mut *tx)
         .await?;
-    query(MOVE).bind(&row.namespace_id).bind(&row.hash).execute(tx).await?;
+    let to = if head.chain == INSTANCE { MOVE_INSTANCE } else { MOVE };
+    query(to).bind(&row.namespace_id).bind(row.sequence).bind(&row.hash).execute(tx).await?;
+    (head.sequence, head.previous) = (row.sequence, row.hash);
+    Ok(())
+}
+
+/// A row of the installation's own chain, as the last thing but the commit: who has a namespace's
+/// lock may take this one after it, never the other way around.
+pub async fn record_instance(
+    tx: &mut Connection,
+    caller: &Caller,
+    entry: Entry,
+) -> Result<(), Refusal> {
+    let (sequence, previous) = query_as::<(i64, Vec<u8>)>(LOCK_INSTANCE)
+        .bind(INSTANCE)
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or_else(|| Refusal::Internal("the installation's audit chain is gone".to_owned()))?;
+    let mut head = Head { chain: INSTANCE.to_owned(), sequence, previous, change_set: None };
+    append(tx, &mut head, caller, now_us(), entry).await
+}
+
+/// Keeps where the chain of a namespace ends that is about to be deleted.
+pub async fn retire(tx: &mut Connection, namespace_id: &str) -> Result<(), Refusal> {
+    query(RETIRE).bind(namespace_id).execute(tx).await?;
     Ok(())
 }
 
@@ -119,42 +204,124 @@ impl Row {
             hasher.update((bytes.len() as u64).to_be_bytes());
             hasher.update(bytes);
         };
+        fn text(text: &Option<String>) -> Option<&[u8]> {
+            text.as_ref().map(|text| text.as_bytes())
+        }
+        let form = self.form.to_be_bytes();
+        // What a row of form 1 begins with is an id of 36 bytes, never this.
+        let of_form: &[Option<&[u8]>] = match self.form {
+            1 => &[],
+            _ => &[Some(b"tidegate audit"), Some(&form)],
+        };
+        let of_caller: &[Option<&[u8]>] = match self.form {
+            1 => &[],
+            _ => &[
+                text(&self.actor_kind),
+                text(&self.actor_id),
+                text(&self.via),
+                text(&self.address),
+                text(&self.user_agent),
+                text(&self.change_set),
+            ],
+        };
+        of_form.iter().for_each(|bytes| field(*bytes));
         field(Some(self.namespace_id.as_bytes()));
         field(Some(&self.sequence.to_be_bytes()));
         field(Some(&self.at.to_be_bytes()));
         field(Some(self.actor.as_bytes()));
+        of_caller.iter().for_each(|bytes| field(*bytes));
         field(Some(self.action.as_bytes()));
         field(Some(self.target.as_bytes()));
-        field(self.environment.as_ref().map(|text| text.as_bytes()));
-        field(self.before.as_ref().map(|text| text.as_bytes()));
-        field(self.after.as_ref().map(|text| text.as_bytes()));
+        field(text(&self.environment));
+        field(text(&self.before));
+        field(text(&self.after));
         hasher.finalize().to_vec()
+    }
+
+    /// Whether this is the row after the one with `sequence` and `hash`, as it was written. A row of
+    /// form 1 has nothing that its form does not know.
+    fn follows(&self, sequence: i64, hash: &[u8]) -> bool {
+        let known = match self.form {
+            1 => [&self.actor_kind, &self.actor_id, &self.via, &self.address]
+                .into_iter()
+                .chain([&self.user_agent, &self.change_set])
+                .all(Option::is_none),
+            form => form == FORM,
+        };
+        known
+            && self.sequence == sequence + 1
+            && self.previous == hash
+            && self.hash == self.expected_hash()
     }
 }
 
-/// Newest first.
+/// Which rows are wanted; what is none is any.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// By name, or by id.
+    pub actor: Option<String>,
+    /// `flag.create`; `flag.*` for all that begin so.
+    pub action: Option<String>,
+    pub target: Option<String>,
+    /// By its key.
+    pub environment: Option<String>,
+    /// Microseconds, from this one on.
+    pub from: Option<i64>,
+    /// Microseconds, before this one.
+    pub to: Option<i64>,
+    pub change_set: Option<String>,
+}
+
+/// Newest first, from before the row `before`.
 pub async fn page(
     read: &mut Connection,
-    namespace_id: &str,
+    chain: &str,
+    filter: &Filter,
     before: i64,
     limit: i64,
 ) -> Result<Vec<Row>, Refusal> {
-    Ok(query_as(PAGE).bind(namespace_id).bind(before).bind(limit).fetch_all(read).await?)
+    let (exact, prefix) = match &filter.action {
+        Some(action) => match action.strip_suffix('*') {
+            Some(prefix) => (None, Some(prefix)),
+            None => (Some(action.as_str()), None),
+        },
+        None => (None, None),
+    };
+    let sql = if filter.target.is_some() { FILTERED_BY_TARGET } else { FILTERED };
+    let rows = query_as(sql)
+        .bind(chain)
+        .bind(before)
+        .bind(limit)
+        .bind(&filter.target)
+        .bind(&filter.actor)
+        .bind(exact)
+        .bind(prefix)
+        .bind(&filter.environment)
+        .bind(filter.from)
+        .bind(filter.to)
+        .bind(&filter.change_set);
+    Ok(rows.fetch_all(read).await?)
+}
+
+/// Oldest first, from after the row `sequence`.
+pub async fn after(
+    read: &mut Connection,
+    chain: &str,
+    sequence: i64,
+    limit: i64,
+) -> Result<Vec<Row>, Refusal> {
+    Ok(query_as(CHAIN).bind(chain).bind(sequence).bind(limit).fetch_all(read).await?)
 }
 
 /// Walks the whole chain to where the namespace says that it ends, so that rows taken off its end
 /// show too. How many rows there are, or the number of the first one that is not as it was.
-pub async fn verify(
-    read: &mut Connection,
-    namespace_id: &str,
-) -> Result<Result<i64, i64>, Refusal> {
+pub async fn verify(read: &mut Connection, chain: &str) -> Result<Result<i64, i64>, Refusal> {
     let (mut sequence, mut previous) = (0i64, vec![0u8; 32]);
     loop {
         let rows: Vec<Row> =
-            query_as(CHAIN).bind(namespace_id).bind(sequence).fetch_all(&mut *read).await?;
+            query_as(CHAIN).bind(chain).bind(sequence).bind(CHUNK).fetch_all(&mut *read).await?;
         if rows.is_empty() {
-            let end: (i64, Vec<u8>) =
-                query_as(END).bind(namespace_id).fetch_one(&mut *read).await?;
+            let end: (i64, Vec<u8>) = query_as(END).bind(chain).fetch_one(&mut *read).await?;
             return Ok(match end.0 == sequence {
                 true if end.1 == previous => Ok(sequence),
                 // The newest row was written anew, its hash with it.
@@ -164,10 +331,7 @@ pub async fn verify(
             });
         }
         for row in rows {
-            let follows = row.sequence == sequence + 1
-                && row.previous == previous
-                && row.hash == row.expected_hash();
-            if !follows {
+            if !row.follows(sequence, &previous) {
                 return Ok(Err(sequence + 1));
             }
             (sequence, previous) = (row.sequence, row.hash);

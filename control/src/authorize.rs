@@ -157,6 +157,8 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("DELETE", "~", Own),
     ("GET", "~/audit", Read),
     ("GET", "~/audit/verify", Read),
+    ("GET", "/api/v1/audit", Operate),
+    ("GET", "/api/v1/audit/verify", Operate),
     ("GET", "~/environments", Read),
     ("POST", "~/environments", Administer),
     ("GET", "~/environments/{environment}", Read),

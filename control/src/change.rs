@@ -75,9 +75,23 @@ impl Change {
         })
     }
 
+    /// The change set that all rows of this change are a part of.
+    pub fn of_change_set(&mut self, reference: &str) {
+        self.head.change_set = Some(reference.to_owned());
+    }
+
+    /// An audit row before the one that `finish` writes, for a change of several things.
+    pub async fn record(&mut self, tx: &mut Tx, entry: audit::Entry) -> Result<(), Refusal> {
+        audit::append(tx, &mut self.head, &self.caller, self.at, entry).await
+    }
+
     /// As `finish`, for environments that are going away: there is nothing left to compile.
-    pub async fn finish_deleting(self, tx: &mut Tx, entry: audit::Entry) -> Result<(), Refusal> {
-        audit::append(tx, self.head, &self.caller, self.at, entry).await?;
+    pub async fn finish_deleting(
+        mut self,
+        tx: &mut Tx,
+        entry: audit::Entry,
+    ) -> Result<(), Refusal> {
+        self.record(tx, entry).await?;
         for raised in &self.raised {
             outbox::add(tx, raised, self.trace_context.as_deref(), self.at).await?;
         }

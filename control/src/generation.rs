@@ -41,7 +41,7 @@ pub async fn raise(store: &Store, to: Option<i64>) -> Result<(i64, usize), Refus
     let mut raised = 0;
     let namespaces: Vec<String> = query_scalar(NAMESPACES).fetch_all(&mut tx).await?;
     for namespace in namespaces {
-        let head = audit::lock(&mut tx, &namespace).await?;
+        let mut head = audit::lock(&mut tx, &namespace).await?;
         let environments: Vec<(String, String, i64, i64)> =
             query_as(ENVIRONMENTS).bind(&namespace).fetch_all(&mut tx).await?;
         let before: Vec<_> = environments
@@ -64,7 +64,7 @@ pub async fn raise(store: &Store, to: Option<i64>) -> Result<(i64, usize), Refus
             before: Some(json!(before)),
             after: Some(json!({ "generation": generation })),
         };
-        audit::append(&mut tx, head, &Caller::command_line(), at, entry).await?;
+        audit::append(&mut tx, &mut head, &Caller::command_line(), at, entry).await?;
     }
     query(RETIRED).bind(generation).execute(&mut tx).await?;
     tx.commit().await?;

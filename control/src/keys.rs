@@ -3,7 +3,7 @@
 use rules::keys::{ApiKey, KEY_ENTROPY_BYTES, KeyKind};
 use serde_json::json;
 
-use crate::audit::Entry;
+use crate::audit::{self, Entry};
 use crate::authorize::{NamespaceScope, Scope};
 use crate::change::{Change, Touches};
 use crate::environments;
@@ -187,7 +187,7 @@ pub async fn edge_page(
     Ok(Paged { items, next_cursor: paged.next_cursor })
 }
 
-/// Recorded in the audit of each namespace that it names; one for all is in the server's log.
+/// Recorded in the audit of the installation and of each namespace that it names.
 pub async fn edge_create(
     tx: &mut Tx,
     scope: &Scope,
@@ -244,6 +244,18 @@ pub async fn edge_create(
             change.finish(tx, entry).await?;
         }
     }
+    let namespaces = match sees {
+        Sees::All => json!("all"),
+        Sees::Namespaces(keys) => json!(keys),
+    };
+    let entry = Entry {
+        action: "edge-key.create",
+        target: row.id.clone(),
+        environment: None,
+        before: None,
+        after: Some(json!({ "name": row.name, "namespaces": namespaces })),
+    };
+    audit::record_instance(tx, scope.caller(), entry).await?;
     tracing::info!(actor = scope.actor(), edge_key = %row.id, "an edge key was made");
     Ok((key, row))
 }
@@ -279,6 +291,14 @@ pub async fn edge_delete(tx: &mut Tx, scope: &Scope, id: &str) -> Result<(), Ref
     match done {
         0 => Err(Refusal::NotFound("edge key")),
         _ => {
+            let entry = Entry {
+                action: "edge-key.delete",
+                target: id.to_owned(),
+                environment: None,
+                before: None,
+                after: None,
+            };
+            audit::record_instance(tx, scope.caller(), entry).await?;
             tracing::info!(actor = scope.actor(), edge_key = id, "an edge key was deleted");
             Ok(())
         }

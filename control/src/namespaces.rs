@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::audit::Entry;
+use crate::audit::{self, Entry};
 use crate::authorize::{NamespaceScope, Scope};
 use crate::change::{Change, Expected, Touches};
 use crate::environments;
@@ -99,7 +99,8 @@ pub async fn create(
         before: None,
         after: Some(made.state()),
     };
-    change.finish(tx, entry).await?;
+    change.finish(tx, entry.clone()).await?;
+    audit::record_instance(tx, scope.caller(), entry).await?;
     Ok(made)
 }
 
@@ -148,7 +149,8 @@ pub async fn delete(
         before: Some(before.state()),
         after: None,
     };
-    change.finish_deleting(tx, entry).await?;
+    change.finish_deleting(tx, entry.clone()).await?;
+    audit::retire(tx, scope.id()).await?;
     query(DELETE).bind(scope.id()).execute(tx).await?;
-    Ok(())
+    audit::record_instance(tx, scope.caller(), entry).await
 }

@@ -253,8 +253,15 @@ async fn control_goes_back_from_a_policy_when_two_edges_say_so_and_not_by_what_w
     world.pass().await;
     is_pinned(old, Some("5 of 5 calls failed (5 trap)")).await;
     let mut read = world.publisher.store.read().await.expect("a read");
-    let rows =
-        control::audit::page(&mut read, world.scope.id(), i64::MAX, 100).await.expect("rows");
+    let rows = control::audit::page(
+        &mut read,
+        world.scope.id(),
+        &control::audit::Filter::default(),
+        i64::MAX,
+        100,
+    )
+    .await
+    .expect("rows");
     let reverts = rows.iter().filter(|row| row.action == "policy.revert").count();
     assert_eq!(reverts, 2);
 }

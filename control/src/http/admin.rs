@@ -1,5 +1,5 @@
 //! The admin API's routes for what people keep: namespaces, environments, flags, configurations,
-//! keys, audit. Each handler parses, calls one domain function, shows.
+//! keys. Each handler parses, calls one domain function, shows.
 
 use axum::extract::State;
 use http::StatusCode;
@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{At, Handled, Shared, Writing, answer, list, no_content};
-use super::problem::{Stop, respond};
+use super::problem::respond;
 use crate::authorize::Scope;
 use crate::environments::Environment;
 use crate::keys::{EdgeKeyRow, KeyRow, Sees};
@@ -19,7 +19,7 @@ use crate::namespaces::Namespace;
 use crate::page::Page;
 use crate::refusal::Refusal;
 use crate::store::rfc3339;
-use crate::{audit, configs, environments, flags, fleet, keys, namespaces, rollout};
+use crate::{configs, environments, flags, fleet, keys, namespaces, rollout};
 
 pub fn router() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
@@ -36,8 +36,6 @@ pub fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(delete_key))
         .routes(routes!(list_edge_keys, create_edge_key))
         .routes(routes!(delete_edge_key))
-        .routes(routes!(list_audit))
-        .routes(routes!(verify_audit))
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -399,40 +397,4 @@ async fn delete_edge_key(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     keys::edge_delete(&mut write.tx, &write.scope, &at.id).await?;
     write.finish(no_content()).await
-}
-
-/// Whether the audit log's chain of hashes holds.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/audit/verify", tag = "audit", responses((status = 200, body = Value)))]
-async fn verify_audit(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
-    let mut read = shared.store.read().await?;
-    let scope = at.scope(&mut read, &scope).await?;
-    let body = match audit::verify(&mut read, scope.id()).await? {
-        Ok(rows) => json!({ "valid": true, "rows": rows }),
-        Err(bad) => json!({ "valid": false, "rows": bad - 1, "firstBad": bad }),
-    };
-    Ok(respond(answer(StatusCode::OK, None, &body)))
-}
-
-/// Who changed what, newest first.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/audit", tag = "audit", responses((status = 200, body = Value)))]
-async fn list_audit(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
-    let mut read = shared.store.read().await?;
-    let scope = at.scope(&mut read, &scope).await?;
-    let before = match page.after.as_str() {
-        "" => i64::MAX,
-        cursor => cursor.parse().map_err(|_| -> Stop {
-            Refusal::invalid("/cursor", "not a cursor of this list").into()
-        })?,
-    };
-    let rows = audit::page(&mut read, scope.id(), before, page.fetch()).await?;
-    let paged = page.cut(rows, |row| row.sequence.to_string());
-    let json = |text: &Option<String>| {
-        text.as_ref().and_then(|text| serde_json::from_str::<Value>(text).ok())
-    };
-    Ok(list(paged, |row| {
-        json!({ "sequence": row.sequence, "at": rfc3339(row.at), "actor": row.actor,
-            "action": row.action, "target": row.target, "environment": row.environment,
-            "before": json(&row.before), "after": json(&row.after),
-            "hash": row.hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>() })
-    }))
 }

@@ -10,6 +10,7 @@ pub mod pages;
 pub mod policies;
 mod policy_bodies;
 pub mod problem;
+mod record;
 pub mod segments;
 pub mod transfer;
 pub mod usage;
@@ -70,6 +71,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(segments::router())
         .merge(policies::router())
         .merge(usage::router())
+        .merge(record::router())
         .merge(fleet::router())
         .merge(edge::router())
 }

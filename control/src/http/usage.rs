@@ -59,7 +59,7 @@ async fn get_usage(
     Ok(respond(answer(StatusCode::OK, None, &used)))
 }
 
-fn moment(pointer: &str, text: Option<&str>) -> Result<Option<i64>, Refusal> {
+pub fn moment(pointer: &str, text: Option<&str>) -> Result<Option<i64>, Refusal> {
     let Some(text) = text else { return Ok(None) };
     let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
         Refusal::invalid(pointer, "a time is written as RFC 3339 does: 2026-11-21T12:00:00Z")

@@ -140,6 +140,8 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
         ),
         below!("GET", "/audit", "/audit", None, 200),
         below!("GET", "/audit/verify", "/audit/verify", None, 200),
+        route("GET", "/api/v1/audit", "/api/v1/audit", None, admin(200)),
+        route("GET", "/api/v1/audit/verify", "/api/v1/audit/verify", None, admin(200)),
         below!("GET", "/environments", "/environments", None, 200),
         below!("POST", "/environments", "/environments", Json(json!({ "key": "new" })), 201),
         below!("GET", "/environments/{environment}", "/environments/production", None, 200),

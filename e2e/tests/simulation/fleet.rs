@@ -844,7 +844,10 @@ impl Fleet {
                 )),
                 Err(row) => problems.push(format!("I8: row {row} of {} is broken", scope.key())),
             }
-            let rows = audit::page(&mut read, scope.id(), i64::MAX, 1_000).await.expect("a read");
+            let rows =
+                audit::page(&mut read, scope.id(), &audit::Filter::default(), i64::MAX, 1_000)
+                    .await
+                    .expect("a read");
             for write in writes.iter().filter(|write| write.namespace == scope.key()) {
                 if write.acknowledged && !write.committed {
                     problems.push(format!("I4: {write:?} was acknowledged and never committed"));
