@@ -197,6 +197,7 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("POST", "~/environments/{environment}/import", Write),
     ("GET", "~/environments/{environment}/export", Read),
     ("POST", "~/environments/{environment}/evaluate", Read),
+    ("POST", "~/environments/{environment}/impact", Read),
     ("GET", "~/environments/{environment}/edges", Read),
     ("GET", "/api/v1/edges", Operate),
     ("GET", "/api/v1/drift", Operate),

@@ -7,9 +7,10 @@ use rules::answer;
 use rules::blob::Digest;
 use rules::compile::FlagState;
 use rules::context::ContextBuf;
-use rules::eval::{Evaluator, Host, Input, Scratch};
+use rules::eval::{Evaluator, FlagId, Host, Input, Scratch};
 use rules::model::{FlagConfig, FlagDefinition};
 use rules::policy::{PolicyFault, Told};
+use rules::trace::Trace;
 use sandbox::policy::Fault;
 use serde_json::{Value, json};
 
@@ -31,6 +32,7 @@ pub struct Asked {
     pub draft: Option<(Option<FlagDefinition>, Option<FlagConfig>)>,
 }
 
+/// The id lists and policies of one state.
 struct Loaded {
     lists: Vec<rules::blob::lists::IdList>,
     /// Compiled when they are called: most dry runs ask for one flag, and an environment may have a
@@ -91,38 +93,12 @@ pub async fn evaluate(
             })),
         }
     }
-    let ids = loaded.lists.clone();
-    let compiled = environments::try_compile(Arc::default(), &environment.id, loaded.state).await?;
-    let compiled = compiled.map_err(Refusal::Invalid)?;
-    let mut lists = Vec::new();
-    for list in &compiled.lists {
-        let kind = match list.kind {
-            rules::compile::ListKind::Included => "included",
-            rules::compile::ListKind::Excluded => "excluded",
-        };
-        let stored = ids.iter().find(|one| one.key == list.segment && one.kind == kind);
-        let digest = stored.map(|stored| stored.digest.clone()).unwrap_or_default();
-        let bytes: Vec<u8> = query_scalar(LIST).bind(digest).fetch_one(&mut *read).await?;
-        let decoded = rules::blob::lists::IdList::decode(&bytes);
-        lists.push(decoded.map_err(|error| Refusal::Internal(error.to_string()))?);
-    }
-    let mut modules = Vec::new();
-    for name in &compiled.policies {
-        let pinned = loaded.policies.iter().find(|pinned| pinned.state.name == *name);
-        let digest = pinned.map(|pinned| pinned.state.digest);
-        let digest = digest.ok_or_else(|| Refusal::Internal(format!("{name:?} is not pinned")))?;
-        let bytes: Vec<u8> =
-            query_scalar(LIST).bind(digest.to_string()).fetch_one(&mut *read).await?;
-        modules.push((digest, bytes));
-    }
-    let admission = admission.clone();
+    let ready = ready(read, loaded, admission).await?;
     let work = move || {
         let context = ContextBuf::from_json(asked.context.to_string().as_bytes())
             .map_err(|error| Refusal::invalid("/context", error.to_string()))?;
-        let evaluator = Evaluator::new(Arc::unwrap_or_clone(compiled).ruleset)
-            .map_err(|error| Refusal::Internal(error.to_string()))?;
-        let host = Loaded { lists, policies: modules, admission, told: RefCell::default() };
-        let input = Input { context: context.view(), now_ms: asked.now_ms, host: &host };
+        let input = ready.input(&context, asked.now_ms);
+        let evaluator = &ready.evaluator;
         let mut scratch = Scratch::default();
         let chosen = match &asked.flag {
             Some(key) => vec![evaluator.flag(key).ok_or(Refusal::NotFound("flag"))?],
@@ -130,11 +106,7 @@ pub async fn evaluate(
         };
         let mut results = Vec::with_capacity(chosen.len());
         for flag in chosen {
-            let (outcome, trace) = evaluator.explain(flag, &input, &mut scratch);
-            let mut body = Vec::new();
-            answer::write_outcome(&evaluator, flag, &outcome, &mut body);
-            let mut result: Value = serde_json::from_slice(&body)
-                .map_err(|error| Refusal::Internal(error.to_string()))?;
+            let (mut result, trace) = ready.explain(flag, &input, &mut scratch)?;
             result["trace"] = json!(trace);
             results.push(result);
         }
@@ -143,4 +115,66 @@ pub async fn evaluate(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Refusal::Internal(format!("evaluating failed: {error}")))?
+}
+
+/// One state of an environment, ready to be asked; on a thread that may block.
+pub(crate) struct Ready {
+    pub evaluator: Evaluator,
+    host: Loaded,
+}
+
+impl Ready {
+    pub fn input<'a>(&'a self, context: &'a ContextBuf, now_ms: i64) -> Input<'a> {
+        Input { context: context.view(), now_ms, host: &self.host }
+    }
+
+    /// The answer as OFREP has it, and how it came about.
+    pub fn explain(
+        &self,
+        flag: FlagId,
+        input: &Input<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(Value, Trace), Refusal> {
+        let (outcome, trace) = self.evaluator.explain(flag, input, scratch);
+        let mut body = Vec::new();
+        answer::write_outcome(&self.evaluator, flag, &outcome, &mut body);
+        let answer = serde_json::from_slice(&body);
+        Ok((answer.map_err(|error| Refusal::Internal(error.to_string()))?, trace))
+    }
+}
+
+pub(crate) async fn ready(
+    read: &mut Connection,
+    loaded: environments::Loaded,
+    admission: &Arc<Admission>,
+) -> Result<Ready, Refusal> {
+    let stored = loaded.lists;
+    let compiled =
+        environments::try_compile(Arc::default(), &loaded.environment_id, loaded.state).await?;
+    let compiled = compiled.map_err(Refusal::Invalid)?;
+    let mut lists = Vec::new();
+    for list in &compiled.lists {
+        let kind = match list.kind {
+            rules::compile::ListKind::Included => "included",
+            rules::compile::ListKind::Excluded => "excluded",
+        };
+        let stored = stored.iter().find(|one| one.key == list.segment && one.kind == kind);
+        let digest = stored.map(|stored| stored.digest.clone()).unwrap_or_default();
+        let bytes: Vec<u8> = query_scalar(LIST).bind(digest).fetch_one(&mut *read).await?;
+        let decoded = rules::blob::lists::IdList::decode(&bytes);
+        lists.push(decoded.map_err(|error| Refusal::Internal(error.to_string()))?);
+    }
+    let mut policies = Vec::new();
+    for name in &compiled.policies {
+        let pinned = loaded.policies.iter().find(|pinned| pinned.state.name == *name);
+        let digest = pinned.map(|pinned| pinned.state.digest);
+        let digest = digest.ok_or_else(|| Refusal::Internal(format!("{name:?} is not pinned")))?;
+        let bytes: Vec<u8> =
+            query_scalar(LIST).bind(digest.to_string()).fetch_one(&mut *read).await?;
+        policies.push((digest, bytes));
+    }
+    let evaluator = Evaluator::new(Arc::unwrap_or_clone(compiled).ruleset)
+        .map_err(|error| Refusal::Internal(error.to_string()))?;
+    let admission = admission.clone();
+    Ok(Ready { evaluator, host: Loaded { lists, policies, admission, told: RefCell::default() } })
 }

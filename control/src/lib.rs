@@ -30,6 +30,7 @@ pub mod generation;
 mod guard;
 pub mod http;
 pub mod idempotency;
+pub mod impact;
 pub mod imports;
 pub mod keys;
 pub mod lead;

@@ -15,6 +15,8 @@ use rules::limits::{ADMIN_BODY_BYTES_MAX, IMPORT_BYTES_MAX, POLICY_BYTES_MAX};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::authorize::{EdgeScope, NamespaceScope, Scope};
 use crate::change::Expected;
@@ -427,6 +429,15 @@ fn fail_at(_name: &'static str) -> Result<(), Stop> {
     #[cfg(feature = "failpoints")]
     fail::fail_point!(_name, |_| Err(Refusal::Internal(format!("it died at {_name}")).into()));
     Ok(())
+}
+
+/// RFC 3339 as stored times are.
+pub fn moment(pointer: &str, text: Option<&str>) -> Result<Option<i64>, Refusal> {
+    let Some(text) = text else { return Ok(None) };
+    let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
+        Refusal::invalid(pointer, "a time is written as RFC 3339 does: 2026-11-21T12:00:00Z")
+    })?;
+    Ok(Some(i64::try_from(at.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)))
 }
 
 pub fn answer(status: StatusCode, version: Option<i64>, body: &impl Serialize) -> Answer {

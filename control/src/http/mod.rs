@@ -6,6 +6,7 @@ pub mod admin;
 pub mod edge;
 pub mod extract;
 pub mod fleet;
+pub mod impact;
 pub mod pages;
 pub mod policies;
 mod policy_bodies;
@@ -70,6 +71,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(transfer::router())
         .merge(segments::router())
         .merge(policies::router())
+        .merge(impact::router())
         .merge(usage::router())
         .merge(record::router())
         .merge(fleet::router())

@@ -8,9 +8,9 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::extract::moment;
 use super::extract::{Asked, At, Handled, Shared, answer, list};
 use super::problem::respond;
-use super::usage::moment;
 use crate::audit::{self, Filter, INSTANCE, Row};
 use crate::authorize::{Permission, Scope};
 use crate::page::Page;

@@ -5,17 +5,14 @@ use http::StatusCode;
 use rules::model::{FlagConfig, FlagDefinition, Fractional};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Asked, At, Handled, Shared, Writing, answer, parse, read};
+use super::extract::{Asked, At, Handled, Shared, Writing, answer, moment, parse, read};
 use super::problem::respond;
 use crate::authorize::Scope;
 use crate::evaluate;
 use crate::imports::{self, Became, Format};
-use crate::refusal::Refusal;
 use crate::store::now_us;
 
 pub fn router() -> OpenApiRouter<Shared> {
@@ -120,12 +117,7 @@ async fn try_out(State(shared): State<Shared>, scope: Scope, at: At, request: Re
     let body =
         read(request.into_body(), rules::limits::ADMIN_BODY_BYTES_MAX, shared.body_timeout).await?;
     let asked: Evaluate = parse(&body)?;
-    let now_ms = match &asked.now {
-        None => now_us() / 1000,
-        Some(text) => OffsetDateTime::parse(text, &Rfc3339)
-            .map_err(|_| Refusal::invalid("/now", "a time is written as 2026-01-31T12:00:00Z"))
-            .map(|at| (at.unix_timestamp_nanos() / 1_000_000) as i64)?,
-    };
+    let now_ms = moment("/now", asked.now.as_deref())?.unwrap_or_else(now_us) / 1_000;
     let asked = evaluate::Asked {
         flag: asked.flag,
         context: asked.context,

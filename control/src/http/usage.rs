@@ -3,12 +3,10 @@
 use axum::extract::State;
 use http::StatusCode;
 use serde::Deserialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Asked, At, Handled, Shared, answer};
+use super::extract::{Asked, At, Handled, Shared, answer, moment};
 use super::problem::respond;
 use crate::authorize::Scope;
 use crate::refusal::Refusal;
@@ -57,12 +55,4 @@ async fn get_usage(
     let of = (at.environment.as_str(), at.flag.as_str());
     let used = usage::of_flag(&mut read, &scope, of, (from, to), bucket).await?;
     Ok(respond(answer(StatusCode::OK, None, &used)))
-}
-
-pub fn moment(pointer: &str, text: Option<&str>) -> Result<Option<i64>, Refusal> {
-    let Some(text) = text else { return Ok(None) };
-    let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
-        Refusal::invalid(pointer, "a time is written as RFC 3339 does: 2026-11-21T12:00:00Z")
-    })?;
-    Ok(Some(i64::try_from(at.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)))
 }

@@ -164,7 +164,7 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
         below!("GET", "/flags", "/flags", None, 200),
         below!("POST", "/flags", "/flags", Json(flag.clone()), 201),
         below!("GET", "/flags/{flag}", "/flags/new", None, 200),
-        below!("PUT", "/flags/{flag}", "/flags/new", Json(flag), 200),
+        below!("PUT", "/flags/{flag}", "/flags/new", Json(flag.clone()), 200),
         below!(
             "GET",
             "/environments/{environment}/flags",
@@ -276,6 +276,13 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
             "/environments/{environment}/evaluate",
             "/environments/production/evaluate",
             Json(json!({ "context": {} })),
+            200
+        ),
+        below!(
+            "POST",
+            "/environments/{environment}/impact",
+            "/environments/production/impact",
+            Json(json!({ "flags": { "new": { "definition": flag.clone() } }, "contexts": [] })),
             200
         ),
         below!(

@@ -1,0 +1,138 @@
+//! What a draft would change is told before it is made: for whom, from what to what, by which rule.
+
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+const IMPACT: &str = "/api/v1/namespaces/ours/environments/production/impact";
+
+fn banner(countries: &[&str]) -> Value {
+    json!({ "enabled": true, "off": "off", "fallthrough": { "variant": "off" },
+        "rules": [
+            { "id": "home", "when": { "attr": "country", "op": "in", "value": countries },
+                "serve": { "variant": "on" } },
+            { "id": "staff", "when": { "attr": "email", "op": "ends_with", "value": "@example.com" },
+                "serve": { "variant": "on" } } ] })
+}
+
+/// `banner` is on for Germany and staff; `shelf` needs it.
+async fn world() -> World {
+    let world = World::new().await;
+    world.namespace("ours").await;
+    for key in ["banner", "shelf", "other"] {
+        assert_eq!(world.flag("ours", key).await.0, 201);
+    }
+    let config = "/api/v1/namespaces/ours/environments/production/flags";
+    let (status, body) = world.put(&format!("{config}/banner"), banner(&["DE"])).await;
+    assert_eq!(status, 200, "{body}");
+    let needs = json!({ "enabled": true, "off": "off", "fallthrough": { "variant": "on" },
+        "prerequisites": [{ "flag": "banner", "variants": ["on"] }] });
+    let (status, body) = world.put(&format!("{config}/shelf"), needs).await;
+    assert_eq!(status, 200, "{body}");
+    world
+}
+
+fn contexts() -> Value {
+    json!([
+        { "targetingKey": "anna", "country": "DE" },
+        { "targetingKey": "bert", "country": "FR" },
+        { "targetingKey": "cara", "country": "FR", "email": "cara@example.com" },
+        { "targetingKey": "dora", "country": "FR" },
+        { "targetingKey": "emil" },
+    ])
+}
+
+#[tokio::test]
+async fn a_draft_is_compared_with_what_is_live_context_by_context() {
+    let world = world().await;
+    let before = world.published("ours").await;
+    let asked =
+        json!({ "flags": { "banner": { "config": banner(&["FR"]) } }, "contexts": contexts() });
+    let (status, body) = world.post(IMPACT, asked.clone()).await;
+    assert_eq!(status, 200, "{body}");
+    // Anna loses it, Bert and Dora get it; Cara had it as staff and has it now by her country.
+    assert_eq!((&body["contexts"], &body["changed"]), (&json!(5), &json!(3)), "{body}");
+    assert_eq!(body["complete"], true);
+    let flags = body["flags"].as_array().expect("flags");
+    let names: Vec<_> = flags.iter().map(|flag| (&flag["flag"], &flag["inDraft"])).collect();
+    assert_eq!(names, [(&json!("banner"), &json!(true)), (&json!("shelf"), &json!(false))]);
+    let off = json!({ "variant": "off", "value": false, "reason": "DEFAULT" });
+    let on = |rule: &str| json!({ "variant": "on", "value": true, "reason": "TARGETING_MATCH", "rule": rule });
+    let gained = &flags[0]["transitions"][0];
+    assert_eq!((&gained["from"], &gained["to"]), (&off, &on("home")), "{body}");
+    assert_eq!(gained["contexts"], 2);
+    assert_eq!(gained["examples"], json!([contexts()[1], contexts()[3]]));
+    let lost = &flags[0]["transitions"][1];
+    assert_eq!((&lost["from"], &lost["to"]), (&on("home"), &off), "{body}");
+    // Who needs it changes with it.
+    assert_eq!(flags[1]["changed"], 3, "{body}");
+    // Nothing was written, and the same question has the same answer.
+    assert_eq!(world.published("ours").await, before);
+    assert_eq!(world.post(IMPACT, asked).await.1, body);
+    world.control.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_new_flag_changes_what_edges_answer_for_it_and_a_same_draft_nothing() {
+    let world = world().await;
+    let same =
+        json!({ "flags": { "banner": { "config": banner(&["DE"]) } }, "contexts": contexts() });
+    let (_, body) = world.post(IMPACT, same).await;
+    assert_eq!(
+        (&body["changed"], &body["flags"][0]["transitions"]),
+        (&json!(0), &json!([])),
+        "{body}"
+    );
+    let new = json!({ "flags": { "fresh": {
+        "definition": { "key": "fresh", "type": "boolean", "variants": { "on": true } },
+        "config": { "enabled": true, "fallthrough": { "variant": "on" } } } },
+        "contexts": contexts() });
+    let (status, body) = world.post(IMPACT, new).await;
+    assert_eq!((status, &body["changed"]), (200, &json!(5)), "{body}");
+    let first = &body["flags"][0]["transitions"][0];
+    assert_eq!(first["from"], json!({ "errorCode": "FLAG_NOT_FOUND" }), "{body}");
+    assert_eq!(first["examples"].as_array().expect("examples").len(), 3);
+    world.control.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_draft_that_would_be_refused_is_refused_with_the_place_in_the_request() {
+    let world = world().await;
+    let config = |variant: &str| json!({ "enabled": true, "fallthrough": { "variant": variant } });
+    let table = [
+        (json!({ "flags": {}, "contexts": [] }), 422, "/flags"),
+        (
+            json!({ "flags": { "banner": { "config": config("green") } }, "contexts": [] }),
+            422,
+            "/flags/banner/config/fallthrough",
+        ),
+        (
+            json!({ "flags": { "none": { "config": config("on") } }, "contexts": [] }),
+            422,
+            "/flags/none",
+        ),
+        (json!({ "flags": { "banner": { "colour": 1 } }, "contexts": [] }), 422, "/flags/banner"),
+        (
+            json!({ "flags": { "banner": { "config": config("on") } }, "contexts": [3] }),
+            422,
+            "/contexts/0",
+        ),
+        (
+            json!({ "flags": { "banner": { "config": config("on") } },
+                "contexts": vec![json!({}); 1_001] }),
+            422,
+            "/contexts",
+        ),
+    ];
+    for (asked, wanted, place) in table {
+        let (status, body) = world.post(IMPACT, asked.clone()).await;
+        let pointer = body["errors"][0]["pointer"].as_str().unwrap_or_default();
+        assert_eq!(status, wanted, "{asked}: {body}");
+        assert!(pointer.starts_with(place), "{asked}: {body}");
+    }
+    let most = json!({ "flags": { "banner": { "config": config("on") } },
+        "contexts": vec![json!({ "country": "FR" }); 1_000] });
+    let (status, body) = world.post(IMPACT, most).await;
+    assert_eq!((status, &body["changed"]), (200, &json!(1_000)), "{body}");
+    world.control.shutdown().await;
+}
