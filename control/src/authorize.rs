@@ -194,6 +194,9 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET", "~/environments/{environment}/keys", Read),
     ("POST", "~/environments/{environment}/keys", Administer),
     ("DELETE", "~/environments/{environment}/keys/{id}", Administer),
+    ("GET", "~/environments/{environment}/keys/{id}", Read),
+    ("PATCH", "~/environments/{environment}/keys/{id}", Administer),
+    ("POST", "~/environments/{environment}/keys/{id}/rotate", Administer),
     ("POST", "~/environments/{environment}/import", Write),
     ("GET", "~/environments/{environment}/export", Read),
     ("POST", "~/environments/{environment}/evaluate", Read),
@@ -204,6 +207,9 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET", "/api/v1/edge-keys", Operate),
     ("POST", "/api/v1/edge-keys", Operate),
     ("DELETE", "/api/v1/edge-keys/{id}", Operate),
+    ("GET", "/api/v1/edge-keys/{id}", Operate),
+    ("PATCH", "/api/v1/edge-keys/{id}", Operate),
+    ("POST", "/api/v1/edge-keys/{id}/rotate", Operate),
     ("GET", "/edge/v1/heads", Edge),
     ("GET", "/edge/v1/blobs/{digest}", Edge),
     ("POST", "/edge/v1/receipts", Edge),
@@ -363,7 +369,8 @@ const NAMESPACE_ID: &str = "SELECT id FROM namespace WHERE key = $1";
 const ENVIRONMENT_ID: &str = "SELECT id FROM environment WHERE namespace_id = $1 AND key = $2";
 const BINDINGS: &str = "SELECT environment_id, role, kill_switch FROM role_binding \
     WHERE namespace_id = $1 AND (user_id = $2 OR token_id = $2)";
-const EDGE_KEY: &str = "SELECT all_namespaces, hash FROM edge_key WHERE id = $1";
+const EDGE_KEY: &str = "SELECT all_namespaces, hash FROM edge_key \
+    WHERE id = $1 AND (expires_at IS NULL OR expires_at > $2)";
 const EDGE_LOCAL: &str = "INSERT INTO edge_key (id, name, all_namespaces, hash, created_at) \
     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING";
 const EDGE_NAMESPACES: &str = "SELECT n.key, n.id FROM edge_key_namespace e \
@@ -422,6 +429,7 @@ pub async fn edge(read: &mut Connection, bearer: Option<&str>) -> Result<EdgeSco
     }
     let (all, hash) = query_as::<(bool, Vec<u8>)>(EDGE_KEY)
         .bind(&key.id)
+        .bind(now_us())
         .fetch_optional(&mut *read)
         .await?
         .ok_or(Denied::Unknown)?;
@@ -453,6 +461,7 @@ pub async fn local_edge(tx: &mut Connection) -> Result<EdgeScope, Denied> {
 pub async fn edge_by_broker(read: &mut Connection, key_id: &str) -> Result<EdgeScope, Denied> {
     let (all, _) = query_as::<(bool, Vec<u8>)>(EDGE_KEY)
         .bind(key_id)
+        .bind(now_us())
         .fetch_optional(&mut *read)
         .await?
         .ok_or(Denied::Unknown)?;

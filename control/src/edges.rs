@@ -9,6 +9,7 @@ use rules::policy::PolicyFault;
 use crate::authorize::EdgeScope;
 use crate::blobs;
 use crate::bus::{Bus, BusError};
+use crate::keys;
 use crate::parsed::Parsed;
 use crate::refusal::{Refusal, written};
 use crate::store::query::{query, query_scalar};
@@ -77,6 +78,7 @@ pub async fn receive(
     for expire in [EXPIRE, POLICY_EXPIRE] {
         query(expire).bind(now - RECEIPT_AGE_US).execute(&mut *tx).await?;
     }
+    keys::edge_used(tx, scope.key_id()).await?;
     for (index, receipt) in receipts.receipts.iter().enumerate() {
         if receipt.edge.is_empty() || receipt.edge.len() > 128 {
             let pointer = format!("/receipts/{index}/edge");

@@ -2,8 +2,10 @@
 //! and the publisher want it.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use rules::blob::KeyTerms;
 use rules::compile::{Compiled, FlagState, Problem, SegmentState};
 use rules::keys::{KeyKind, KeyRecord};
 use rules::model::{FlagConfig, Metadata, Serve};
@@ -65,9 +67,10 @@ const FLAG: &str = "SELECT f.id, f.definition, c.config FROM flag f LEFT JOIN fl
 const SEGMENTS: &str = "SELECT id, definition FROM segment WHERE environment_id = $1 ORDER BY key";
 const LISTS: &str = "SELECT s.key, l.kind, l.digest, l.bytes, l.id_count FROM segment_list l \
     JOIN segment s ON s.id = l.segment_id WHERE s.environment_id = $1 ORDER BY s.key, l.kind";
-const KEY_IDS: &str = "SELECT id FROM api_key WHERE environment_id = $1 ORDER BY id LIMIT 20";
-const KEYS: &str =
-    "SELECT id, kind, origins, hash FROM api_key WHERE environment_id = $1 ORDER BY id";
+const KEY_IDS: &str = "SELECT id FROM api_key WHERE environment_id = $1 \
+    AND (expires_at IS NULL OR expires_at > $2) ORDER BY id LIMIT 20";
+const KEYS: &str = "SELECT id, kind, origins, hash, expires_at, per_second FROM api_key \
+    WHERE environment_id = $1 ORDER BY id";
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Environment {
@@ -99,7 +102,11 @@ pub struct Loaded {
     pub lists: Vec<StoredList>,
     pub policies: Vec<Pinned>,
     pub keys: Vec<KeyRecord>,
+    pub terms: Vec<KeyTerms>,
 }
+
+/// Id, kind, origins, hash, when it expires, requests in a second.
+type StoredKey = (String, String, String, Vec<u8>, Option<i64>, Option<i64>);
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct StoredList {
@@ -238,7 +245,7 @@ pub async fn delete(
 /// Call it under the environment's lock, which raised it by one.
 pub async fn check_unserved(tx: &mut Tx, raised: &Raised) -> Result<(), Refusal> {
     let id = &raised.environment_id;
-    let keys: Vec<String> = query_scalar(KEY_IDS).bind(id).fetch_all(tx).await?;
+    let keys: Vec<String> = query_scalar(KEY_IDS).bind(id).bind(now_us()).fetch_all(tx).await?;
     if !keys.is_empty() {
         return Err(Refusal::KeysLeft { keys });
     }
@@ -321,8 +328,7 @@ pub async fn load(
         query_as(SEGMENTS).bind(environment_id).fetch_all(&mut *read).await?;
     let lists: Vec<StoredList> = query_as(LISTS).bind(environment_id).fetch_all(&mut *read).await?;
     let policies = policies::load(read, environment_id).await?;
-    let keys: Vec<(String, String, String, Vec<u8>)> =
-        query_as(KEYS).bind(environment_id).fetch_all(&mut *read).await?;
+    let keys: Vec<StoredKey> = query_as(KEYS).bind(environment_id).fetch_all(&mut *read).await?;
 
     let segments = segments
         .into_iter()
@@ -334,9 +340,22 @@ pub async fn load(
             Ok(SegmentState { segment, has_included, has_excluded })
         })
         .collect::<Result<Vec<_>, Refusal>>()?;
+    let terms = keys
+        .iter()
+        .zip(0..)
+        .map(|((_, _, _, _, expires_at, per_second), key)| KeyTerms {
+            key,
+            // Up to a millisecond early, never late.
+            expires_at_ms: expires_at.map(|at| at.div_euclid(1000)),
+            per_second: per_second
+                .and_then(|per_second| u32::try_from(per_second).ok())
+                .and_then(NonZeroU32::new),
+        })
+        .filter(|terms| terms.expires_at_ms.is_some() || terms.per_second.is_some())
+        .collect();
     let keys = keys
         .into_iter()
-        .map(|(id, kind, origins, hash)| {
+        .map(|(id, kind, origins, hash, _, _)| {
             let kind = match kind.as_str() {
                 "browser" => KeyKind::Browser,
                 _ => KeyKind::Server,
@@ -367,6 +386,7 @@ pub async fn load(
         lists,
         policies,
         keys,
+        terms,
     })
 }
 

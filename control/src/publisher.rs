@@ -128,6 +128,8 @@ pub struct Made {
     pub blob: Vec<u8>,
     pub digest: Digest,
     pub flag_count: u32,
+    /// The oldest edge that reads it.
+    pub min_reader: u16,
     /// Id lists and policies.
     pub needs: Vec<Digest>,
     /// What browsers get, and its digest.
@@ -269,7 +271,7 @@ impl Publisher {
             snapshot: BlobRef { digest, bytes },
             client: Some(client),
             previous,
-            min_reader: blob::MIN_READER,
+            min_reader: made.min_reader,
             issued_at_ms,
             epoch: u64::try_from(epoch.0).unwrap_or(0),
         };
@@ -663,6 +665,7 @@ fn make(parsed: &Parsed, loaded: &Loaded) -> Result<Made, String> {
         boundaries_ms: compiled.boundaries_ms.clone(),
         flag_count,
         policies,
+        terms: loaded.terms.clone(),
     };
     let bytes = blob::encode_blob(&manifest, &ruleset);
     let (_, framed) = blob::decode_blob(&bytes).map_err(|error| error.to_string())?;
@@ -671,6 +674,7 @@ fn make(parsed: &Parsed, loaded: &Loaded) -> Result<Made, String> {
     Ok(Made {
         digest: Digest::of(&bytes),
         flag_count,
+        min_reader: manifest.min_reader(),
         needs: manifest.blobs(),
         client_digest: Digest::of(&client),
         client,

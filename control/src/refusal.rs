@@ -28,6 +28,10 @@ pub enum Refusal {
         "{environment:?} is at revision {revision}, which is not served everywhere yet; edges that lag would keep answering for revoked keys"
     )]
     NotLive { environment: String, revision: i64 },
+    #[error("two keys of this line are valid already: {}; delete one, or wait until one expires", keys.join(", "))]
+    TwoLive { keys: Vec<String> },
+    #[error("the key has expired; make a new one")]
+    Expired,
     #[error("it is needed by {}", by.join(", "))]
     InUse { by: Vec<String> },
     #[error("there are {max} {what} already, which is the limit")]

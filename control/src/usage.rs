@@ -6,11 +6,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use rules::limits::KEYS_MAX;
 use rules::usage::{COUNT_MAX, REPORT_ENTRIES_MAX, TRACK_NAME_BYTES_MAX, UsageReport};
 use serde_json::{Value, json};
 
 use crate::authorize::{EdgeScope, NamespaceScope};
 use crate::environments;
+use crate::keys;
 use crate::refusal::Refusal;
 use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, now_us, rfc3339};
@@ -57,6 +59,10 @@ const ADD_TRACK: &str = "INSERT INTO track_hour (environment_id, name, hour, cou
     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (environment_id, name, hour) DO UPDATE SET \
     count = track_hour.count + excluded.count, \
     sum_milli = track_hour.sum_milli + excluded.sum_milli";
+const KEY_USED: &str = "INSERT INTO api_key_use (api_key_id, last_minute) \
+    SELECT id, $3 FROM api_key WHERE id = $1 AND environment_id = $2 \
+    ON CONFLICT (api_key_id) DO UPDATE SET last_minute = excluded.last_minute \
+    WHERE api_key_use.last_minute < excluded.last_minute";
 const LAST: &str = "SELECT last_minute FROM usage_flag WHERE environment_id = $1 AND flag = $2";
 const MINUTES: &str = "SELECT minute, variant, source, count FROM usage_minute \
     WHERE environment_id = $1 AND flag = $2 AND minute >= $3 AND minute < $4 \
@@ -106,6 +112,7 @@ pub async fn receive(
     if taken == 0 && !seam::planted("usage-counted-again") {
         return Ok(false);
     }
+    keys::edge_used(tx, scope.key_id()).await?;
     let counts = admit(tx, scope, report, this_minute).await?;
     counts.write(tx).await?;
     Ok(true)
@@ -143,6 +150,12 @@ async fn admit(
                 counts.add(&environment, what, used.minute, by);
             }
         }
+        for used in of.keys.iter().take(KEYS_MAX).filter(|used| minutes.contains(&used.minute)) {
+            let key = (used.id.clone(), environment.clone());
+            let minute = used.minute.min(this_minute);
+            let last = counts.keys.entry(key).or_insert(minute);
+            *last = minute.max(*last);
+        }
         for track in of.tracks.iter().filter(|track| minutes.contains(&track.minute)) {
             if (1..=TRACK_NAME_BYTES_MAX).contains(&track.name.len()) {
                 let key = (environment.clone(), track.name.clone(), track.minute / 60);
@@ -168,6 +181,8 @@ struct Counts {
     hours: BTreeMap<Place, i64>,
     seen: BTreeMap<(String, String), i64>,
     tracks: BTreeMap<(String, String, i64), (i64, i64)>,
+    /// By key and environment.
+    keys: BTreeMap<(String, String), i64>,
 }
 
 impl Counts {
@@ -195,6 +210,10 @@ impl Counts {
         }
         for ((environment, flag), minute) in &self.seen {
             query(SEEN).bind(environment).bind(flag).bind(*minute).execute(&mut *tx).await?;
+        }
+        for ((key, environment), minute) in &self.keys {
+            let used = query(KEY_USED).bind(key).bind(environment).bind(*minute);
+            used.execute(&mut *tx).await?;
         }
         for ((environment, name, hour), (count, sum)) in &self.tracks {
             let add = query(ADD_TRACK).bind(environment).bind(name).bind(*hour);

@@ -33,7 +33,7 @@ impl World {
         let (admin, scope, _) = store::furnish(&store).await;
         let mut tx = store.write().await.expect("a write");
         let (edge_key, _) =
-            keys::edge_create(&mut tx, &admin, "", &keys::Sees::All).await.expect("a key");
+            keys::edge_create(&mut tx, &admin, "", &keys::Sees::All, None).await.expect("a key");
         tx.commit().await.expect("a commit");
         let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(store.clone()));
         let lead = Lead::new(store.clone(), "one".to_owned(), Duration::from_secs(600));

@@ -49,7 +49,7 @@ impl World {
         let (admin, scope, environment) = store::furnish(&store).await;
         let mut tx = store.write().await.expect("a write");
         let (edge_key, _) =
-            keys::edge_create(&mut tx, &admin, "", &keys::Sees::All).await.expect("a key");
+            keys::edge_create(&mut tx, &admin, "", &keys::Sees::All, None).await.expect("a key");
         tx.commit().await.expect("a commit");
         let lead = Arc::new(Lead::new(store.clone(), "one".to_owned(), LONG));
         lead.take().await.expect("asked").expect("the first");

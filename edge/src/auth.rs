@@ -32,6 +32,8 @@ pub enum Denied {
     /// No key in either header.
     NoKey,
     UnknownKey,
+    /// It was valid until the time that control gave it.
+    Expired,
     /// A browser key from a page that it is not for.
     Origin,
 }
@@ -41,13 +43,14 @@ impl Denied {
         match self {
             Denied::NoKey => "an API key is required: Authorization: Bearer <key>, or X-API-Key",
             Denied::UnknownKey => "the API key is not known here, or was revoked",
+            Denied::Expired => "the API key has expired",
             Denied::Origin => "the API key does not allow this origin",
         }
     }
 }
 
 /// The grant of the request's key.
-pub fn check<'a>(table: &'a Table, headers: &HeaderMap) -> Result<&'a Grant, Denied> {
+pub fn check<'a>(table: &'a Table, headers: &HeaderMap, now_ms: i64) -> Result<&'a Grant, Denied> {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
     let plain = headers.get("x-api-key").map(|value| value.as_bytes());
     let mut denied = Denied::NoKey;
@@ -55,14 +58,21 @@ pub fn check<'a>(table: &'a Table, headers: &HeaderMap) -> Result<&'a Grant, Den
     for text in [bearer, plain].into_iter().flatten() {
         denied = Denied::UnknownKey;
         if let Some(grant) = find(table, text) {
-            return if allows_origin(&grant.key.record, headers) {
-                Ok(grant)
-            } else {
-                Err(Denied::Origin)
-            };
+            return admit(grant, headers, now_ms);
         }
     }
     Err(denied)
+}
+
+fn admit<'a>(grant: &'a Grant, headers: &HeaderMap, now_ms: i64) -> Result<&'a Grant, Denied> {
+    if grant.key.is_expired(now_ms) {
+        return Err(Denied::Expired);
+    }
+    if !allows_origin(&grant.key.record, headers) {
+        return Err(Denied::Origin);
+    }
+    grant.key.used(now_ms);
+    Ok(grant)
 }
 
 /// The grant of a key that stands in a request's body.
@@ -70,9 +80,9 @@ pub fn check_text<'a>(
     table: &'a Table,
     text: &[u8],
     headers: &HeaderMap,
+    now_ms: i64,
 ) -> Result<&'a Grant, Denied> {
-    let grant = find(table, text).ok_or(Denied::UnknownKey)?;
-    allows_origin(&grant.key.record, headers).then_some(grant).ok_or(Denied::Origin)
+    admit(find(table, text).ok_or(Denied::UnknownKey)?, headers, now_ms)
 }
 
 fn bearer(value: &[u8]) -> Option<&[u8]> {

@@ -19,7 +19,7 @@ use crate::auth::{self, StreamClaims};
 use crate::feed::jittered;
 use crate::ofrep::{self, Failure};
 use crate::serve::{Body, Shared};
-use crate::state::{Announcement, Grant, Name};
+use crate::state::{Announcement, Grant, Key, Name};
 
 /// Proxies cut what is silent for 30 s or 60 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -52,7 +52,7 @@ fn try_stream(shared: &Shared, request: &Request<Incoming>) -> Result<Response<B
         announcements,
         first: Some(first),
         keep_alive: keep_alive(),
-        ends: Instant::now() + jittered(shared.stream_life),
+        ends: ends(&grant.key, jittered(shared.stream_life)),
         _counted: Counted::new(shared),
         _place: place,
     };
@@ -110,11 +110,22 @@ fn authorize(shared: &Shared, request: &Request<Incoming>) -> Result<Grant, Fail
     };
     let claims = claims.map_err(|_| refused())?;
     let served = table.environment(&claims.namespace, &claims.environment).ok_or_else(refused)?;
-    let record = table.key_by_id(served, &claims.key_id).ok_or_else(refused)?;
-    if !auth::allows_origin(record, request.headers()) {
+    let key = table.key_by_id(served, &claims.key_id, crate::now_ms()).ok_or_else(refused)?;
+    if !auth::allows_origin(&key.record, request.headers()) {
         return Err(Failure::other(StatusCode::FORBIDDEN, auth::Denied::Origin.details()));
     }
-    table.grant(&record.hash).cloned().ok_or_else(refused)
+    table.grant(&key.record.hash).cloned().ok_or_else(refused)
+}
+
+/// When a stream that begins now ends: after its life, or with its key.
+pub fn ends(key: &Key, life: Duration) -> Instant {
+    let left = key.left_ms(crate::now_ms()).map(Duration::from_millis);
+    Instant::now() + left.map_or(life, |left| left.min(life))
+}
+
+/// As a change of its key has it: nobody stays for longer than they may.
+pub fn ends_with(key: &Key, ends: Instant) -> Instant {
+    self::ends(key, ends.saturating_duration_since(Instant::now()))
 }
 
 /// What a stream begins with. The id alone dispatches nothing, but a browser sends it back when it
@@ -177,7 +188,8 @@ impl Events {
                 let now = self.announcements.borrow_and_update().clone();
                 let table = self.shared.state.table();
                 let served = table.environment(&self.name.0, &self.name.1)?;
-                table.key_by_id(served, &self.key_id)?;
+                let key = table.key_by_id(served, &self.key_id, crate::now_ms())?;
+                self.ends = ends_with(&key, self.ends);
                 served.tenant.metrics.events.increment(1);
                 Some(event(&now))
             }

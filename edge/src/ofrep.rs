@@ -162,7 +162,9 @@ async fn try_evaluate(
 /// The key's grant, of the snapshot that the whole request will see.
 pub fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<Grant, Failure> {
     let table = shared.state.table();
-    auth::check(&table, headers).cloned().map_err(|denied| denied_as(shared, &table, denied))
+    auth::check(&table, headers, crate::now_ms())
+        .cloned()
+        .map_err(|denied| denied_as(shared, &table, denied))
 }
 
 pub fn within_rate(grant: &Grant) -> Result<(), Failure> {
@@ -179,7 +181,7 @@ pub fn denied_as(shared: &Shared, table: &Table, denied: Denied) -> Failure {
     }
     shared.metrics.denied.increment(1);
     let status = match denied {
-        Denied::NoKey | Denied::UnknownKey => StatusCode::UNAUTHORIZED,
+        Denied::NoKey | Denied::UnknownKey | Denied::Expired => StatusCode::UNAUTHORIZED,
         Denied::Origin => StatusCode::FORBIDDEN,
     };
     Failure::other(status, denied.details())

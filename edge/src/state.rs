@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -16,7 +16,7 @@ use governor::clock::Clock as _;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::HeaderValue;
 use rules::answer::Audience;
-use rules::blob::{Digest, Manifest};
+use rules::blob::{Digest, KeyTerms, Manifest};
 use rules::head::Version;
 use rules::keys::{KeyKind, KeyRecord};
 use tokio::sync::watch;
@@ -128,7 +128,47 @@ pub struct Key {
     /// As long as the key is known, also from snapshot to snapshot. The map of limiters is the
     /// table itself, so it is bounded by the keys that snapshots name.
     limiter: Option<Arc<DefaultDirectRateLimiter>>,
+    terms: Option<KeyTerms>,
+    /// As the limiter, it outlives snapshots.
+    used: Arc<Used>,
     stream: ArcSwapOption<StreamTail>,
+}
+
+/// When a key was used, in minutes since the epoch; 0 is never.
+#[derive(Debug, Default)]
+struct Used {
+    last: AtomicI64,
+    reported: AtomicI64,
+}
+
+impl Key {
+    pub fn is_expired(&self, now_ms: i64) -> bool {
+        self.left_ms(now_ms) == Some(0)
+    }
+
+    /// How long it is still valid; none: for good.
+    pub fn left_ms(&self, now_ms: i64) -> Option<u64> {
+        let expires_at_ms = self.terms?.expires_at_ms?;
+        Some(u64::try_from(expires_at_ms.saturating_sub(now_ms)).unwrap_or(0))
+    }
+
+    fn per_second(&self) -> Option<NonZeroU32> {
+        per_second(self.terms.as_ref())
+    }
+
+    pub fn used(&self, now_ms: i64) {
+        let minute = now_ms.div_euclid(60_000);
+        // Thousands of requests of a minute read this word; one of them writes it.
+        if self.used.last.load(Ordering::Relaxed) < minute {
+            self.used.last.fetch_max(minute, Ordering::Relaxed);
+        }
+    }
+
+    /// The minute of its last use, if that was not reported yet.
+    pub fn take_use(&self) -> Option<i64> {
+        let last = self.used.last.load(Ordering::Relaxed);
+        (self.used.reported.swap(last, Ordering::Relaxed) < last).then_some(last)
+    }
 }
 
 /// The end of a bulk answer: what follows its metadata.
@@ -191,12 +231,19 @@ impl Table {
         self.environments.get(&(namespace.to_owned(), environment.to_owned()))
     }
 
+    pub fn grants(&self) -> impl Iterator<Item = &Grant> {
+        self.keys.values()
+    }
+
     pub fn grant(&self, hash: &[u8; 32]) -> Option<&Grant> {
         self.keys.get(hash)
     }
 
-    pub fn key_by_id<'a>(&self, served: &'a Served, id: &str) -> Option<&'a KeyRecord> {
-        served.manifest.keys.iter().find(|key| key.id == id)
+    /// A key that has not expired, by its id.
+    pub fn key_by_id(&self, served: &Served, id: &str, now_ms: i64) -> Option<Arc<Key>> {
+        let record = served.manifest.keys.iter().find(|key| key.id == id)?;
+        let key = &self.keys.get(&record.hash)?.key;
+        (!key.is_expired(now_ms)).then(|| key.clone())
     }
 
     /// Whether pages of this origin may read answers of this edge at all. Which key they may use
@@ -210,7 +257,7 @@ impl Table {
         environments.insert(served.tenant.name.clone(), served);
         let mut table = Table { environments, ..Table::default() };
         for served in table.environments.values() {
-            for record in &served.manifest.keys {
+            for (record, terms) in served.manifest.keys() {
                 let Some(audience) = auth::audience(record.kind) else { continue };
                 if record.kind == KeyKind::Browser {
                     table.every_origin |= record.origins.is_empty();
@@ -222,9 +269,13 @@ impl Table {
                     _ => Arc::new(Key {
                         record: record.clone(),
                         limiter: match known {
-                            Some(known) => known.key.limiter.clone(),
-                            None => rates.limiter(record.kind),
+                            Some(known) if known.key.per_second() == per_second(terms) => {
+                                known.key.limiter.clone()
+                            }
+                            _ => rates.limiter(record.kind, per_second(terms)),
                         },
+                        terms: terms.copied(),
+                        used: known.map(|known| known.key.used.clone()).unwrap_or_default(),
                         stream: ArcSwapOption::empty(),
                     }),
                 };
@@ -236,6 +287,10 @@ impl Table {
     }
 }
 
+fn per_second(terms: Option<&KeyTerms>) -> Option<NonZeroU32> {
+    terms.and_then(|terms| terms.per_second)
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct Rates {
     pub server_per_s: Option<NonZeroU32>,
@@ -243,11 +298,16 @@ pub struct Rates {
 }
 
 impl Rates {
-    fn limiter(&self, kind: KeyKind) -> Option<Arc<DefaultDirectRateLimiter>> {
-        let per_s = match kind {
+    /// `own` is what control set for the key.
+    fn limiter(
+        &self,
+        kind: KeyKind,
+        own: Option<NonZeroU32>,
+    ) -> Option<Arc<DefaultDirectRateLimiter>> {
+        let per_s = own.or(match kind {
             KeyKind::Browser => self.browser_per_s,
             _ => self.server_per_s,
-        };
+        });
         per_s.map(|per_s| Arc::new(RateLimiter::direct(Quota::per_second(per_s))))
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rules::keys::KeyKind;
 use rules::usage::{
-    EnvironmentUsage, REPORT_ENTRIES_MAX, Source, TrackCount, UsageReport, UseCount,
+    EnvironmentUsage, KeyUse, REPORT_ENTRIES_MAX, Source, TrackCount, UsageReport, UseCount,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -216,14 +216,24 @@ impl Reporter {
         for served in table.environments() {
             let (uses, tracks) = served.tenant.usage.take();
             let (mut uses, mut tracks) = (uses.into_iter(), tracks.into_iter());
+            // Fewer than entries may be, by the limit of keys.
+            let mut keys: Vec<KeyUse> = table
+                .grants()
+                .filter(|grant| Arc::ptr_eq(&grant.served, served))
+                .filter_map(|grant| {
+                    let minute = grant.key.take_use()?;
+                    Some(KeyUse { id: grant.key.record.id.clone(), minute })
+                })
+                .collect();
             loop {
                 let part = EnvironmentUsage {
                     namespace: served.tenant.name.0.clone(),
                     environment: served.tenant.name.1.clone(),
                     uses: uses.by_ref().take(REPORT_ENTRIES_MAX).collect(),
                     tracks: tracks.by_ref().take(REPORT_ENTRIES_MAX).collect(),
+                    keys: std::mem::take(&mut keys),
                 };
-                if part.uses.is_empty() && part.tracks.is_empty() {
+                if part.uses.is_empty() && part.tracks.is_empty() && part.keys.is_empty() {
                     break;
                 }
                 *sequence += 1;

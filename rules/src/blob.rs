@@ -8,6 +8,7 @@
 //! No revision inside: the same state gives the same bytes, also when it comes back later.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -40,8 +41,23 @@ pub struct Manifest {
     /// Times (ms since the epoch, sorted) at which answers can change without a new snapshot.
     pub boundaries_ms: Vec<i64>,
     pub flag_count: u32,
-    /// Policies by the index that the ruleset uses. Since format 2; see `Frame::parse`.
+    /// Policies by the index that the ruleset uses. Since format 2; see `Frame::padded`.
     pub policies: Vec<PolicyPin>,
+    /// What holds for some of the keys, sorted by key. Since format 3, and only where there is one: a
+    /// snapshot whose keys have no terms is what format 2 says, byte for byte, and older edges read
+    /// it. One that they cannot read they refuse, rather than serve a key for too long.
+    pub terms: Vec<KeyTerms>,
+}
+
+/// Of one key: how long and how often it may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyTerms {
+    /// Index into the manifest's keys.
+    pub key: u32,
+    /// From then on nobody gets in with it; milliseconds since the epoch.
+    pub expires_at_ms: Option<i64>,
+    /// Requests in a second at one edge, instead of what that edge allows every key.
+    pub per_second: Option<NonZeroU32>,
 }
 
 /// A policy of the environment: a wasm module that travels as a blob of its own.
@@ -67,6 +83,27 @@ pub struct Shadow {
 }
 
 impl Manifest {
+    /// The oldest reader that understands it.
+    pub fn min_reader(&self) -> u16 {
+        self.frame().format
+    }
+
+    fn frame(&self) -> Frame {
+        match self.terms.is_empty() {
+            true => Frame { format: 2, ..MANIFEST },
+            false => MANIFEST,
+        }
+    }
+
+    /// The keys, each with its terms if it has any.
+    pub fn keys(&self) -> impl Iterator<Item = (&KeyRecord, Option<&KeyTerms>)> {
+        let mut terms = self.terms.iter().peekable();
+        self.keys.iter().enumerate().map(move |(index, key)| {
+            let is_its = |of: &&KeyTerms| usize::try_from(of.key) == Ok(index);
+            (key, terms.next_if(is_its))
+        })
+    }
+
     /// What the snapshot needs beside itself: id lists and policies, each once.
     pub fn blobs(&self) -> Vec<Digest> {
         let versions = self.policies.iter().flat_map(|pin| {
@@ -89,10 +126,10 @@ pub struct ListRef {
     pub ids: u32,
 }
 
-const BLOB: Frame = Frame { part: "blob", magic: *b"TGSN", format: FORMAT, added: 0 };
-const MANIFEST: Frame = Frame { part: "manifest", magic: *b"TGMF", format: FORMAT, added: 1 };
+const BLOB: Frame = Frame { part: "blob", magic: *b"TGSN", format: 2, added: [0, 0] };
+const MANIFEST: Frame = Frame { part: "manifest", magic: *b"TGMF", format: 3, added: [1, 1] };
 /// Lists are as in format 1, and say so: a list that nobody changed keeps its bytes and its name.
-const ID_LIST: Frame = Frame { part: "id list", magic: *b"TGIL", format: 1, added: 0 };
+const ID_LIST: Frame = Frame { part: "id list", magic: *b"TGIL", format: 1, added: [0, 0] };
 
 /// Postcard allocates for a sequence what the bytes at hand can fill, whatever length they claim, so
 /// a lying length costs nothing.
@@ -102,6 +139,11 @@ fn parse_manifest(body: Body<'_>) -> Result<Manifest, LoadError> {
     let (value, rest) = postcard::take_from_bytes::<Manifest>(bytes)
         .map_err(|error| MANIFEST.malformed(error.to_string()))?;
     MANIFEST.nothing_left(rest)?;
+    let in_order = value.terms.is_sorted_by(|one, next| one.key < next.key);
+    let last = value.terms.last().and_then(|last| usize::try_from(last.key).ok());
+    if !in_order || last.is_some_and(|last| last >= value.keys.len()) {
+        return Err(MANIFEST.malformed("terms are not of its keys, in their order".to_owned()));
+    }
     Ok(value)
 }
 
@@ -112,7 +154,12 @@ fn body_of<T: Serialize>(value: &T) -> Vec<u8> {
 
 /// `ruleset` is framed already: `encode_ruleset`.
 pub fn encode_blob(manifest: &Manifest, ruleset: &[u8]) -> Vec<u8> {
-    let mut body = MANIFEST.write(&body_of(manifest));
+    let (frame, mut written) = (manifest.frame(), body_of(manifest));
+    if frame.format < MANIFEST.format {
+        // The empty sequence of terms, which that format has not.
+        written.pop();
+    }
+    let mut body = frame.write(&written);
     body.extend_from_slice(ruleset);
     BLOB.write(&body)
 }

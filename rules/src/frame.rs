@@ -13,9 +13,10 @@ use crate::limits::SNAPSHOT_BYTES_MAX;
 use crate::ruleset::{Ruleset, Tier};
 use crate::wire::{self, Stop};
 
-/// The format that this build writes, and the newest that it reads.
-pub const FORMAT: u16 = 2;
-/// The oldest reader that understands what this build writes.
+/// The newest format that this build reads, and writes where something needs it.
+pub const FORMAT: u16 = 3;
+/// The oldest reader that understands what this build writes where nothing needs a newer one
+/// (`Manifest::min_reader`).
 pub const MIN_READER: u16 = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,8 +112,8 @@ pub(crate) struct Frame {
     pub(crate) magic: [u8; 4],
     /// What is written, and what a reader has to understand.
     pub(crate) format: u16,
-    /// Sequences that format 2 has at the end of the body and format 1 has not.
-    pub(crate) added: usize,
+    /// Sequences at the end of the body that format 2 brought, and those that format 3 brought.
+    pub(crate) added: [usize; 2],
 }
 
 /// What a frame holds, and the format that its writer had.
@@ -128,7 +129,8 @@ impl Frame {
             Vec::with_capacity(body.len().saturating_add(HEADER_BYTES + CHECKSUM_BYTES));
         frame.extend_from_slice(&self.magic);
         frame.extend_from_slice(&self.format.to_le_bytes());
-        frame.extend_from_slice(&self.format.min(MIN_READER).to_le_bytes());
+        // What is written here, every reader of that format needs to understand.
+        frame.extend_from_slice(&self.format.to_le_bytes());
         // A body of 4 GiB would be cut here and then refused by every reader, this build's too.
         let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
         frame.extend_from_slice(&length.to_le_bytes());
@@ -190,9 +192,14 @@ impl Frame {
     }
 
     /// Fields are written without their names, one after the other, and an empty sequence as one
-    /// zero: so much is what a body of format 1 lacks.
+    /// zero: so much is what a body of an older format lacks.
     pub(crate) fn padded(&self, body: Body<'_>) -> Option<Vec<u8>> {
-        let added = if body.format < 2 { self.added } else { 0 };
+        let [by_2, by_3] = self.added;
+        let added = match body.format {
+            0 | 1 => by_2.saturating_add(by_3),
+            2 => by_3,
+            _ => 0,
+        };
         (added > 0).then(|| {
             let mut padded = body.bytes.to_vec();
             padded.resize(body.bytes.len().saturating_add(added), 0);
@@ -214,7 +221,7 @@ impl Frame {
 }
 
 pub(crate) const RULESET: Frame =
-    Frame { part: "ruleset", magic: *b"TGRS", format: FORMAT, added: 4 };
+    Frame { part: "ruleset", magic: *b"TGRS", format: 2, added: [4, 0] };
 
 /// Decodes, and checks every invariant of `ruleset.rs`.
 ///

@@ -52,6 +52,16 @@ pub struct EnvironmentUsage {
     pub uses: Vec<UseCount>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tracks: Vec<TrackCount>,
+    /// Keys that somebody came with since the last report. A control of before reads past them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<KeyUse>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyUse {
+    pub id: String,
+    /// The last one of use, since the epoch.
+    pub minute: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

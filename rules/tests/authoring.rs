@@ -2,13 +2,14 @@
 //! the guide are read, written back the same and compiled, and a ruleset that an earlier build
 //! recorded still loads and answers as it did.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use rules::answer::{Audience, write_all};
 use rules::blob::lists::IdList;
 use rules::blob::{
-    Digest, FORMAT, ListRef, Manifest, PolicyBlob, PolicyPin, Shadow, decode_blob, encode_blob,
-    encode_ruleset,
+    Digest, FORMAT, KeyTerms, ListRef, Manifest, PolicyBlob, PolicyPin, Shadow, decode_blob,
+    encode_blob, encode_ruleset,
 };
 use rules::compile::{EnvironmentState, FlagState, PolicyState, SegmentState, compile, parse};
 use rules::context::ContextBuf;
@@ -318,6 +319,8 @@ fn the_guide_tells_the_limits_as_they_are() {
 
 /// Each format's sample, never recorded again once the format exists.
 const FORMATS: [u16; 2] = [1, 2];
+/// Of blobs, whose manifests changed once more.
+const BLOB_FORMATS: [u16; 3] = [1, 2, 3];
 
 fn sample(format: u16, what: &str) -> PathBuf {
     file(&format!("tests/data/{}", what.replace('#', &format.to_string())))
@@ -391,17 +394,50 @@ fn sample_manifest(format: u16) -> Manifest {
                 shadow: Some(Shadow { version: version(b"next"), share: 2_500 }),
             }],
         },
+        terms: match format {
+            1 | 2 => Vec::new(),
+            _ => vec![KeyTerms {
+                key: 1,
+                expires_at_ms: Some(1_790_000_000_123),
+                per_second: NonZeroU32::new(300),
+            }],
+        },
     }
 }
 
 #[test]
 fn a_blob_that_was_recorded_is_still_read() {
-    for format in FORMATS {
+    for format in BLOB_FORMATS {
         let recorded = std::fs::read(sample(format, BLOB_SAMPLE)).unwrap();
         let (manifest, ruleset) = decode_blob(&recorded).unwrap();
         assert_eq!(manifest, sample_manifest(format));
-        assert_eq!(ruleset, std::fs::read(sample(format, SAMPLE)).unwrap());
+        assert_eq!(ruleset, std::fs::read(sample(format.min(2), SAMPLE)).unwrap());
     }
+}
+
+#[test]
+fn a_blob_without_terms_is_still_written_as_older_edges_read_it() {
+    let recorded = std::fs::read(sample(2, BLOB_SAMPLE)).unwrap();
+    let ruleset = std::fs::read(sample(2, SAMPLE)).unwrap();
+    assert_eq!(encode_blob(&sample_manifest(2), &ruleset), recorded);
+    assert_eq!((sample_manifest(2).min_reader(), sample_manifest(3).min_reader()), (2, 3));
+    // The manifest's frame follows the blob's header: its magic number, its format, what it needs.
+    let newer = std::fs::read(sample(3, BLOB_SAMPLE)).unwrap();
+    assert_eq!(newer.get(12..20), Some(&b"TGMF\x03\0\x03\0"[..]));
+    assert_eq!(recorded.get(12..20), Some(&b"TGMF\x02\0\x02\0"[..]));
+}
+
+#[test]
+fn terms_of_keys_that_are_not_there_are_refused() {
+    let ruleset = std::fs::read(sample(2, SAMPLE)).unwrap();
+    let of = |key| KeyTerms { key, expires_at_ms: Some(1), per_second: None };
+    for terms in [vec![of(2)], vec![of(1), of(0)], vec![of(0), of(0)], vec![of(u32::MAX)]] {
+        let manifest = Manifest { terms, ..sample_manifest(3) };
+        assert!(decode_blob(&encode_blob(&manifest, &ruleset)).is_err(), "{:?}", manifest.terms);
+    }
+    let manifest = sample_manifest(3);
+    let terms: Vec<_> = manifest.keys().map(|(key, terms)| (key.id.as_str(), terms)).collect();
+    assert_eq!(terms, [("b", None), ("server", manifest.terms.first())]);
 }
 
 #[test]
@@ -410,9 +446,15 @@ fn record_a_sample() {
     let ruleset = encode_ruleset(&compile(&example_of_today()).unwrap().ruleset);
     let lines: Vec<String> =
         answers(&ruleset).as_array().unwrap().iter().map(Value::to_string).collect();
+    let [.., last] = FORMATS;
+    let recorded = std::fs::read(sample(last, SAMPLE)).unwrap_or_default();
+    // A blob's format may be newer than its ruleset's, which then is the recorded one.
+    let ruleset = if recorded.is_empty() { ruleset } else { recorded };
     let blob = encode_blob(&sample_manifest(FORMAT), &ruleset);
     std::fs::write(sample(FORMAT, BLOB_SAMPLE), blob).unwrap();
-    std::fs::write(sample(FORMAT, SAMPLE), ruleset).unwrap();
-    let answers = format!("[\n{}\n]\n", lines.join(",\n"));
-    std::fs::write(sample(FORMAT, SAMPLE_ANSWERS), answers).unwrap();
+    if !sample(last, SAMPLE_ANSWERS).exists() {
+        std::fs::write(sample(last, SAMPLE), ruleset).unwrap();
+        let answers = format!("[\n{}\n]\n", lines.join(",\n"));
+        std::fs::write(sample(last, SAMPLE_ANSWERS), answers).unwrap();
+    }
 }

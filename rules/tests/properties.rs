@@ -10,7 +10,7 @@ use proptest::sample::select;
 use rules::answer::{Audience, write_all};
 use rules::blob::lists::IdList;
 use rules::blob::{
-    Digest, ListRef, LoadError, Manifest, PolicyBlob, PolicyPin, Shadow, decode_blob,
+    Digest, KeyTerms, ListRef, LoadError, Manifest, PolicyBlob, PolicyPin, Shadow, decode_blob,
     decode_ruleset, encode_blob, encode_ruleset,
 };
 use rules::cel::{At, Mistake, Tree};
@@ -551,6 +551,7 @@ static SAMPLE: LazyLock<Sample> = LazyLock::new(|| {
                 share: 1_000,
             }),
         }],
+        terms: vec![KeyTerms { key: 0, expires_at_ms: Some(-1), per_second: None }],
     };
     Sample { blob: encode_blob(&manifest, &ruleset), ruleset, list, manifest }
 });
@@ -619,12 +620,11 @@ fn a_lying_length_is_an_error_and_not_an_allocation() {
 #[test]
 fn a_newer_format_is_told_from_damage() {
     let mut frame = SAMPLE.ruleset.clone();
-    frame[6..8].copy_from_slice(&3u16.to_le_bytes());
+    let newer = rules::blob::FORMAT + 1;
+    frame[6..8].copy_from_slice(&newer.to_le_bytes());
     let body = body_of(&SAMPLE.ruleset).to_vec();
-    assert!(matches!(
-        decode_ruleset(&reframed(&frame, &body)),
-        Err(LoadError::TooNew { needs: 3, .. })
-    ));
+    let refused = decode_ruleset(&reframed(&frame, &body));
+    assert!(matches!(refused, Err(LoadError::TooNew { needs, .. }) if needs == newer));
     // A newer writer whose format old readers still understand.
     let mut frame = SAMPLE.ruleset.clone();
     frame[4..6].copy_from_slice(&9u16.to_le_bytes());

@@ -1,5 +1,5 @@
-//! The admin API's routes for what people keep: namespaces, environments, flags, configurations,
-//! keys. Each handler parses, calls one domain function, shows.
+//! The admin API's routes for what people keep: namespaces, environments, flags, configurations.
+//! Each handler parses, calls one domain function, shows.
 
 use axum::extract::State;
 use http::StatusCode;
@@ -14,12 +14,10 @@ use super::extract::{At, Handled, Shared, Writing, answer, list, no_content};
 use super::problem::respond;
 use crate::authorize::Scope;
 use crate::environments::Environment;
-use crate::keys::{EdgeKeyRow, KeyRow, Sees};
 use crate::namespaces::Namespace;
 use crate::page::Page;
-use crate::refusal::Refusal;
 use crate::store::rfc3339;
-use crate::{configs, environments, flags, fleet, keys, namespaces, rollout};
+use crate::{configs, environments, flags, fleet, namespaces, rollout};
 
 pub fn router() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
@@ -32,10 +30,6 @@ pub fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(get_flag, update_flag, delete_flag))
         .routes(routes!(list_configs))
         .routes(routes!(get_config, set_config))
-        .routes(routes!(list_keys, create_key))
-        .routes(routes!(delete_key))
-        .routes(routes!(list_edge_keys, create_edge_key))
-        .routes(routes!(delete_edge_key))
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -61,41 +55,6 @@ struct Publish {
     allow_growth: bool,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-enum NewKeyKind {
-    Server,
-    Browser,
-}
-
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct NewKey {
-    kind: NewKeyKind,
-    #[serde(default)]
-    name: String,
-    /// Of browser keys: exact origins; none allows every origin.
-    #[serde(default)]
-    origins: Vec<String>,
-}
-
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct NewEdgeKey {
-    /// A list of namespace keys, or "all".
-    #[schema(value_type = Value)]
-    namespaces: EdgeNamespaces,
-    #[serde(default)]
-    name: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum EdgeNamespaces {
-    Named(Vec<String>),
-    Word(String),
-}
-
 fn show_namespace(row: &Namespace) -> Value {
     json!({ "key": row.key, "name": row.name, "version": row.version,
         "createdAt": rfc3339(row.created_at), "updatedAt": rfc3339(row.updated_at) })
@@ -113,18 +72,6 @@ fn show_environment(row: &Environment) -> Value {
         fields.insert("rejected".to_owned(), json!(rejected));
     }
     shown
-}
-
-fn show_key(row: &KeyRow) -> Value {
-    let origins: Value = serde_json::from_str(&row.origins).unwrap_or_default();
-    json!({ "id": row.id, "kind": row.kind, "name": row.name, "origins": origins,
-        "createdAt": rfc3339(row.created_at) })
-}
-
-fn show_edge_key(row: &EdgeKeyRow, namespaces: &[String]) -> Value {
-    let sees = if row.all_namespaces { json!("all") } else { json!(namespaces) };
-    json!({ "id": row.id, "name": row.name, "namespaces": sees,
-        "createdAt": rfc3339(row.created_at) })
 }
 
 /// Namespaces, by key.
@@ -306,95 +253,4 @@ async fn set_config(at: At, writing: Writing) -> Handled {
     let (tx, expected) = (&mut write.tx, write.expected);
     let row = configs::set(tx, &scope, &at.environment, &at.flag, expected, &config).await?;
     write.finish(answer(StatusCode::OK, Some(row.version()), &row.state())).await
-}
-
-/// API keys of an environment, without their secrets.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/keys", tag = "keys", responses((status = 200, body = Value)))]
-async fn list_keys(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
-    let mut read = shared.store.read().await?;
-    let scope = at.scope(&mut read, &scope).await?;
-    Ok(list(keys::page(&mut read, &scope, &at.environment, &page).await?, show_key))
-}
-
-/// Make an API key; this answer is the only one that shows it.
-#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/keys", tag = "keys", request_body = NewKey, responses((status = 201, body = Value)))]
-async fn create_key(at: At, writing: Writing) -> Handled {
-    use rules::keys::KeyKind;
-    let new: NewKey = writing.json()?;
-    let kind = match new.kind {
-        NewKeyKind::Server => KeyKind::Server,
-        NewKeyKind::Browser => KeyKind::Browser,
-    };
-    let mut write = writing.begin().await?;
-    let scope = at.scope(&mut write.tx, &write.scope).await?;
-    let (tx, environment) = (&mut write.tx, &at.environment);
-    let (key, row) = keys::create(tx, &scope, environment, kind, &new.name, &new.origins).await?;
-    let kept = show_key(&row);
-    let shown = with_key(kept.clone(), key.reveal());
-    write
-        .finish_with_secret(
-            answer(StatusCode::CREATED, None, &shown),
-            answer(StatusCode::CREATED, None, &kept),
-        )
-        .await
-}
-
-fn with_key(mut shown: Value, key: &str) -> Value {
-    if let Value::Object(fields) = &mut shown {
-        fields.insert("key".to_owned(), json!(key));
-    }
-    shown
-}
-
-/// Delete an API key; edges refuse it once they have the next snapshot.
-#[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/environments/{environment}/keys/{id}", tag = "keys", responses((status = 204)))]
-async fn delete_key(at: At, writing: Writing) -> Handled {
-    let mut write = writing.begin().await?;
-    let scope = at.scope(&mut write.tx, &write.scope).await?;
-    keys::delete(&mut write.tx, &scope, &at.environment, &at.id).await?;
-    write.finish(no_content()).await
-}
-
-/// Keys of edges, without their secrets.
-#[utoipa::path(get, path = "/api/v1/edge-keys", tag = "edge keys", responses((status = 200, body = Value)))]
-async fn list_edge_keys(State(shared): State<Shared>, scope: Scope, page: Page) -> Handled {
-    let mut read = shared.store.read().await?;
-    let paged = keys::edge_page(&mut read, &scope, &page).await?;
-    Ok(list(paged, |(row, namespaces)| show_edge_key(row, namespaces)))
-}
-
-/// Make a key for an edge node; this answer is the only one that shows it.
-#[utoipa::path(post, path = "/api/v1/edge-keys", tag = "edge keys", request_body = NewEdgeKey, responses((status = 201, body = Value)))]
-async fn create_edge_key(writing: Writing) -> Handled {
-    let new: NewEdgeKey = writing.json()?;
-    let sees = match new.namespaces {
-        EdgeNamespaces::Named(keys) => Sees::Namespaces(keys),
-        EdgeNamespaces::Word(word) if word == "all" => Sees::All,
-        EdgeNamespaces::Word(_) => {
-            let message = "a list of namespace keys, or \"all\"";
-            return Err(Refusal::invalid("/namespaces", message).into());
-        }
-    };
-    let mut write = writing.begin().await?;
-    let (key, row) = keys::edge_create(&mut write.tx, &write.scope, &new.name, &sees).await?;
-    let named = match sees {
-        Sees::All => Vec::new(),
-        Sees::Namespaces(keys) => keys,
-    };
-    let kept = show_edge_key(&row, &named);
-    let shown = with_key(kept.clone(), key.reveal());
-    write
-        .finish_with_secret(
-            answer(StatusCode::CREATED, None, &shown),
-            answer(StatusCode::CREATED, None, &kept),
-        )
-        .await
-}
-
-/// Delete an edge's key, at once.
-#[utoipa::path(delete, path = "/api/v1/edge-keys/{id}", tag = "edge keys", responses((status = 204)))]
-async fn delete_edge_key(at: At, writing: Writing) -> Handled {
-    let mut write = writing.begin().await?;
-    keys::edge_delete(&mut write.tx, &write.scope, &at.id).await?;
-    write.finish(no_content()).await
 }

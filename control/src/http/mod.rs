@@ -7,6 +7,7 @@ pub mod edge;
 pub mod extract;
 pub mod fleet;
 pub mod impact;
+pub mod keys;
 pub mod pages;
 pub mod policies;
 mod policy_bodies;
@@ -68,6 +69,7 @@ fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .merge(pages::router())
         .merge(admin::router())
+        .merge(keys::router())
         .merge(transfer::router())
         .merge(segments::router())
         .merge(policies::router())

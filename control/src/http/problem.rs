@@ -73,6 +73,8 @@ impl From<Refusal> for Stop {
             Refusal::Forbidden { .. } => Stop::new(StatusCode::FORBIDDEN, "forbidden", detail),
             Refusal::Exists { .. } => Stop::new(StatusCode::CONFLICT, "exists", detail),
             Refusal::InUse { .. } => Stop::new(StatusCode::CONFLICT, "in-use", detail),
+            Refusal::TwoLive { .. } => Stop::new(StatusCode::CONFLICT, "two-live", detail),
+            Refusal::Expired => Stop::new(StatusCode::CONFLICT, "expired", detail),
             Refusal::KeysLeft { .. } => Stop::new(StatusCode::CONFLICT, "keys-left", detail),
             Refusal::NotLive { .. } => Stop::new(StatusCode::CONFLICT, "not-live", detail),
             Refusal::Inexpressible(errors) => {

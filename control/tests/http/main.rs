@@ -7,6 +7,7 @@ mod documents;
 mod edge_keys;
 mod growth;
 mod impact;
+mod keys;
 mod limits;
 mod relay;
 mod repeated;

@@ -251,6 +251,27 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
             201
         ),
         below!(
+            "GET",
+            "/environments/{environment}/keys/{id}",
+            format!("/environments/production/keys/{key_id}"),
+            None,
+            200
+        ),
+        below!(
+            "PATCH",
+            "/environments/{environment}/keys/{id}",
+            format!("/environments/production/keys/{key_id}"),
+            Json(json!({ "name": "renamed" })),
+            200
+        ),
+        below!(
+            "POST",
+            "/environments/{environment}/keys/{id}/rotate",
+            format!("/environments/production/keys/{key_id}/rotate"),
+            Json(json!({})),
+            201
+        ),
+        below!(
             "DELETE",
             "/environments/{environment}/keys/{id}",
             format!("/environments/production/keys/{key_id}"),
@@ -300,6 +321,27 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
             "/api/v1/edge-keys",
             "/api/v1/edge-keys",
             Json(json!({ "namespaces": "all" })),
+            admin(201),
+        ),
+        route(
+            "GET",
+            "/api/v1/edge-keys/{id}",
+            &format!("/api/v1/edge-keys/{edge_key_id}"),
+            None,
+            admin(200),
+        ),
+        route(
+            "PATCH",
+            "/api/v1/edge-keys/{id}",
+            &format!("/api/v1/edge-keys/{edge_key_id}"),
+            Json(json!({ "name": "renamed" })),
+            admin(200),
+        ),
+        route(
+            "POST",
+            "/api/v1/edge-keys/{id}/rotate",
+            &format!("/api/v1/edge-keys/{edge_key_id}/rotate"),
+            Json(json!({})),
             admin(201),
         ),
         route(

@@ -24,6 +24,7 @@ fn report(edge: &str, run: i64, sequence: u64, uses: Vec<UseCount>) -> UsageRepo
         environment: "production".to_owned(),
         uses: uses.clone(),
         tracks: vec![track.clone()],
+        keys: Vec::new(),
     };
     let environments = vec![of("ours"), of("theirs"), of("nobodys")];
     UsageReport { edge: edge.to_owned(), run, sequence, environments }

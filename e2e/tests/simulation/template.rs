@@ -10,6 +10,7 @@ use std::time::Duration;
 use control::authorize::{self, Asking, NamespaceScope};
 use control::bus::{Bus, InProcessBus};
 use control::change::Expected;
+use control::keys::NewKey;
 use control::lead::Lead;
 use control::publisher::Publisher;
 use control::store::{Database, Store};
@@ -126,9 +127,9 @@ async fn furnish(folder: &Path) -> Template {
         }
         for environment in ENVIRONMENTS {
             environments::create(&mut tx, &scope, environment, "").await.expect("one");
-            keys::create(&mut tx, &scope, environment, KeyKind::Server, "", &[])
-                .await
-                .expect("a key");
+            let kind = KeyKind::Server;
+            let key = NewKey { kind, name: "", origins: &[], expires_at: None, per_second: None };
+            keys::create(&mut tx, &scope, environment, key).await.expect("a key");
             for flag in FLAGS {
                 let any = Expected::Any;
                 configs::set(&mut tx, &scope, environment, flag, any, &config(0))
@@ -139,9 +140,10 @@ async fn furnish(folder: &Path) -> Template {
         scopes.push(scope);
     }
     let narrow = keys::Sees::Namespaces(vec![NAMESPACES[0].to_owned()]);
-    let (narrow, _) = keys::edge_create(&mut tx, &admin, "narrow", &narrow).await.expect("a key");
+    let (narrow, _) =
+        keys::edge_create(&mut tx, &admin, "narrow", &narrow, None).await.expect("a key");
     let (wide, _) =
-        keys::edge_create(&mut tx, &admin, "wide", &keys::Sees::All).await.expect("a key");
+        keys::edge_create(&mut tx, &admin, "wide", &keys::Sees::All, None).await.expect("a key");
     tx.commit().await.expect("a commit");
 
     let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(store.clone()));

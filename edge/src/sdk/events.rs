@@ -64,7 +64,8 @@ pub async fn take(shared: &Shared, request: Request<Incoming>) -> Result<Respons
     }
     let grant = {
         let table = shared.state.table();
-        let found = auth::check_text(&table, events.key.as_bytes(), &parts.headers);
+        let found =
+            auth::check_text(&table, events.key.as_bytes(), &parts.headers, crate::now_ms());
         found.cloned().map_err(|denied| ofrep::denied_as(shared, &table, denied))?
     };
     ofrep::within_rate(&grant)?;

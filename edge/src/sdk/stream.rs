@@ -74,7 +74,7 @@ pub async fn open(shared: &Shared, request: &Request<Incoming>) -> Result<Respon
         announcements,
         news,
         keep_alive: keep_alive(),
-        ends: Instant::now() + jittered(shared.stream_life),
+        ends: events::ends(&grant.key, jittered(shared.stream_life)),
         _counted: Counted::new(shared),
         _place: place,
     };
@@ -192,7 +192,8 @@ impl Changes {
                     let served = {
                         let table = self.shared.state.table();
                         let served = table.environment(&self.name.0, &self.name.1)?;
-                        table.key_by_id(served, &self.key_id)?;
+                        let key = table.key_by_id(served, &self.key_id, crate::now_ms())?;
+                        self.ends = events::ends_with(&key, self.ends);
                         served.clone()
                     };
                     let client = served.client.load_full()?;

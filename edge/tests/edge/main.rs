@@ -2,6 +2,7 @@
 
 mod events;
 mod http_feed;
+mod keys;
 mod ofrep;
 #[path = "../../../e2e/src/ofrep_schema.rs"]
 mod ofrep_schema;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use edge::config::Config;
 use edge::feed::{Feed, FeedError};
 use futures_util::future::BoxFuture;
 use rules::blob::lists::IdList;
-use rules::blob::{Digest, ListRef, Manifest, encode_blob, encode_ruleset};
+use rules::blob::{Digest, KeyTerms, ListRef, Manifest, encode_blob, encode_ruleset};
 use rules::client::{ClientHead, ClientManifest};
 use rules::compile::{EnvironmentState, FlagState, ListKind, SegmentState, client_state, compile};
 use rules::head::{
@@ -65,6 +66,8 @@ pub fn browser_key() -> ApiKey {
 pub struct Shop {
     pub state: EnvironmentState,
     pub keys: Vec<KeyRecord>,
+    /// By the key's id: when it expires, in milliseconds, and requests in a second.
+    pub terms: BTreeMap<String, (Option<i64>, Option<u32>)>,
     pub ids: Vec<String>,
     pub environment: String,
     pub secret: [u8; 32],
@@ -86,6 +89,7 @@ impl Shop {
         let mut shop = Shop {
             state: EnvironmentState::default(),
             keys: Vec::new(),
+            terms: BTreeMap::new(),
             ids: vec!["vip-1".to_owned()],
             environment: "production".to_owned(),
             secret: STREAM_SECRET,
@@ -194,6 +198,14 @@ impl Shop {
                 .collect(),
             boundaries_ms: compiled.boundaries_ms,
             flag_count: self.state.flags.len() as u32,
+            terms: (0..)
+                .zip(&self.keys)
+                .filter_map(|(key, record)| {
+                    let (expires_at_ms, per_second) = *self.terms.get(&record.id)?;
+                    let per_second = per_second.and_then(NonZeroU32::new);
+                    Some(KeyTerms { key, expires_at_ms, per_second })
+                })
+                .collect(),
             ..Manifest::default()
         };
         let blob = Bytes::from(encode_blob(&manifest, &encode_ruleset(&compiled.ruleset)));
