@@ -17,7 +17,7 @@ const PAGES_MAX: usize = 1_000;
 pub struct Client {
     http: reqwest::Client,
     url: String,
-    authorization: header::HeaderValue,
+    authorization: Option<header::HeaderValue>,
 }
 
 /// An answer of 2xx, or of 412.
@@ -34,7 +34,20 @@ impl Client {
         let mut authorization = header::HeaderValue::from_str(&format!("Bearer {token}"))
             .map_err(|_| Failure::usage("the token holds bytes that no header may hold"))?;
         authorization.set_sensitive(true);
-        Ok(Client { http: http(&url)?, url, authorization })
+        Ok(Client { http: http(&url)?, url, authorization: Some(authorization) })
+    }
+
+    /// For what nobody has to be known for.
+    pub fn anonymous(url: String) -> Result<Client, Failure> {
+        Ok(Client { http: http(&url)?, url, authorization: None })
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.url));
+        match &self.authorization {
+            Some(authorization) => request.header(header::AUTHORIZATION, authorization.clone()),
+            None => request,
+        }
     }
 
     pub async fn get(&self, path: &str) -> Result<Answer, Failure> {
@@ -49,9 +62,7 @@ impl Client {
     /// A module as it is.
     pub async fn post_wasm(&self, path: &str, wasm: Vec<u8>) -> Result<Answer, Failure> {
         let request = self
-            .http
-            .post(format!("{}{path}", self.url))
-            .header(header::AUTHORIZATION, self.authorization.clone())
+            .request(Method::POST, path)
             .header(header::CONTENT_TYPE, "application/wasm")
             .body(wasm);
         self.answered(request).await.and_then(|answer| self.accept(answer))
@@ -112,10 +123,7 @@ impl Client {
         body: Option<Vec<u8>>,
         etag: Option<&str>,
     ) -> Result<Raw, Failure> {
-        let mut request = self
-            .http
-            .request(method, format!("{}{path}", self.url))
-            .header(header::AUTHORIZATION, self.authorization.clone());
+        let mut request = self.request(method, path);
         if let Some(body) = body {
             request = request.header(header::CONTENT_TYPE, "application/json").body(body);
         }

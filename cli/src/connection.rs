@@ -38,10 +38,10 @@ pub struct Connection {
     /// Address of the control plane [default: http://127.0.0.1:8080].
     #[arg(long, env = "TIDEGATE_URL", value_name = "URL")]
     url: Option<String>,
-    /// Admin token. Prefer the variable or --token-file: other users can read command lines.
+    /// Token: personal, of a service, or of `tidegate dev`. Prefer the variable or --token-file: other users can read command lines.
     #[arg(long, env = "TIDEGATE_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// File that holds the admin token.
+    /// File that holds the token.
     #[arg(long, env = "TIDEGATE_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
     /// Folder of `tidegate dev`, whose dev.json gives the defaults.
@@ -63,7 +63,18 @@ pub struct Place {
     environment: Option<String>,
 }
 
-const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+pub const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+
+/// Without a slash at its end.
+pub fn checked_url(url: &str) -> Result<String, Failure> {
+    let url = url.trim_end_matches('/').to_owned();
+    match url.starts_with("http://") || url.starts_with("https://") {
+        true => Ok(url),
+        false => {
+            Err(Failure::usage(format!("the URL {url:?} does not begin with http:// or https://")))
+        }
+    }
+}
 
 impl Connection {
     /// What dev.json says, if it is there.
@@ -78,19 +89,14 @@ impl Connection {
             (None, Some(dev)) => dev.control_url.clone(),
             (None, None) => DEFAULT_URL.to_owned(),
         };
-        let url = url.trim_end_matches('/').to_owned();
-        if !(url.starts_with("http://") || url.starts_with("https://")) {
-            return Err(Failure::usage(format!(
-                "the URL {url:?} does not begin with http:// or https://"
-            )));
-        }
+        let url = checked_url(&url)?;
         let from_file = dev.filter(|dev| dev.control_url.trim_end_matches('/') == url);
         let token = match (&self.token, &self.token_file, from_file) {
             (Some(token), _, _) => token.trim().to_owned(),
             (None, Some(path), _) => secret_from_file(path)?,
             (None, None, Some(dev)) => dev.admin_token,
             (None, None, None) => {
-                return Err(Failure::usage(format!("no admin token for {url}")).mend(format!(
+                return Err(Failure::usage(format!("no token for {url}")).mend(format!(
                     "set TIDEGATE_TOKEN or --token-file, or run where `tidegate dev` left {}",
                     self.dir.join(DEV_FILE).display()
                 )));
@@ -213,6 +219,6 @@ mod tests {
         connection.url = Some("http://example.com".to_owned());
         let failure = connection.client().err().unwrap();
         assert_eq!(failure.exit, Exit::Usage);
-        assert!(failure.message.contains("no admin token for http://example.com"));
+        assert!(failure.message.contains("no token for http://example.com"));
     }
 }

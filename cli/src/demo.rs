@@ -34,7 +34,7 @@ struct Flag {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
-  tidegate demo --url http://127.0.0.1:8080 --token-file admin-token
+  tidegate demo --url http://127.0.0.1:8080 --token-file owner-token
 
 It makes the namespace `demo` with the environment `production`, and new keys each time. What is there
 already stays as it is.")]

@@ -19,8 +19,9 @@ use crate::paint::{Output, print, print_json};
 
 DIR gets these files, which only this user can read; those that are there stay as they are:
   signing-key, trust            control's --signing-key-file, edges' --trust-file
-  admin-token, edge-key         control's --first-admin-token-file and --first-edge-key-file,
-                                edges' --edge-key-file
+  setup-token, edge-key         control's --first-setup-token-file and --first-edge-key-file,
+                                edges' --edge-key-file; the former is for `tidegate setup` too
+  owner-password                of the first owner, for `tidegate setup --password-file`
   database-password             of the user tidegate
   database-url                  control's --database-url-file
   nats-control-password,        --nats-password-file of control and of edges
@@ -117,7 +118,8 @@ fn make(folder: &mut Folder, database_host: &str) -> Result<PublicKey, Failure> 
         .map_err(|error| Failure::new(Exit::Failed, format!("{:#}", anyhow::Error::from(error))))?;
     let public_key = PublicKey::of(&signing);
     folder.file("trust", || Ok(public_key.to_string()))?;
-    folder.key("admin-token", KeyKind::Admin)?;
+    folder.key("setup-token", KeyKind::Setup)?;
+    folder.file("owner-password", password)?;
     let edge = folder.key("edge-key", KeyKind::Edge)?;
     let database = folder.file("database-password", password)?;
     folder.file("database-url", || {

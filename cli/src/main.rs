@@ -4,6 +4,7 @@
 //! Reading order: `dev.rs` (both servers in one process), `serve.rs` (either alone),
 //! `connection.rs` and `client.rs` (how a command reaches control), then one file per command.
 
+mod account;
 mod client;
 mod connection;
 mod demo;
@@ -78,6 +79,8 @@ enum Command {
     Migrate(serve::MigrateArgs),
     /// Runs an edge as a process of its own.
     Edge(serve::EdgeArgs),
+    /// Makes the first owner of an installation, with the token of control's first start.
+    Setup(account::Setup),
     /// Makes the keys and passwords that several processes begin with.
     Init(init::Init),
     /// Writes the demo flags to a control that runs.
@@ -138,6 +141,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Control(command) => serve::control(command, cli.output).await,
         Command::Migrate(command) => serve::migrate(command, cli.output).await,
         Command::Edge(command) => serve::edge(command, cli.output).await,
+        Command::Setup(command) => account::setup(command, cli.output).await,
         Command::Init(command) => init::run(command, cli.output),
         Command::Demo(command) => demo::run(command, cli.output).await,
         Command::Health(command) => health::run(command, cli.output).await,

@@ -67,8 +67,8 @@ impl Logs {
 #[command(after_help = "Example:
   tidegate control --data-dir /var/lib/tidegate
 
-On its first start it makes a signing key and an admin token; the token is in DIR/admin-token, which
-only this user can read. Edges need the public key that is printed here, and an edge key
+On its first start it makes a signing key and a setup token; the token is in DIR/setup-token, which
+only this user can read, and makes the first owner (`tidegate setup`), once. Edges need the public key that is printed here, and an edge key
 (POST /api/v1/edge-keys).")]
 pub struct ControlArgs {
     /// Where the admin API and the edges' routes are served; port 0 takes a free one.
@@ -82,12 +82,11 @@ pub struct ControlArgs {
     /// copy [default: DIR/signing-key].
     #[arg(long, env = "TIDEGATE_SIGNING_KEY_FILE", value_name = "FILE")]
     signing_key_file: Option<PathBuf>,
-    /// File of an admin token to begin with, instead of one that is made. Only a database that has
-    /// none yet takes it.
-    #[arg(long, env = "TIDEGATE_FIRST_ADMIN_TOKEN_FILE", value_name = "FILE")]
-    first_admin_token_file: Option<PathBuf>,
-    /// File of an edge key to begin with; it sees all namespaces. Only a database that has no admin
-    /// token yet takes it.
+    /// File of the setup token that makes the first owner, instead of one that is made. Only a new
+    /// database takes it.
+    #[arg(long, env = "TIDEGATE_FIRST_SETUP_TOKEN_FILE", value_name = "FILE")]
+    first_setup_token_file: Option<PathBuf>,
+    /// File of an edge key to begin with; it sees all namespaces. Only a new database takes it.
     #[arg(long, env = "TIDEGATE_FIRST_EDGE_KEY_FILE", value_name = "FILE")]
     first_edge_key_file: Option<PathBuf>,
     /// Seconds that another control waits for the one that publishes, once that one is silent.
@@ -461,13 +460,14 @@ pub struct EdgeArgs {
     logs: Logs,
 }
 
-/// Starts control with its embedded defaults, and reads the admin token that it made on its first
+/// Starts control with its embedded defaults, and reads the bootstrap token that it made on its first
 /// start.
 pub async fn start_embedded(
     listen: SocketAddr,
     data_dir: PathBuf,
 ) -> Result<(control::Control, String), Failure> {
-    let config = control::config::Config::new(listen, data_dir);
+    let mut config = control::config::Config::new(listen, data_dir);
+    config.bootstrap = true;
     let control =
         control::start(config).await.map_err(|error| start_failure("control", listen, error))?;
     let admin_token = secret_from_file(&control.admin_token_file)?;
@@ -500,7 +500,7 @@ pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failu
         config.signing_key_file = file;
     }
     config.first = FirstKeys {
-        admin: first_key(arguments.first_admin_token_file.as_deref(), KeyKind::Admin)?,
+        setup: first_key(arguments.first_setup_token_file.as_deref(), KeyKind::Setup)?,
         edge: first_key(arguments.first_edge_key_file.as_deref(), KeyKind::Edge)?,
     };
     let control = control::start(config)
@@ -508,19 +508,23 @@ pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failu
         .map_err(|error| start_failure("control", arguments.listen, error))?;
     let url = format!("http://{}", control.address);
     // The replica that came first made the token and has its file.
-    let token_file = arguments.first_admin_token_file.as_ref().unwrap_or(&control.admin_token_file);
-    let token_file = token_file.exists().then(|| token_file.display().to_string());
-    let token = match &token_file {
-        Some(file) => format!("admin token in {file}"),
-        None => "the admin token is where the database was first used".to_owned(),
+    let token_file = arguments.first_setup_token_file.as_ref().unwrap_or(&control.setup_token_file);
+    let token_file =
+        (control.awaits_owner && token_file.exists()).then(|| token_file.display().to_string());
+    let owner = match &token_file {
+        Some(file) => format!("nobody owns it yet: tidegate setup --url {url} --token-file {file}"),
+        None if control.awaits_owner => {
+            "nobody owns it yet; the setup token is where the database was first used".to_owned()
+        }
+        None => "people sign in: tidegate login".to_owned(),
     };
     let public_key = control.public_key.to_string();
     announce(
         output,
-        &format!("control listens on {url}\n{token}\nedges trust {public_key}"),
+        &format!("control listens on {url}\n{owner}\nedges trust {public_key}"),
         &json!({
             "control_url": url,
-            "admin_token_file": token_file,
+            "setup_token_file": token_file,
             "public_key": public_key,
         }),
     );

@@ -16,8 +16,12 @@ use rules::keys::{ApiKey, KeyKind};
 use subtle::ConstantTimeEq as _;
 
 use crate::refusal::Refusal;
+use crate::seen::{Seen, What};
+use crate::sessions::{Device, Keys};
 use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, now_us};
+use crate::tokens;
+use crate::users::User;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permission {
@@ -50,6 +54,9 @@ use Permission::{
 };
 
 impl Permission {
+    const ALL: [Permission; 11] =
+        [Public, Account, Read, Write, Configure, Approve, Kill, Administer, Own, Operate, Edge];
+
     /// As problem documents name it.
     pub fn name(self) -> &'static str {
         match self {
@@ -150,11 +157,35 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET", "/metrics", Public),
     ("GET", "/api/v1/openapi.json", Public),
     ("GET", "/api/v1/limits", Public),
+    ("POST", "/api/v1/setup", Public),
+    ("POST", "/api/v1/sessions", Public),
+    ("POST", "/api/v1/sessions/refresh", Public),
+    ("POST", "/api/v1/invitations/accept", Public),
+    ("GET", "/api/v1/sessions", Account),
+    ("DELETE", "/api/v1/sessions/current", Account),
+    ("DELETE", "/api/v1/sessions/{id}", Account),
+    ("GET", "/api/v1/me", Account),
+    ("PUT", "/api/v1/me/password", Account),
+    ("GET", "/api/v1/me/tokens", Account),
+    ("POST", "/api/v1/me/tokens", Account),
+    ("DELETE", "/api/v1/me/tokens/{id}", Account),
+    ("GET", "/api/v1/users", Operate),
+    ("POST", "/api/v1/users", Operate),
+    ("GET", "/api/v1/users/{user}", Operate),
+    ("PATCH", "/api/v1/users/{user}", Operate),
+    ("DELETE", "/api/v1/users/{user}", Operate),
+    ("POST", "/api/v1/users/{user}/invitations", Operate),
     ("GET", "/api/v1/namespaces", Account),
     ("POST", "/api/v1/namespaces", Operate),
     ("GET", "~", Read),
     ("PATCH", "~", Administer),
     ("DELETE", "~", Own),
+    ("GET", "~/members", Read),
+    ("PUT", "~/members/{user}", Administer),
+    ("DELETE", "~/members/{user}", Administer),
+    ("GET", "~/tokens", Administer),
+    ("POST", "~/tokens", Administer),
+    ("DELETE", "~/tokens/{id}", Administer),
     ("GET", "~/audit", Read),
     ("GET", "~/audit/verify", Read),
     ("GET", "/api/v1/audit", Operate),
@@ -260,7 +291,7 @@ pub struct Caller {
     pub id: String,
     /// As people read it: an e-mail address, a token's name with its id.
     pub name: String,
-    /// The personal token or the session that they came with.
+    /// The personal token or the session that they came with, by its id.
     pub via: Option<String>,
     pub address: Option<IpAddr>,
     /// As their program calls itself, cut to 256 bytes.
@@ -275,6 +306,17 @@ impl Caller {
     /// Whoever runs a command beside the database.
     pub(crate) fn command_line() -> Caller {
         Caller::here(CallerKind::CommandLine, "operator (command line)")
+    }
+
+    /// Somebody who has just said who they are.
+    pub fn person(user: &User, from: &Device) -> Caller {
+        Caller {
+            id: user.id.clone(),
+            name: user.email.clone(),
+            address: from.address,
+            user_agent: from.user_agent.clone(),
+            ..Caller::here(CallerKind::User, "")
+        }
     }
 
     fn here(kind: CallerKind, name: &str) -> Caller {
@@ -300,7 +342,6 @@ enum Principal {
     /// Operators, the bootstrap token, control itself.
     Everything,
     /// By the id of the account or of the service token.
-    #[allow(dead_code, reason = "accounts and service tokens come with the next change")]
     Bound(String),
 }
 
@@ -311,6 +352,8 @@ pub struct Scope {
     principal: Principal,
     /// What their token allows at most.
     most: Permissions,
+    /// The session that they came with, if they came with one.
+    session: Option<String>,
     trace_context: Option<String>,
 }
 
@@ -361,6 +404,11 @@ impl From<sqlx::Error> for Denied {
     }
 }
 
+const SESSION: &str = "SELECT s.revoked_at, s.expires_at, u.id, u.email, u.operator, u.disabled_at, \
+    u.last_seen_at FROM session s JOIN user_account u ON u.id = s.user_id WHERE s.id = $1";
+const TOKEN: &str = "SELECT t.hash, t.name, t.scopes, t.expires_at, t.last_used_at, \
+    t.user_id, u.email, u.operator, u.disabled_at FROM access_token t \
+    LEFT JOIN user_account u ON u.id = t.user_id WHERE t.id = $1";
 const ADMIN: &str = "SELECT name, hash FROM admin_token WHERE id = $1";
 const ADMIN_COUNT: &str = "SELECT COUNT(*) FROM admin_token";
 const ADMIN_INSERT: &str = "INSERT INTO admin_token (id, name, hash, created_at) VALUES ($1, $2, $3, $4) \
@@ -389,36 +437,154 @@ pub struct Asking<'a> {
 
 const USER_AGENT_BYTES_MAX: usize = 256;
 
-/// The caller of an admin route.
-pub async fn caller(read: &mut Connection, asking: Asking<'_>) -> Result<Scope, Denied> {
-    let key = parse(asking.bearer)?;
-    if key.kind != KeyKind::Admin {
-        return Err(Denied::Forbidden);
+/// Whom this control believes.
+pub struct Authority {
+    /// Whether the token of `tidegate dev` and of tests is taken.
+    pub bootstrap: bool,
+    pub sessions: Keys,
+    pub seen: Seen,
+}
+
+impl Authority {
+    pub fn new(bootstrap: bool, sessions: Keys) -> Authority {
+        Authority { bootstrap, sessions, seen: Seen::default() }
     }
+}
+
+/// The caller of an admin route: by a session, a personal token or a service token.
+pub async fn caller(
+    read: &mut Connection,
+    authority: &Authority,
+    asking: Asking<'_>,
+) -> Result<Scope, Denied> {
+    let text = asking.bearer.ok_or(Denied::Unnamed)?;
+    // No key of ours has a dot, and a session's token has two.
+    if text.contains('.') {
+        return by_session(read, authority, &asking, text).await;
+    }
+    let key = parse(Some(text))?;
+    match key.kind {
+        KeyKind::Personal | KeyKind::Service => by_token(read, authority, &asking, &key).await,
+        KeyKind::Admin if authority.bootstrap => by_bootstrap(read, &asking, &key).await,
+        // Whatever a database still holds of them.
+        KeyKind::Admin => Err(Denied::Unknown),
+        _ => Err(Denied::Forbidden),
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct SessionRow {
+    revoked_at: Option<i64>,
+    expires_at: i64,
+    id: String,
+    email: String,
+    operator: bool,
+    disabled_at: Option<i64>,
+    last_seen_at: Option<i64>,
+}
+
+/// Read each time, so that a session that is ended and an account that is disabled are so at once.
+async fn by_session(
+    read: &mut Connection,
+    authority: &Authority,
+    asking: &Asking<'_>,
+    token: &str,
+) -> Result<Scope, Denied> {
+    let claimed = authority.sessions.claimed(token).map_err(|_| Denied::Unknown)?;
+    let row: Option<SessionRow> =
+        query_as(SESSION).bind(&claimed.session_id).fetch_optional(read).await?;
+    let stands = |row: &SessionRow| {
+        row.id == claimed.user_id
+            && row.revoked_at.is_none()
+            && row.disabled_at.is_none()
+            && row.expires_at > now_us()
+    };
+    let row = row.filter(stands).ok_or(Denied::Unknown)?;
+    authority.seen.note(What::User, &row.id, row.last_seen_at);
+    let principal = match row.operator {
+        true => Principal::Everything,
+        false => Principal::Bound(row.id.clone()),
+    };
+    let via = Some(claimed.session_id.clone());
+    let caller = asking.caller(CallerKind::User, row.id, row.email, via);
+    let session = Some(claimed.session_id);
+    Ok(Scope { session, ..Scope::of(caller, principal, Permissions::ALL, asking) })
+}
+
+#[derive(sqlx::FromRow)]
+struct TokenRow {
+    hash: Vec<u8>,
+    name: String,
+    scopes: String,
+    expires_at: Option<i64>,
+    last_used_at: Option<i64>,
+    user_id: Option<String>,
+    email: Option<String>,
+    operator: Option<bool>,
+    disabled_at: Option<i64>,
+}
+
+async fn by_token(
+    read: &mut Connection,
+    authority: &Authority,
+    asking: &Asking<'_>,
+    key: &ApiKey,
+) -> Result<Scope, Denied> {
+    let row: Option<TokenRow> = query_as(TOKEN).bind(&key.id).fetch_optional(read).await?;
+    let row = row.ok_or(Denied::Unknown)?;
+    same_hash(key, &row.hash)?;
+    let over = row.expires_at.is_some_and(|at| at <= now_us());
+    let personal = key.kind == KeyKind::Personal;
+    if over || row.disabled_at.is_some() || personal != row.user_id.is_some() {
+        return Err(Denied::Unknown);
+    }
+    authority.seen.note(What::Token, &key.id, row.last_used_at);
+    let most = tokens::allowed(&row.scopes)?;
+    let (principal, caller) = match (row.user_id, row.email) {
+        (Some(id), Some(email)) => {
+            let principal = match row.operator {
+                Some(true) => Principal::Everything,
+                _ => Principal::Bound(id.clone()),
+            };
+            (principal, asking.caller(CallerKind::User, id, email, Some(key.id.clone())))
+        }
+        _ => {
+            let name = format!("{} ({})", row.name, key.id);
+            let id = key.id.clone();
+            (Principal::Bound(id.clone()), asking.caller(CallerKind::Service, id, name, None))
+        }
+    };
+    Ok(Scope::of(caller, principal, most, asking))
+}
+
+async fn by_bootstrap(
+    read: &mut Connection,
+    asking: &Asking<'_>,
+    key: &ApiKey,
+) -> Result<Scope, Denied> {
     let (name, hash) = query_as::<(String, Vec<u8>)>(ADMIN)
         .bind(&key.id)
         .fetch_optional(read)
         .await?
         .ok_or(Denied::Unknown)?;
-    same_hash(&key, &hash)?;
-    let user_agent = asking.user_agent.map(|text| {
-        let end = (0..=USER_AGENT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at));
-        text.get(..end.unwrap_or(0).min(text.len())).unwrap_or(text).to_owned()
-    });
-    let caller = Caller {
-        kind: CallerKind::Bootstrap,
-        name: format!("{name} ({})", key.id),
-        id: key.id,
-        via: None,
-        address: asking.address,
-        user_agent,
-    };
-    Ok(Scope {
-        caller: Arc::new(caller),
-        principal: Principal::Everything,
-        most: Permissions::ALL,
-        trace_context: asking.trace_context,
-    })
+    same_hash(key, &hash)?;
+    let name = format!("{name} ({})", key.id);
+    let caller = asking.caller(CallerKind::Bootstrap, key.id.clone(), name, None);
+    Ok(Scope::of(caller, Principal::Everything, Permissions::ALL, asking))
+}
+
+impl Asking<'_> {
+    fn caller(&self, kind: CallerKind, id: String, name: String, via: Option<String>) -> Caller {
+        Caller { kind, id, name, via, address: self.address, user_agent: self.program() }
+    }
+
+    /// As their program calls itself, cut.
+    pub fn program(&self) -> Option<String> {
+        self.user_agent.map(|text| {
+            let end = (0..=USER_AGENT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at));
+            text.get(..end.unwrap_or(0).min(text.len())).unwrap_or(text).to_owned()
+        })
+    }
 }
 
 /// The caller of an edge route.
@@ -476,6 +642,7 @@ pub async fn of_control(read: &mut Connection, namespace: &str) -> Result<Namesp
         caller: Arc::new(Caller::control()),
         principal: Principal::Everything,
         most: Permissions::ALL,
+        session: None,
         trace_context: None,
     };
     scope.namespace(read, namespace).await
@@ -492,12 +659,12 @@ fn same_hash(key: &ApiKey, stored: &[u8]) -> Result<(), Denied> {
     }
 }
 
-/// Whether nobody can enter yet.
-pub async fn is_new(tx: &mut Connection) -> Result<bool, sqlx::Error> {
+/// Whether there is no bootstrap token.
+pub async fn is_without_bootstrap(tx: &mut Connection) -> Result<bool, sqlx::Error> {
     Ok(query_scalar::<i64>(ADMIN_COUNT).fetch_one(tx).await? == 0)
 }
 
-/// The first admin token. It is kept as its hash only. Two controls may bring the same one at once.
+/// The bootstrap token. It is kept as its hash only.
 pub async fn begin(tx: &mut Connection, key: &ApiKey) -> Result<(), Refusal> {
     query(ADMIN_INSERT)
         .bind(&key.id)
@@ -510,6 +677,11 @@ pub async fn begin(tx: &mut Connection, key: &ApiKey) -> Result<(), Refusal> {
 }
 
 impl Scope {
+    fn of(caller: Caller, principal: Principal, most: Permissions, asking: &Asking<'_>) -> Scope {
+        let trace_context = asking.trace_context.clone();
+        Scope { caller: Arc::new(caller), principal, most, session: None, trace_context }
+    }
+
     /// Whether a route may be taken, by its permission and the places in its path. Not theirs is not
     /// there; theirs and not allowed is said so.
     pub async fn let_in(
@@ -557,6 +729,28 @@ impl Scope {
 
     pub fn actor(&self) -> &str {
         &self.caller.name
+    }
+
+    /// The account of whoever is a person.
+    pub fn user(&self) -> Result<&str, Refusal> {
+        match self.caller.kind {
+            CallerKind::User => Ok(&self.caller.id),
+            _ => Err(Refusal::NoSession("an account")),
+        }
+    }
+
+    /// Their account and their session: what a token may not do, or one that was lost could make others
+    /// that outlive it.
+    pub fn signed_in(&self) -> Result<(&str, &str), Refusal> {
+        match &self.session {
+            Some(session) => Ok((&self.caller.id, session)),
+            None => Err(Refusal::NoSession("a session")),
+        }
+    }
+
+    /// Whether they may do everything everywhere.
+    pub fn operates(&self) -> bool {
+        matches!(self.principal, Principal::Everything) && self.most.has(Operate)
     }
 
     /// Whose roles decide what they see; none for whoever sees everything.
@@ -675,6 +869,23 @@ impl NamespaceScope {
             true => Ok(()),
             false => Err(self.lacking(permission)),
         }
+    }
+
+    /// All of them, in one environment or everywhere; of those that are not an environment's own only
+    /// what the namespace gives counts, and there they are not asked for.
+    pub fn demand_all(
+        &self,
+        needed: Permissions,
+        environment_id: Option<&str>,
+    ) -> Result<(), Refusal> {
+        for permission in Permission::ALL.into_iter().filter(|one| needed.has(*one)) {
+            match environment_id {
+                None => self.demand(permission)?,
+                Some(id) if permission.is_of_environments() => self.demand_in(permission, id)?,
+                Some(_) => {}
+            }
+        }
+        Ok(())
     }
 
     fn lacking(&self, needed: Permission) -> Refusal {

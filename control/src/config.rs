@@ -19,13 +19,16 @@ use crate::store::Database;
 pub struct Config {
     /// Where the admin API and the edges' routes are served; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Holds the signing key, the bootstrap admin token and, if it is SQLite, the database. Made if
+    /// Holds the signing key, the first token and, if it is SQLite, the database. Made if
     /// it is missing.
     pub data_dir: PathBuf,
     pub database: Database,
     /// The key that heads are signed with; replicas of one control share it. Made if it is missing.
     pub signing_key_file: PathBuf,
     pub first: FirstKeys,
+    /// Makes a token that may do everything, and takes it: for `tidegate dev` and for tests, which
+    /// have nobody who could choose a password.
+    pub bootstrap: bool,
     /// Connections beyond this are closed at once.
     pub connections_max: usize,
     /// How long requests may take to end once a shutdown has begun.
@@ -59,11 +62,11 @@ pub struct Config {
 }
 
 /// What a new database begins with, for who sets up several processes at once and cannot ask the
-/// first one for keys. A database that has an admin token takes neither: what was revoked stays so.
+/// first one for keys. A database that somebody can enter takes neither: what was revoked stays so.
 #[derive(Debug, Clone, Default)]
 pub struct FirstKeys {
-    /// Made if it is none.
-    pub admin: Option<ApiKey>,
+    /// Makes the first owner. Made if it is none.
+    pub setup: Option<ApiKey>,
     /// Of all namespaces.
     pub edge: Option<ApiKey>,
 }
@@ -81,6 +84,7 @@ impl Config {
             signing_key_file: data_dir.join("signing-key"),
             data_dir,
             first: FirstKeys::default(),
+            bootstrap: false,
             connections_max: 10_000,
             drain: Duration::from_secs(10),
             tick: Duration::from_millis(500),

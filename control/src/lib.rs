@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod attempts;
 pub mod audit;
 pub mod authorize;
 pub mod blobs;
@@ -34,10 +35,12 @@ pub mod impact;
 pub mod imports;
 pub mod keys;
 pub mod lead;
+pub mod members;
 pub mod namespaces;
 pub mod outbox;
 pub mod page;
 pub mod parsed;
+pub mod passwords;
 pub mod policies;
 pub mod publisher;
 pub mod reconciler;
@@ -47,11 +50,15 @@ pub mod relay;
 pub mod reports;
 mod revert;
 pub mod rollout;
+pub mod seen;
 pub mod segments;
 mod serve;
+pub mod sessions;
 pub mod signing;
 pub mod store;
+pub mod tokens;
 pub mod usage;
+pub mod users;
 mod wake;
 
 use std::io;
@@ -63,7 +70,6 @@ use std::time::Duration;
 use ::http::{Request, Response};
 use rules::head::PublicKey;
 use rules::keys::KeyKind;
-use rules::secret::Secret;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -83,10 +89,12 @@ pub struct Control {
     pub bus: Arc<dyn Bus>,
     /// What edges trust heads by.
     pub public_key: PublicKey,
-    /// Holds the bootstrap token, mode 0600, if this control made it.
+    /// Holds the bootstrap token, mode 0600, of a control that takes one.
     pub admin_token_file: PathBuf,
-    /// The bootstrap token, on the database's first start.
-    pub admin_token: Option<Secret<String>>,
+    /// Holds the token that makes the first owner, mode 0600, if this control made one.
+    pub setup_token_file: PathBuf,
+    /// Whether there was no account yet when it started.
+    pub awaits_owner: bool,
     pub store: Store,
     stopping: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
@@ -112,9 +120,9 @@ pub enum StartError {
     Schema(#[source] sqlx::Error),
     #[error(transparent)]
     Signing(#[from] signing::SigningError),
-    #[error("the first admin token cannot be made")]
+    #[error("the first token cannot be made")]
     Bootstrap(#[source] refusal::Refusal),
-    #[error("the admin token cannot be written to {path}")]
+    #[error("the first token cannot be written to {path}")]
     TokenFile {
         path: PathBuf,
         #[source]
@@ -169,7 +177,14 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     let (listener, store) = open_store(listener, &config).await?;
     let key = signing::load_or_make(&config.signing_key_file)?;
     let admin_token_file = config.data_dir.join("admin-token");
-    let admin_token = bootstrap(&store, &config.first, &admin_token_file).await?;
+    let setup_token_file = config.data_dir.join("setup-token");
+    let mut begin = Begin { first: &config.first, admin: None, setup: &setup_token_file };
+    if config.bootstrap {
+        begin.admin = Some(&admin_token_file);
+    }
+    let awaits_owner = begin.run(&store).await?;
+    let sessions = sessions::Keys::of(&key);
+    let authority = Arc::new(authorize::Authority::new(config.bootstrap, sessions));
 
     let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(store.clone()));
     let public_key = PublicKey::of(&key);
@@ -193,6 +208,9 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     let registrations = Registrations::default();
     let app = Arc::new(http::App {
         store: store.clone(),
+        authority: authority.clone(),
+        passwords: passwords::Passwords::default(),
+        attempts: attempts::Attempts::default(),
         bus: bus.clone(),
         doorbell: doorbell.clone(),
         lead: lead.clone(),
@@ -244,10 +262,22 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     tasks.push(tokio::spawn(rollout::run(rolled, config.tick, until)));
     let (signing, until) = (publisher.clone(), stopping.clone());
     let file = config.signing_key_file.clone();
-    tasks.push(tokio::spawn(signing::follow(signing, file, SIGNING_KEY_TICK, until)));
+    let believed = authority.clone();
+    tasks.push(tokio::spawn(signing::follow(signing, believed, file, SIGNING_KEY_TICK, until)));
+    tasks.push(tokio::spawn(seen::run(store.clone(), authority, stopping.clone())));
     tasks.push(tokio::spawn(relay::run(publisher, doorbell, config.tick, stopping.clone())));
     tasks.extend(coordinate(config.etcd, lead, registrations, &stopping));
-    Ok(Control { address, bus, public_key, admin_token_file, admin_token, store, stopping, tasks })
+    Ok(Control {
+        address,
+        bus,
+        public_key,
+        admin_token_file,
+        setup_token_file,
+        awaits_owner,
+        store,
+        stopping,
+        tasks,
+    })
 }
 
 /// Who says whether this control leads: etcd if there is one, else the database.
@@ -362,33 +392,58 @@ pub fn openapi() -> String {
     http::openapi()
 }
 
-/// The file is written before the hash is committed: a crash between the two leaves a token that
+/// What a new database begins with.
+///
+/// A token's file is written before its hash is committed: a crash between the two leaves a token that
 /// does not work and is replaced on the next start, never a database that nobody can enter.
-async fn bootstrap(
-    store: &Store,
-    first: &config::FirstKeys,
-    file: &std::path::Path,
-) -> Result<Option<Secret<String>>, StartError> {
-    let failed = |error: sqlx::Error| StartError::Bootstrap(error.into());
-    let mut tx = store.write().await.map_err(failed)?;
-    if !authorize::is_new(&mut tx).await.map_err(failed)? {
-        return Ok(None);
-    }
-    let key = match &first.admin {
-        Some(key) => key.clone(),
-        None => {
-            let key = keys::random(KeyKind::Admin).map_err(StartError::Bootstrap)?;
-            signing::write_private(file, format!("{}\n", key.reveal()).as_bytes())
-                .map_err(|source| StartError::TokenFile { path: file.to_owned(), source })?;
-            key
+struct Begin<'a> {
+    first: &'a config::FirstKeys,
+    /// Where the bootstrap token goes, if there may be one.
+    admin: Option<&'a std::path::Path>,
+    /// Where the token goes that makes the first owner.
+    setup: &'a std::path::Path,
+}
+
+impl Begin<'_> {
+    /// Whether the installation has no owner yet.
+    async fn run(&self, store: &Store) -> Result<bool, StartError> {
+        let failed = |error: sqlx::Error| StartError::Bootstrap(error.into());
+        let mut tx = store.write().await.map_err(failed)?;
+        // Of replicas that start at once, one makes it.
+        tx.take_turn("first tokens").await.map_err(failed)?;
+        let without = authorize::is_without_bootstrap(&mut tx).await.map_err(failed)?;
+        let owned = users::is_owned(&mut tx).await.map_err(StartError::Bootstrap)?;
+        let begun = owned || users::is_begun(&mut tx).await.map_err(StartError::Bootstrap)?;
+        match self.admin {
+            Some(file) if without => {
+                let key = made(KeyKind::Admin, file)?;
+                authorize::begin(&mut tx, &key).await.map_err(StartError::Bootstrap)?;
+            }
+            None if !begun => {
+                let key = match &self.first.setup {
+                    Some(key) => key.clone(),
+                    None => made(KeyKind::Setup, self.setup)?,
+                };
+                users::may_begin(&mut tx, &key).await.map_err(StartError::Bootstrap)?;
+            }
+            _ => {}
         }
-    };
-    authorize::begin(&mut tx, &key).await.map_err(StartError::Bootstrap)?;
-    if let Some(edge) = &first.edge {
-        keys::edge_first(&mut tx, edge).await.map_err(StartError::Bootstrap)?;
+        if without
+            && !begun
+            && let Some(edge) = &self.first.edge
+        {
+            keys::edge_first(&mut tx, edge).await.map_err(StartError::Bootstrap)?;
+        }
+        tx.commit().await.map_err(failed)?;
+        Ok(!owned)
     }
-    tx.commit().await.map_err(failed)?;
-    Ok(Some(Secret::new(key.reveal().to_owned())))
+}
+
+fn made(kind: KeyKind, file: &std::path::Path) -> Result<rules::keys::ApiKey, StartError> {
+    let key = keys::random(kind).map_err(StartError::Bootstrap)?;
+    signing::write_private(file, format!("{}\n", key.reveal()).as_bytes())
+        .map_err(|source| StartError::TokenFile { path: file.to_owned(), source })?;
+    Ok(key)
 }
 
 /// How this control calls itself, also after a restart: made once, kept in its folder.

@@ -12,6 +12,11 @@ pub enum Refusal {
     NotFound(&'static str),
     #[error("this takes the permission {needed:?}, which {who} does not have there")]
     Forbidden { needed: &'static str, who: String },
+    /// They are known, by something that is not enough for this.
+    #[error("this takes {0}; sign in")]
+    NoSession(&'static str),
+    #[error("the last {what} stays; make somebody else one first")]
+    Last { what: &'static str },
     #[error("there is a {what} with the key {key:?} already")]
     Exists { what: &'static str, key: String },
     #[error("the change must name the version that it is made on")]

@@ -13,6 +13,7 @@ use ed25519_dalek::SigningKey;
 use rules::head::PublicKey;
 use tokio_util::sync::CancellationToken;
 
+use crate::authorize::Authority;
 use crate::publisher::{PublishError, Publisher};
 use crate::relay::jittered;
 
@@ -60,6 +61,7 @@ pub fn load(path: &Path) -> Result<Option<SigningKey>, SigningError> {
 /// was signed with another. A file that is gone or half written changes nothing.
 pub async fn follow(
     publisher: Arc<Publisher>,
+    authority: Arc<Authority>,
     path: PathBuf,
     tick: Duration,
     stop: CancellationToken,
@@ -73,6 +75,7 @@ pub async fn follow(
             Ok(Some(key)) if PublicKey::of(&key) != publisher.public_key() => {
                 let public_key = PublicKey::of(&key);
                 tracing::warn!(%public_key, "another signing key: what is published is signed anew");
+                authority.sessions.follow(&key);
                 publisher.set_key(key);
                 (told, due) = (false, true);
             }

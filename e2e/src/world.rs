@@ -59,16 +59,34 @@ pub async fn furnish(admin: &Admin) -> (String, String, String) {
     (admin.key("server").await, admin.key("browser").await, edge)
 }
 
-/// The admin API of a control that runs as a process, with the token that another one may have made.
-pub fn admin_of(control: &Process, token_of: &Process) -> Admin {
-    let token = std::fs::read_to_string(token_of.text("admin_token_file")).expect("a token");
+/// The admin API of a control that runs as a process, as the owner of the installation; the first time
+/// that is asked for, the owner is made with the setup token, which another control may have made.
+pub async fn admin_of(control: &Process, setup_of: &Process) -> Admin {
     Admin {
         url: control.text("control_url"),
-        token: token.trim().to_owned(),
+        token: set_up(&setup_of.text("control_url"), Path::new(&setup_of.text("setup_token_file")))
+            .await,
         namespace: NAMESPACE.to_owned(),
         environment: ENVIRONMENT.to_owned(),
         http: client(),
     }
+}
+
+/// Makes the owner with the token in `file`, as an operator would: a personal token of theirs. Whoever
+/// asks again gets the same one.
+pub async fn set_up(control_url: &str, file: &Path) -> String {
+    let own = file.with_extension("owner");
+    let password = file.with_extension("password");
+    if !own.exists() {
+        std::fs::write(&password, "correct horse battery").expect("a password");
+        let [file, password, own] =
+            [file, &password, &own].map(|path| path.to_str().expect("UTF-8"));
+        let arguments = ["setup", "--url", control_url, "--token-file", file];
+        let owner = ["--email", "owner@example.com", "--password-file", password];
+        let kept = ["--personal-token-file", own];
+        Process::run(&[&arguments[..], &owner[..], &kept[..]].concat()).await;
+    }
+    std::fs::read_to_string(own).expect("a token").trim().to_owned()
 }
 
 /// One of several controls of one database, as a process on a free port. They share the signing key
@@ -143,6 +161,7 @@ impl World {
         if let Some(url) = crate::postgres::database_for_test() {
             config.database = control::store::Database::Postgres(rules::secret::Secret::new(url));
         }
+        config.bootstrap = true;
         (setup.control)(&mut config);
         let control = control::start(config).await.expect("control starts");
         let token = std::fs::read_to_string(&control.admin_token_file).expect("an admin token");

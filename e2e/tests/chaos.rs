@@ -25,7 +25,7 @@ use e2e::ports;
 use e2e::postgres::PostgresServer;
 use e2e::process::Process;
 use e2e::proxy::{Link, Proxy};
-use e2e::world::{ENVIRONMENT, NAMESPACE, furnish};
+use e2e::world::{ENVIRONMENT, NAMESPACE, furnish, set_up};
 use serde_json::{Value, json};
 
 const FAULTS: usize = 8;
@@ -123,9 +123,12 @@ impl World {
             world.start_control(which).await;
         }
         let first = world.controls[0].as_ref().unwrap();
-        let token = std::fs::read_to_string(first.text("admin_token_file")).unwrap();
         world.trust = first.text("public_key");
-        world.token = token.trim().to_owned();
+        // Whichever was first has made it.
+        let made = world.controls.iter().flatten();
+        let mut made = made.filter_map(|control| control.announced["setup_token_file"].as_str());
+        let file = PathBuf::from(made.next().expect("a setup token"));
+        world.token = set_up(&first.text("control_url"), &file).await;
         let admin = world.admin(0);
         let (server_key, _, edge_key) = furnish(&admin).await;
         (world.server_key, world.edge_key) = (server_key, edge_key);

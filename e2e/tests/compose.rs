@@ -63,7 +63,7 @@ fn what_it_names_is_there_and_its_settings_are_ours() {
     let file = composed(&read("docker-compose.yml"));
     let reference = read("docs/CONFIGURATION.md");
     let services = ours(&file);
-    assert_eq!(services.len(), 6, "{:?}", services.keys());
+    assert_eq!(services.len(), 7, "{:?}", services.keys());
     for (name, service) in &services {
         for variable in service["environment"].as_object().into_iter().flatten().map(|(key, _)| key)
         {
@@ -93,7 +93,10 @@ fn what_it_names_is_there_and_its_settings_are_ours() {
             assert!(!file["services"][other].is_null(), "{name} waits for {other}");
         }
         let checked = service["healthcheck"]["test"].is_array();
-        assert!(checked || ["init", "demo"].contains(&name.as_str()), "{name} has no health check");
+        assert!(
+            checked || ["init", "setup", "demo"].contains(&name.as_str()),
+            "{name} has no health check"
+        );
     }
 }
 
@@ -206,6 +209,9 @@ async fn its_processes_serve_the_demo_and_go_on_without_one_of_the_controls() {
     let two = here.start("edge-2", services["edge-2"]).await;
     assert_eq!([one.text("edge_id"), two.text("edge_id")], ["edge-1", "edge-2"]);
 
+    for _ in 0..2 {
+        here.run("setup", services["setup"]).await;
+    }
     let demo = here.run("demo", services["demo"]).await;
     let key = demo["server_key"].as_str().expect("a server key");
     let context = json!({ "targetingKey": "user-1", "email": "ann@example.com" });
@@ -216,7 +222,7 @@ async fn its_processes_serve_the_demo_and_go_on_without_one_of_the_controls() {
     }
 
     // Edge 1 knows no other control; it hears of what the second one publishes from the broker.
-    let token = folder.path().join("secrets/admin-token");
+    let token = folder.path().join("secrets/owner-token");
     let off = ["flag", "off", "payments-up", "--namespace", "demo", "--environment", "production"];
     let url = second.text("control_url");
     let token = ["--url", &url, "--token-file", token.to_str().expect("UTF-8")];

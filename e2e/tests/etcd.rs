@@ -84,7 +84,7 @@ impl Fleet {
         let one = control(folder.path(), "one", &database, lease_s, &etcd.url()).await;
         leading(&one).await;
         let other = control(folder.path(), "other", &database, lease_s, &etcd.url()).await;
-        let admin = admin_of(&other, &one);
+        let admin = admin_of(&other, &one).await;
         let (server_key, _, edge_key) = furnish(&admin).await;
         let fleet = Fleet {
             etcd,
@@ -177,7 +177,7 @@ async fn a_leader_paused_for_twice_its_lease_writes_nothing_late_and_no_edge_goe
         let (leader, follower) =
             if one_leads { (&fleet.one, &fleet.other) } else { (&fleet.other, &fleet.one) };
         let epoch_before = epoch(&ready(leader).await);
-        let admin = admin_of(follower, &fleet.one);
+        let admin = admin_of(follower, &fleet.one).await;
         let mut write = async || {
             n += 1;
             let path = format!("/api/v1/namespaces/{NAMESPACE}/flags/n");

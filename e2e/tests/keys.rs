@@ -44,7 +44,7 @@ async fn a_key_is_changed_and_no_edge_stops_following() {
     let arguments = ["control", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()];
     let control = Process::start(&arguments, &[]).await;
     let old = control.text("public_key");
-    let admin = admin_of(&control, &control);
+    let admin = admin_of(&control, &control).await;
     let (server_key, _, edge_key) = furnish(&admin).await;
     let on = json!({ "enabled": true, "fallthrough": { "variant": "n" } });
     admin.flag(&flag(1), &on).await;
@@ -127,7 +127,7 @@ async fn files_that_the_old_key_signed_are_signed_anew_though_nothing_else_chang
     let arguments = ["control", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()];
     let control = Process::start(&arguments, &[]).await;
     let old = control.text("public_key");
-    let admin = admin_of(&control, &control);
+    let admin = admin_of(&control, &control).await;
     let (server_key, _, edge_key) = furnish(&admin).await;
     admin.flag(&flag(1), &json!({ "enabled": true, "fallthrough": { "variant": "n" } })).await;
     let next = path("next");

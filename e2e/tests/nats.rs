@@ -40,6 +40,7 @@ struct Control {
 async fn start_control(data: &Path, listen: SocketAddr, broker: Broker) -> control::Control {
     let mut config = control::config::Config::new(listen, data);
     config.broker = Some(broker);
+    config.bootstrap = true;
     control::start(config).await.expect("control starts")
 }
 

@@ -45,7 +45,7 @@ impl Fleet {
         })
         .await;
         let other = control(folder.path(), "other", &database, lease_seconds).await;
-        let admin = admin_of(&other, &one);
+        let admin = admin_of(&other, &one).await;
         let (server_key, _, edge_key) = furnish(&admin).await;
         let settings = [("TIDEGATE_EDGE_KEY", edge_key.as_str())];
         let edge = edge_of(&other, &folder.path().join("edge"), &[], &settings).await;
@@ -81,7 +81,7 @@ async fn a_leader_paused_for_twice_its_lease_loses_nothing_and_no_edge_goes_back
     let one_leads = leads(&fleet.one).await;
     let (leader, follower) =
         if one_leads { (&fleet.one, &fleet.other) } else { (&fleet.other, &fleet.one) };
-    let admin = admin_of(follower, &fleet.one);
+    let admin = admin_of(follower, &fleet.one).await;
     let mut n = 0;
     let mut write = async || {
         n += 1;

@@ -45,7 +45,7 @@ impl Fleet {
     async fn start(stages: &str, settings: &[(&str, &str)]) -> Fleet {
         let folder = tempfile::tempdir().unwrap();
         let control = control(&folder.path().join("control"), stages, "127.0.0.1:0").await;
-        let admin = admin_of(&control, &control);
+        let admin = admin_of(&control, &control).await;
         let (server_key, _, edge_key) = furnish(&admin).await;
         let (edges, ofreps) = Default::default();
         let mut fleet =
@@ -265,7 +265,7 @@ async fn the_next_leader_goes_on_where_the_killed_one_stopped() {
     })
     .await;
     let other = start("other").await;
-    let admin = admin_of(&other, &one);
+    let admin = admin_of(&other, &one).await;
     let (server_key, _, edge_key) = furnish(&admin).await;
     let (mut edges, mut ofreps) = (Vec::new(), Vec::new());
     for name in names() {

@@ -20,7 +20,7 @@ impl Processes {
     async fn start() -> Processes {
         let folder = tempfile::tempdir().unwrap();
         let control = control(folder.path(), "127.0.0.1:0").await;
-        let admin = admin_of(&control, &control);
+        let admin = admin_of(&control, &control).await;
         let (server_key, _, edge_key) = furnish(&admin).await;
         let trust = control.text("public_key");
         Processes { control: Some(control), admin, server_key, edge_key, trust, folder }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::world::{Server, http, ofrep, run, tidegate, until};
+use crate::world::{Server, http, ofrep, owner, run, tidegate, until};
 use serde_json::{Value, json};
 
 fn control(folder: &Path) -> Server {
@@ -36,7 +36,7 @@ fn post(control: &Server, token: &str, path: &str, body: &Value) -> Value {
 fn an_edge_answers_with_control_dead_and_after_a_restart_from_disk() {
     let folder = tempfile::tempdir().unwrap();
     let control = control(folder.path());
-    let token_file = control.text("admin_token_file").to_owned();
+    let token_file = owner(&control, folder.path());
     let token = std::fs::read_to_string(&token_file).unwrap().trim().to_owned();
     post(&control, &token, "/api/v1/namespaces", &json!({"key": "shop"}));
     let at = "/api/v1/namespaces/shop/environments";

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::world::{Done, Server, http, run, tidegate, until};
+use crate::world::{Done, Server, http, owner, run, tidegate, until};
 
 /// A control and an edge as processes, and what is in the edge's folder once it serves a flag.
 struct Kept {
@@ -31,7 +31,7 @@ impl Kept {
                 .arg(folder.path().join("control")),
         );
         let url = control.text("control_url").to_owned();
-        let token = std::fs::read_to_string(control.text("admin_token_file")).unwrap();
+        let token = std::fs::read_to_string(owner(&control, folder.path())).unwrap();
         let token = token.trim();
         post(&url, token, "/api/v1/namespaces", json!({ "key": "shop" }));
         let environments = "/api/v1/namespaces/shop/environments";

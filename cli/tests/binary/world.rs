@@ -167,6 +167,21 @@ impl Dev {
     }
 }
 
+/// Makes the owner of a control, as its operator would: the file of a personal token of theirs.
+pub fn owner(control: &Server, folder: &Path) -> PathBuf {
+    let (password, token) = (folder.join("password"), folder.join("owner-token"));
+    std::fs::write(&password, "correct horse battery").unwrap();
+    let mut command = tidegate();
+    command
+        .args(["setup", "--url", control.text("control_url"), "--email", "owner@example.com"])
+        .args(["--token-file", control.text("setup_token_file"), "--password-file"])
+        .arg(&password)
+        .arg("--personal-token-file")
+        .arg(&token);
+    run(&mut command).ok();
+    token
+}
+
 /// One evaluation over OFREP, as curl would ask it.
 pub fn ofrep(edge_url: &str, key: &str, flag: &str, context: Value) -> (u16, Value) {
     let (status, body) = http(

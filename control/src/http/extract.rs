@@ -7,7 +7,9 @@ use std::time::Duration;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH};
+use http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, ETAG, IF_MATCH, USER_AGENT,
+};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -18,16 +20,20 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::authorize::{EdgeScope, NamespaceScope, Scope};
+use crate::authorize::{Asking, EdgeScope, NamespaceScope, Scope};
 use crate::change::Expected;
 use crate::fleet;
-use crate::http::App;
 use crate::http::problem::{Stop, respond};
+use crate::http::{App, Peer};
 use crate::idempotency::{self, Answer};
 use crate::page::{Page, Paged};
 use crate::refusal::Refusal;
 use crate::rollout;
+use crate::sessions::Device;
 use crate::store::{Connection, Tx};
+
+/// Of a body that comes before anybody knows who sends it.
+const SAID_BYTES_MAX: usize = 16 * 1024;
 
 pub type Shared = Arc<App>;
 pub type Handled = Result<Response, Stop>;
@@ -44,6 +50,7 @@ pub struct At {
     pub id: String,
     pub digest: String,
     pub policy: String,
+    pub user: String,
 }
 
 impl FromRequestParts<Shared> for At {
@@ -92,6 +99,13 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, key) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+/// One of our own cookies.
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let sent = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = sent.flat_map(|value| value.split(';')).filter_map(|pair| pair.split_once('='));
+    pairs.find_map(|(sent, value)| (sent.trim() == name).then(|| value.trim()))
 }
 
 /// `?limit=` and `?cursor=`.
@@ -251,6 +265,38 @@ impl FromRequest<Shared> for Writing {
     }
 }
 
+/// What somebody says who is not known yet: to sign in, to set up, to join.
+pub struct Said {
+    pub shared: Shared,
+    pub headers: HeaderMap,
+    pub from: Device,
+    body: Bytes,
+}
+
+impl FromRequest<Shared> for Said {
+    type Rejection = Stop;
+
+    async fn from_request(request: Request, shared: &Shared) -> Result<Said, Stop> {
+        let (parts, body) = request.into_parts();
+        let body = read(body, SAID_BYTES_MAX, shared.body_timeout).await?;
+        let address = parts.extensions.get::<Peer>().map(|peer| peer.0);
+        let asking = Asking {
+            user_agent: parts.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()),
+            ..Asking::default()
+        };
+        let from = Device { address, user_agent: asking.program() };
+        Ok(Said { shared: shared.clone(), headers: parts.headers, from, body })
+    }
+}
+
+impl Said {
+    /// The body, strictly; a problem names its place.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Stop> {
+        expect_type(&self.headers, &["application/json"])?;
+        parse(&self.body)
+    }
+}
+
 /// A body, up to its limit. Its first megabytes are not believed before they came. Each read has
 /// `within`, so that a sender who has stopped holds nothing; the limit bounds how many there are.
 pub async fn read(
@@ -312,16 +358,13 @@ impl Writing {
     }
 
     pub fn expect_type(&self, types: &[&str]) -> Result<(), Stop> {
-        let sent = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let sent = sent.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-        match types.iter().any(|wanted| sent.eq_ignore_ascii_case(wanted)) {
-            true => Ok(()),
-            false => Err(Stop::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "content-type",
-                format!("send the body as {}", types.join(" or ")),
-            )),
-        }
+        expect_type(&self.headers, types)
+    }
+
+    /// Without what a repeated request needs: nothing of it may be kept, not even its hash.
+    pub fn forgetting(mut self) -> Writing {
+        self.request = None;
+        self
     }
 
     pub fn shared(&self) -> &Shared {
@@ -361,6 +404,19 @@ impl Writing {
             wait: self.wait,
             urgent: self.urgent,
         })
+    }
+}
+
+fn expect_type(headers: &HeaderMap, types: &[&str]) -> Result<(), Stop> {
+    let sent = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let sent = sent.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    match types.iter().any(|wanted| sent.eq_ignore_ascii_case(wanted)) {
+        true => Ok(()),
+        false => Err(Stop::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "content-type",
+            format!("send the body as {}", types.join(" or ")),
+        )),
     }
 }
 

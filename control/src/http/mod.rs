@@ -3,11 +3,14 @@
 //! No SQL here. A route without a permission in `authorize.rs` does not start.
 
 pub mod admin;
+mod cookies;
 pub mod edge;
 pub mod extract;
 pub mod fleet;
+pub mod identity;
 pub mod impact;
 pub mod keys;
+pub mod members;
 pub mod pages;
 pub mod policies;
 mod policy_bodies;
@@ -33,19 +36,24 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::admission::Admission;
-use crate::authorize::{self, Asking, Permission};
+use crate::attempts::Attempts;
+use crate::authorize::{self, Asking, Authority, Permission};
 use crate::bus::Bus;
 use crate::delta::Deltas;
 use crate::lead::Lead;
+use crate::passwords::Passwords;
 use crate::registrations::Registrations;
 use crate::relay::Doorbell;
 use crate::store::Store;
-use extract::{Shared, bearer};
+use extract::{Shared, bearer, cookie};
 use problem::Stop;
 
 /// What every request can reach.
 pub struct App {
     pub store: Store,
+    pub authority: Arc<Authority>,
+    pub passwords: Passwords,
+    pub attempts: Attempts,
     pub bus: Arc<dyn Bus>,
     pub doorbell: Doorbell,
     pub lead: Arc<Lead>,
@@ -68,8 +76,10 @@ pub struct Unguarded {
 fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .merge(pages::router())
+        .merge(identity::router())
         .merge(admin::router())
         .merge(keys::router())
+        .merge(members::router())
         .merge(transfer::router())
         .merge(segments::router())
         .merge(policies::router())
@@ -146,7 +156,14 @@ async fn let_in(State(app): State<Shared>, mut request: Request, next: Next) -> 
 
 async fn identify(app: &App, request: &mut Request, permission: Permission) -> Result<(), Stop> {
     let mut read = app.store.read().await?;
-    let bearer = bearer(request.headers()).map(str::to_owned);
+    let named = bearer(request.headers()).map(str::to_owned);
+    // Who names a key means it, whatever cookies the browser adds.
+    let paged = match named {
+        None => cookie(request.headers(), cookies::SESSION).map(str::to_owned),
+        Some(_) => None,
+    };
+    let of_page = paged.is_some();
+    let bearer = named.or(paged.filter(|token| token.contains('.')));
     if permission == Permission::Edge {
         let scope = authorize::edge(&mut read, bearer.as_deref()).await?;
         request.extensions_mut().insert(scope);
@@ -163,7 +180,11 @@ async fn identify(app: &App, request: &mut Request, permission: Permission) -> R
             user_agent: headers.get(USER_AGENT).and_then(|value| value.to_str().ok()),
             trace_context,
         };
-        let scope = authorize::caller(&mut read, asking).await?;
+        let scope = authorize::caller(&mut read, &app.authority, asking).await?;
+        if of_page && !request.method().is_safe() {
+            let (_, session) = scope.signed_in()?;
+            cookies::check(&app.authority, session, request.uri(), request.headers())?;
+        }
         let (namespace, environment) = places(request).await;
         scope.let_in(&mut read, permission, namespace.as_deref(), environment.as_deref()).await?;
         request.extensions_mut().insert(scope);

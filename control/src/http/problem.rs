@@ -13,6 +13,7 @@ use crate::admission::AdmissionError;
 use crate::authorize::Denied;
 use crate::bus::BusError;
 use crate::idempotency::Answer;
+use crate::passwords::PasswordError;
 use crate::refusal::Refusal;
 use crate::store::is_passing;
 
@@ -71,6 +72,8 @@ impl From<Refusal> for Stop {
         match refusal {
             Refusal::NotFound(_) => Stop::new(StatusCode::NOT_FOUND, "not-found", detail),
             Refusal::Forbidden { .. } => Stop::new(StatusCode::FORBIDDEN, "forbidden", detail),
+            Refusal::NoSession(_) => Stop::new(StatusCode::FORBIDDEN, "no-session", detail),
+            Refusal::Last { .. } => Stop::new(StatusCode::CONFLICT, "last", detail),
             Refusal::Exists { .. } => Stop::new(StatusCode::CONFLICT, "exists", detail),
             Refusal::InUse { .. } => Stop::new(StatusCode::CONFLICT, "in-use", detail),
             Refusal::TwoLive { .. } => Stop::new(StatusCode::CONFLICT, "two-live", detail),
@@ -119,6 +122,12 @@ impl From<Refusal> for Stop {
 }
 
 impl Stop {
+    /// Who comes again after so many seconds is listened to.
+    pub fn too_often(detail: impl Into<String>, seconds: u64) -> Stop {
+        Stop::new(StatusCode::TOO_MANY_REQUESTS, "too-often", detail)
+            .with(|document| document.retry_after_s = Some(seconds.max(1)))
+    }
+
     /// A module that may not become a version; the problem names the rule and the byte.
     pub fn not_admitted(verdict: &sandbox::policy::Verdict) -> Stop {
         let detail = match &verdict.refused {
@@ -146,6 +155,17 @@ impl From<AdmissionError> for Stop {
                 let detail = "the module could not be looked at";
                 Stop::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
             }
+        }
+    }
+}
+
+impl From<PasswordError> for Stop {
+    fn from(error: PasswordError) -> Stop {
+        match &error {
+            PasswordError::Busy => {
+                Stop::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string())
+            }
+            PasswordError::Failed(_) => Refusal::Internal(error.to_string()).into(),
         }
     }
 }

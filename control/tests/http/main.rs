@@ -6,6 +6,7 @@ mod clients;
 mod documents;
 mod edge_keys;
 mod growth;
+mod identity;
 mod impact;
 mod keys;
 mod limits;

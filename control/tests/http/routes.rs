@@ -32,6 +32,11 @@ fn public() -> [u16; 6] {
     [200; 6]
 }
 
+/// Of people, and this one is none.
+fn people(status: u16) -> [u16; 6] {
+    admin(status)
+}
+
 const VERSION: &str =
     "/policies/p/versions/0000000000000000000000000000000000000000000000000000000000000000";
 const PINNED: &str = "/environments/production/policies/p";
@@ -63,6 +68,68 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
         route("GET", "/metrics", "/metrics", None, public()),
         route("GET", "/api/v1/openapi.json", "/api/v1/openapi.json", None, public()),
         route("GET", "/api/v1/limits", "/api/v1/limits", None, public()),
+        // Whoever comes, nobody is known by a body that says nothing.
+        route("POST", "/api/v1/setup", "/api/v1/setup", Json(json!({})), [422; 6]),
+        route("POST", "/api/v1/sessions", "/api/v1/sessions", Json(json!({})), [422; 6]),
+        route(
+            "POST",
+            "/api/v1/sessions/refresh",
+            "/api/v1/sessions/refresh",
+            Json(json!({ "refreshToken": "none" })),
+            [401; 6],
+        ),
+        route(
+            "POST",
+            "/api/v1/invitations/accept",
+            "/api/v1/invitations/accept",
+            Json(json!({})),
+            [422; 6],
+        ),
+        // The bootstrap token is no person: it has no account, no sessions, no tokens.
+        route("GET", "/api/v1/me", "/api/v1/me", None, people(200)),
+        route("GET", "/api/v1/sessions", "/api/v1/sessions", None, people(403)),
+        route("DELETE", "/api/v1/sessions/current", "/api/v1/sessions/current", None, people(403)),
+        route("DELETE", "/api/v1/sessions/{id}", "/api/v1/sessions/x", None, people(403)),
+        route(
+            "PUT",
+            "/api/v1/me/password",
+            "/api/v1/me/password",
+            Json(json!({ "current": "x", "new": "correct horse battery" })),
+            people(403),
+        ),
+        route("GET", "/api/v1/me/tokens", "/api/v1/me/tokens", None, people(403)),
+        route(
+            "POST",
+            "/api/v1/me/tokens",
+            "/api/v1/me/tokens",
+            Json(json!({ "name": "mine", "scopes": ["read"] })),
+            people(403),
+        ),
+        route("DELETE", "/api/v1/me/tokens/{id}", "/api/v1/me/tokens/x", None, people(403)),
+        route("GET", "/api/v1/users", "/api/v1/users", None, admin(200)),
+        route(
+            "POST",
+            "/api/v1/users",
+            "/api/v1/users",
+            Json(json!({ "email": "new@example.com" })),
+            admin(201),
+        ),
+        route("GET", "/api/v1/users/{user}", "/api/v1/users/new@example.com", None, admin(200)),
+        route(
+            "PATCH",
+            "/api/v1/users/{user}",
+            "/api/v1/users/new@example.com",
+            Json(json!({ "name": "New" })),
+            admin(200),
+        ),
+        route(
+            "POST",
+            "/api/v1/users/{user}/invitations",
+            "/api/v1/users/new@example.com/invitations",
+            None,
+            admin(201),
+        ),
+        route("DELETE", "/api/v1/users/{user}", "/api/v1/users/new@example.com", None, admin(204)),
         route("GET", "/edge/v1/heads", "/edge/v1/heads", None, edge(200)),
         route(
             "GET",
@@ -138,6 +205,18 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
             None,
             404
         ),
+        below!("GET", "/members", "/members", None, 200),
+        below!(
+            "PUT",
+            "/members/{user}",
+            "/members/member@example.com",
+            Json(json!({ "role": "viewer" })),
+            200
+        ),
+        below!("DELETE", "/members/{user}", "/members/member@example.com", None, 204),
+        below!("GET", "/tokens", "/tokens", None, 200),
+        below!("POST", "/tokens", "/tokens", Json(json!({ "name": "ci", "role": "viewer" })), 201),
+        below!("DELETE", "/tokens/{id}", "/tokens/nobody", None, 404),
         below!("GET", "/audit", "/audit", None, 200),
         below!("GET", "/audit/verify", "/audit/verify", None, 200),
         route("GET", "/api/v1/audit", "/api/v1/audit", None, admin(200)),

@@ -48,9 +48,11 @@ impl World {
         if let Ok(url) = std::fs::read_to_string(&url) {
             config.database = Database::Postgres(Secret::new(url));
         }
+        config.bootstrap = true;
         change(&mut config);
         let control = control::start(config).await.expect("control starts");
-        let token = std::fs::read_to_string(&control.admin_token_file).expect("a token");
+        // One that takes no bootstrap token has made none.
+        let token = std::fs::read_to_string(&control.admin_token_file).unwrap_or_default();
         let url = format!("http://{}", control.address);
         // reqwest asks for one even where nothing is encrypted; a second install is no matter.
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -125,7 +125,7 @@ async fn fleet(options: &Options, flags: usize) -> anyhow::Result<Fleet> {
     let stages = ["--rollout-stages", "off"];
     let arguments = [&arguments[..], &stages].concat();
     let control = Process::start(&arguments, &settings).await;
-    let admin = admin_of(&control, &control);
+    let admin = admin_of(&control, &control).await;
     let (server_key, _, edge_key) = furnish(&admin).await;
     let path = format!("{}/import?format=tidegate", admin.environment_path());
     admin.post(&path, &document(flags)).await.ok();

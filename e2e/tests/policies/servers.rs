@@ -25,7 +25,7 @@ async fn on_postgresql_and_a_broker_a_policy_answers_fails_and_goes_back() {
     let url = nats.url();
     let broker = [("TIDEGATE_NATS_URL", url.as_str())];
     let control = replica(folder.path(), "control", &database, 2, &broker).await;
-    let admin = admin_of(&control, &control);
+    let admin = admin_of(&control, &control).await;
     let (server_key, _, edge_key) = furnish(&admin).await;
     let (trust, data) = (control.text("public_key"), folder.path().join("edge"));
     let arguments =

@@ -7,12 +7,13 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use control::authorize::{self, Asking, NamespaceScope};
+use control::authorize::{self, Asking, Authority, NamespaceScope};
 use control::bus::{Bus, InProcessBus};
 use control::change::Expected;
 use control::keys::NewKey;
 use control::lead::Lead;
 use control::publisher::Publisher;
+use control::sessions::Keys;
 use control::store::{Database, Store};
 use control::{audit, configs, environments, flags, keys, namespaces, relay};
 use ed25519_dalek::SigningKey;
@@ -117,7 +118,8 @@ async fn furnish(folder: &Path) -> Template {
     authorize::begin(&mut tx, &token).await.expect("the first");
     let token = Some(token.reveal());
     let asking = Asking { bearer: token, ..Asking::default() };
-    let admin = authorize::caller(&mut tx, asking).await.expect("in");
+    let authority = Authority::new(true, Keys::of(&signing_key()));
+    let admin = authorize::caller(&mut tx, &authority, asking).await.expect("in");
     let mut scopes = Vec::new();
     for namespace in NAMESPACES {
         namespaces::create(&mut tx, &admin, namespace, "").await.expect("a namespace");

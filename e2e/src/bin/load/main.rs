@@ -205,7 +205,17 @@ impl World {
                 .arg(folder.path().join("control"))
                 .env("TIDEGATE_LOG", "error"),
         )?;
-        let token = std::fs::read_to_string(control.text("admin_token_file")?)?.trim().to_owned();
+        let (url, token) = (control.text("control_url")?, folder.path().join("owner-token"));
+        let password = folder.path().join("password");
+        std::fs::write(&password, "correct horse battery")?;
+        let made = Command::new(tidegate)
+            .args(["setup", "--url", url, "--email", "owner@example.com"])
+            .args(["--token-file", control.text("setup_token_file")?])
+            .args(["--password-file".as_ref(), password.as_os_str()])
+            .args(["--personal-token-file".as_ref(), token.as_os_str()])
+            .status()?;
+        ensure!(made.success(), "no owner was made: {made}");
+        let token = std::fs::read_to_string(token)?.trim().to_owned();
         let http = reqwest::Client::builder().tls_certs_only([]).build()?;
         Ok(World { tidegate: tidegate.to_owned(), folder, control, http, token })
     }

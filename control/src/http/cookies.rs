@@ -1,0 +1,86 @@
+//! Sessions of pages: tokens in cookies that no script can read and no other site can use.
+//!
+//! The cookies are `__Host-` ones: of this host alone, over TLS alone (browsers take localhost for it),
+//! sent by pages of ours alone. A request that changes something also proves that a page of ours made
+//! it, by the browser's word (`Sec-Fetch-Site`, `Origin`) and by a token that only such a page has read.
+
+use axum::response::Response;
+use http::header::{HOST, ORIGIN, SET_COOKIE};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+
+use super::extract::cookie;
+use super::problem::Stop;
+use crate::authorize::Authority;
+use crate::refusal::Refusal;
+use crate::sessions::{ACCESS_S, IDLE_US, Started};
+
+pub const SESSION: &str = "__Host-tidegate-session";
+pub const REFRESH: &str = "__Host-tidegate-refresh";
+pub const CSRF: &str = "x-csrf-token";
+
+const ATTRIBUTES: &str = "Path=/; Secure; HttpOnly; SameSite=Strict";
+
+pub fn set(mut response: Response, started: &Started) -> Response {
+    put(&mut response, SESSION, started.access.reveal(), ACCESS_S);
+    put(&mut response, REFRESH, started.refresh.reveal(), IDLE_US / 1_000_000);
+    response
+}
+
+pub fn clear(mut response: Response) -> Response {
+    put(&mut response, SESSION, "", 0);
+    put(&mut response, REFRESH, "", 0);
+    response
+}
+
+fn put(response: &mut Response, name: &str, value: &str, seconds: i64) {
+    let text = format!("{name}={value}; Max-Age={seconds}; {ATTRIBUTES}");
+    if let Ok(mut value) = HeaderValue::from_str(&text) {
+        value.set_sensitive(true);
+        response.headers_mut().append(SET_COOKIE, value);
+    }
+}
+
+/// Whether a page of ours sent this.
+pub fn check(
+    authority: &Authority,
+    session_id: &str,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<(), Stop> {
+    same_origin(uri, headers)?;
+    let sent = headers.get(CSRF).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match authority.sessions.is_csrf(session_id, sent) {
+        true => Ok(()),
+        false => Err(refused("send X-CSRF-Token as GET /api/v1/me gives it")),
+    }
+}
+
+fn same_origin(uri: &Uri, headers: &HeaderMap) -> Result<(), Stop> {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let fetched = text("sec-fetch-site").map(|site| site == "same-origin");
+    let own = text(HOST.as_str()).or(uri.authority().map(|authority| authority.as_str()));
+    let origin = text(ORIGIN.as_str()).map(|origin| {
+        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        host.is_some() && host.map(str::to_lowercase) == own.map(str::to_lowercase)
+    });
+    match (fetched, origin) {
+        // A browser says at least one of them.
+        (None, None) | (Some(false), _) | (_, Some(false)) => {
+            Err(refused("a request with cookies that changes something comes from a page of ours"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn refused(detail: &str) -> Stop {
+    Stop::new(StatusCode::FORBIDDEN, "csrf", detail)
+}
+
+/// The refresh token of a page.
+pub fn refresh_token(headers: &HeaderMap) -> Option<&str> {
+    cookie(headers, REFRESH)
+}
+
+pub fn csrf_token(authority: &Authority, session_id: &str) -> Result<String, Refusal> {
+    authority.sessions.csrf(session_id)
+}
