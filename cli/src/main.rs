@@ -5,6 +5,7 @@
 //! `connection.rs` and `client.rs` (how a command reaches control), then one file per command.
 
 mod account;
+mod audit;
 mod client;
 mod connection;
 mod demo;
@@ -68,6 +69,9 @@ enum Command {
     Import(transfer::Import),
     /// Writes an environment's flags as one document.
     Export(transfer::Export),
+    /// Shows, exports and checks the record of who changed what.
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Shows and checks snapshots: of an edge's data folder, or as control publishes them.
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
@@ -136,6 +140,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Policy(command) => policy::run(command, cli.output).await,
         Command::Import(command) => transfer::import(command, cli.output).await,
         Command::Export(command) => transfer::export(command, cli.output).await,
+        Command::Audit(command) => audit::run(command, cli.output).await,
         Command::Snapshot(command) => snapshot::run(command, cli.output).await,
         Command::Dev(command) => dev::run(command, cli.output).await,
         Command::Control(command) => serve::control(command, cli.output).await,

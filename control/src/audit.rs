@@ -8,9 +8,12 @@
 //!
 //! Against somebody who writes a whole chain anew, or its end, there are signed anchors: `anchors.rs`.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::anchors::Anchor;
 use crate::authorize::Caller;
 use crate::refusal::Refusal;
 use crate::store::query::{query, query_as};
@@ -240,7 +243,7 @@ impl Row {
 
     /// Whether this is the row after the one with `sequence` and `hash`, as it was written. A row of
     /// form 1 has nothing that its form does not know.
-    fn follows(&self, sequence: i64, hash: &[u8]) -> bool {
+    pub(crate) fn follows(&self, sequence: i64, hash: &[u8]) -> bool {
         let known = match self.form {
             1 => [&self.actor_kind, &self.actor_id, &self.via, &self.address]
                 .into_iter()
@@ -313,28 +316,122 @@ pub async fn after(
     Ok(query_as(CHAIN).bind(chain).bind(sequence).bind(limit).fetch_all(read).await?)
 }
 
+/// Where a chain ends, by its namespace: sequence and hash.
+pub async fn end(read: &mut Connection, chain: &str) -> Result<(i64, Vec<u8>), Refusal> {
+    let end = query_as(END).bind(chain).fetch_optional(read).await?;
+    end.ok_or(Refusal::NotFound("audit chain"))
+}
+
 /// Walks the whole chain to where the namespace says that it ends, so that rows taken off its end
 /// show too. How many rows there are, or the number of the first one that is not as it was.
 pub async fn verify(read: &mut Connection, chain: &str) -> Result<Result<i64, i64>, Refusal> {
-    let (mut sequence, mut previous) = (0i64, vec![0u8; 32]);
+    let walked = verify_with(read, chain, &[]).await?;
+    Ok(walked.map(|walked| walked.rows).map_err(|broken| broken.first_bad()))
+}
+
+/// As `verify`, and whether it is what was signed.
+pub async fn verify_with(
+    read: &mut Connection,
+    chain: &str,
+    anchors: &[Anchor],
+) -> Result<Result<Walked, Broken>, Refusal> {
+    let mut walk = Walk::new(chain, anchors);
     loop {
-        let rows: Vec<Row> =
-            query_as(CHAIN).bind(chain).bind(sequence).bind(CHUNK).fetch_all(&mut *read).await?;
+        let rows = after(read, chain, walk.sequence, CHUNK).await?;
         if rows.is_empty() {
-            let end: (i64, Vec<u8>) = query_as(END).bind(chain).fetch_one(&mut *read).await?;
-            return Ok(match end.0 == sequence {
-                true if end.1 == previous => Ok(sequence),
-                // The newest row was written anew, its hash with it.
-                true => Err(sequence),
-                // Fewer rows than there were, or more.
-                false => Err(sequence.min(end.0) + 1),
-            });
+            return Ok(walk.end(Some(end(read, chain).await?)));
         }
         for row in rows {
-            if !row.follows(sequence, &previous) {
-                return Ok(Err(sequence + 1));
+            if let Err(broken) = walk.step(&row) {
+                return Ok(Err(broken));
             }
-            (sequence, previous) = (row.sequence, row.hash);
         }
     }
+}
+
+/// A walk along a chain from its first row on; where the rows come from is the caller's business.
+#[derive(Debug)]
+pub struct Walk {
+    chain: String,
+    anchors: BTreeMap<i64, Vec<String>>,
+    anchored: usize,
+    pub sequence: i64,
+    hash: Vec<u8>,
+}
+
+/// A chain that is as it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Walked {
+    pub rows: i64,
+    /// Anchors that say so.
+    pub anchors: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    #[error("row {0} is not as it was written, is missing, or is of another chain")]
+    Row(i64),
+    #[error("row {0} is not the one that was signed: the chain was written anew")]
+    Anchor(i64),
+    #[error("the chain ends after row {rows}, and row {anchored} was signed: its end was cut off")]
+    Short { rows: i64, anchored: i64 },
+}
+
+impl Broken {
+    /// The first row that is not as it was.
+    pub fn first_bad(self) -> i64 {
+        match self {
+            Broken::Row(row) | Broken::Anchor(row) => row,
+            Broken::Short { rows, .. } => rows + 1,
+        }
+    }
+}
+
+impl Walk {
+    /// Anchors of other chains are left aside; that those of this one were signed, the caller knows.
+    pub fn new(chain: &str, anchors: &[Anchor]) -> Walk {
+        let mut of_chain = BTreeMap::<i64, Vec<String>>::new();
+        for anchor in anchors.iter().filter(|anchor| anchor.chain == chain) {
+            of_chain.entry(anchor.sequence).or_default().push(anchor.hash.clone());
+        }
+        let (chain, hash) = (chain.to_owned(), vec![0u8; 32]);
+        Walk { chain, anchors: of_chain, anchored: 0, sequence: 0, hash }
+    }
+
+    /// The next row.
+    pub fn step(&mut self, row: &Row) -> Result<(), Broken> {
+        if row.namespace_id != self.chain || !row.follows(self.sequence, &self.hash) {
+            return Err(Broken::Row(self.sequence + 1));
+        }
+        self.sequence = row.sequence;
+        self.hash.clone_from(&row.hash);
+        if let Some(signed) = self.anchors.remove(&row.sequence) {
+            if signed.iter().any(|hash| *hash != hex(&row.hash)) {
+                return Err(Broken::Anchor(row.sequence));
+            }
+            self.anchored += signed.len();
+        }
+        Ok(())
+    }
+
+    /// After the last row; with where the chain is said to end, if anybody says.
+    pub fn end(self, said: Option<(i64, Vec<u8>)>) -> Result<Walked, Broken> {
+        if let Some((sequence, hash)) = said {
+            match sequence == self.sequence {
+                true if hash == self.hash => {}
+                // The newest row was written anew, its hash with it.
+                true => return Err(Broken::Row(self.sequence)),
+                // Fewer rows than there were, or more.
+                false => return Err(Broken::Row(self.sequence.min(sequence) + 1)),
+            }
+        }
+        match self.anchors.last_key_value() {
+            Some((anchored, _)) => Err(Broken::Short { rows: self.sequence, anchored: *anchored }),
+            None => Ok(Walked { rows: self.sequence, anchors: self.anchored }),
+        }
+    }
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -11,6 +11,7 @@ use rules::etcd::Etcd;
 use rules::keys::ApiKey;
 use sandbox::policy::helper::Helper;
 
+use crate::anchors::Due;
 use crate::guard::Timeouts;
 use crate::rollout::Schedule;
 use crate::store::Database;
@@ -49,6 +50,8 @@ pub struct Config {
     pub broker: Option<Broker>,
     /// What lies on the broker is compared with what was published this often (± 50 %).
     pub broker_tick: Duration,
+    /// When the end of an audit chain that has grown is signed.
+    pub anchors: Due,
     /// Time for each next piece of a request's body.
     pub body_timeout: Duration,
     /// Time that a connection may rest between two requests.
@@ -95,6 +98,7 @@ impl Config {
             rollout: Schedule::default(),
             broker: None,
             broker_tick: Duration::from_secs(30),
+            anchors: Due::default(),
             body_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod anchors;
 pub mod attempts;
 pub mod audit;
 pub mod authorize;
@@ -206,11 +207,14 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     let doorbell = Doorbell::default();
     let stopping = CancellationToken::new();
     let registrations = Registrations::default();
+    let anchors_file = config.data_dir.join("audit-anchors.jsonl");
     let app = Arc::new(http::App {
         store: store.clone(),
         authority: authority.clone(),
         passwords: passwords::Passwords::default(),
         attempts: attempts::Attempts::default(),
+        publisher: publisher.clone(),
+        anchors_file: anchors_file.clone(),
         bus: bus.clone(),
         doorbell: doorbell.clone(),
         lead: lead.clone(),
@@ -249,12 +253,18 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         stopping.clone(),
     ));
     let mut tasks = vec![serving];
+    let mut on_broker = None;
     if let Some(broker) = &config.broker {
         let (broker, reports) = NatsBus::start(broker).await?;
-        let carrier = Carrier::new(publisher.clone(), Arc::new(broker));
+        let broker = Arc::new(broker);
+        on_broker = Some(broker.clone());
+        let carrier = Carrier::new(publisher.clone(), broker);
         tasks.push(tokio::spawn(carrier.run(config.broker_tick, stopping.clone())));
         tasks.push(tokio::spawn(reports::run(store.clone(), reports, stopping.clone())));
     }
+    let (anchored, file) = (publisher.clone(), anchors_file);
+    let anchors = anchors::Anchors::new(anchored, config.anchors, file, on_broker.clone());
+    tasks.push(tokio::spawn(anchors.run(config.reconcile, stopping.clone())));
     tasks.push(tokio::spawn(wake::run(store.clone(), doorbell.clone(), stopping.clone())));
     let (reconciled, until) = (publisher.clone(), stopping.clone());
     tasks.push(tokio::spawn(reconciler::run(reconciled, config.reconcile, until)));

@@ -307,6 +307,12 @@ impl Publisher {
         *self.key.lock().unwrap_or_else(PoisonError::into_inner) = key;
     }
 
+    /// The key's id and its signature of something that is no head (`rules::head::sign`).
+    pub fn sign_message(&self, message: &[u8]) -> (String, String) {
+        let key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
+        (PublicKey::of(&key).id(), rules::head::sign(message, &key))
+    }
+
     pub fn public_key(&self) -> PublicKey {
         PublicKey::of(&self.key.lock().unwrap_or_else(PoisonError::into_inner))
     }

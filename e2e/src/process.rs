@@ -70,6 +70,17 @@ impl Process {
         serde_json::from_str(&out).unwrap_or_else(|_| panic!("no JSON: {out}"))
     }
 
+    /// A command that ends in whichever way: its exit code, and what it said.
+    pub async fn exit(arguments: &[&str], settings: &[(&str, &str)]) -> (i32, String) {
+        let mut command = Command::new(binary());
+        command.args(arguments).envs(settings.iter().copied());
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let done = tokio::time::timeout(crate::http::DEADLINE, command.output());
+        let done = done.await.expect("it ends in time").expect("tidegate starts");
+        let said = [done.stdout, done.stderr].concat();
+        (done.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned())
+    }
+
     #[track_caller]
     pub fn text(&self, member: &str) -> String {
         let text = self.announced[member].as_str();

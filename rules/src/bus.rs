@@ -9,6 +9,8 @@
 //! |---|---|
 //! | a head | key `<environment>` of the KV bucket `heads_<namespace>` |
 //! | a blob | messages `tidegate.blobs.<namespace>.<digest>.<part>` of the stream `BLOBS_<namespace>` |
+//! | an anchor of an audit chain | key `<namespace's id>` of the KV bucket `audit_anchors` |
+//! | a change | messages `tidegate.changes.<namespace>` of the stream `TG_CHANGES_<namespace>` |
 //! | receipts | requests on `tidegate.receipts.<edge key id>` |
 //! | deltas | messages `tidegate.deltas.<namespace>.<environment>`; nobody sends any yet |
 
@@ -25,6 +27,10 @@ pub const BLOB_AGE_MAX: Duration = Duration::from_secs(48 * 60 * 60);
 const HEADS: &str = "heads_";
 const KV_STREAM: &str = "KV_";
 const BLOBS: &str = "BLOBS_";
+const CHANGES: &str = "TG_CHANGES_";
+
+/// The KV bucket of the newest signed ends of audit chains.
+pub const ANCHORS_BUCKET: &str = "audit_anchors";
 
 /// The subject of every edge's receipts, for who listens.
 pub const RECEIPTS: &str = "tidegate.receipts.*";
@@ -106,6 +112,15 @@ pub fn blob_subjects(namespace: &str) -> String {
 
 pub fn blob_part_subject(namespace: &str, digest: Digest, part: u64) -> String {
     format!("tidegate.blobs.{}.{digest}.{part}", token(namespace))
+}
+
+/// The stream of what was done in a namespace.
+pub fn changes_stream(namespace: &str) -> String {
+    format!("{CHANGES}{}", token(namespace))
+}
+
+pub fn changes_subject(namespace: &str) -> String {
+    format!("tidegate.changes.{}", token(namespace))
 }
 
 /// How many parts a blob of so many bytes has. An empty one has one, so that it is there at all.

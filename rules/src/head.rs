@@ -209,6 +209,16 @@ impl PublicKey {
         let digest = Digest::of(self.0.as_bytes()).to_string();
         digest.get(..16).unwrap_or_default().to_owned()
     }
+
+    /// Whether this key signed `message`; the signature in base64.
+    pub fn verify(&self, message: &[u8], signature: &str) -> Result<(), HeadError> {
+        let signature = BASE64
+            .decode(signature)
+            .ok()
+            .and_then(|bytes| Signature::from_slice(&bytes).ok())
+            .ok_or(HeadError::BadSignature)?;
+        self.0.verify_strict(message, &signature).map_err(|_| HeadError::BadSignature)
+    }
 }
 
 impl std::fmt::Display for PublicKey {
@@ -262,16 +272,15 @@ impl SignedHead {
             .iter()
             .find(|key| key.id() == self.key_id)
             .ok_or_else(|| HeadError::UnknownKey(self.key_id.clone()))?;
-        let signature = BASE64
-            .decode(&self.signature)
-            .ok()
-            .and_then(|bytes| Signature::from_slice(&bytes).ok())
-            .ok_or(HeadError::BadSignature)?;
-        key.0
-            .verify_strict(self.head.as_bytes(), &signature)
-            .map_err(|_| HeadError::BadSignature)?;
+        key.verify(self.head.as_bytes(), &self.signature)?;
         Ok(&self.head)
     }
+}
+
+/// A signature of something that is no head, in base64. Its message must begin as no head does, which
+/// is with `{`.
+pub fn sign(message: &[u8], key: &SigningKey) -> String {
+    signature_of(&key.sign(message))
 }
 
 pub(crate) fn signature_of(signature: &Signature) -> String {

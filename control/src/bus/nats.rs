@@ -31,6 +31,8 @@ use rules::limits::{SEGMENT_IDS_MAX, SNAPSHOT_BYTES_MAX};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::anchors::SignedAnchor;
+
 use super::{Bus, BusError, BusFuture, PublishedHead};
 
 /// Of one question or one acknowledged message.
@@ -214,6 +216,31 @@ impl NatsBus {
         let stream = self.stream(bus::heads_stream(&namespace)).await?;
         let message = last(&stream, subject.to_owned()).await?;
         Ok(message.and_then(|message| head_in(&message, &namespace, &environment)))
+    }
+
+    /// The newest anchor of an audit chain, unless there is one of a later row: that row's number.
+    pub async fn put_anchor(
+        &self,
+        chain: &str,
+        signed: &SignedAnchor,
+    ) -> Result<Option<i64>, BusError> {
+        self.within(async {
+            self.ensure(anchors_config()).await?;
+            let bucket = self.jetstream.get_key_value(bus::ANCHORS_BUCKET.to_owned());
+            let bucket = bucket.await.map_err(unreachable)?;
+            let key = bus::token(chain);
+            let sequence = |signed: &SignedAnchor| signed.claims().map(|claims| claims.sequence);
+            let there = bucket.get(&key).await.map_err(unreachable)?;
+            let there = there.and_then(|value| serde_json::from_slice::<SignedAnchor>(&value).ok());
+            let later =
+                there.as_ref().and_then(sequence).filter(|there| Some(*there) > sequence(signed));
+            if later.is_none() && there.as_ref() != Some(signed) {
+                let value = serde_json::to_vec(signed).map_err(unreachable)?;
+                bucket.put(&key, value.into()).await.map_err(unreachable)?;
+            }
+            Ok(later)
+        })
+        .await
     }
 
     /// A handle; nothing is asked.
@@ -465,6 +492,18 @@ fn heads_config(namespace: &str) -> Config {
         name: bus::heads_stream(namespace),
         subjects: vec![bus::head_subjects(namespace)],
         max_messages_per_subject: 1,
+        allow_rollup: true,
+        deny_delete: true,
+        ..stream_config()
+    }
+}
+
+/// The last 64 anchors of each chain.
+fn anchors_config() -> Config {
+    Config {
+        name: format!("KV_{}", bus::ANCHORS_BUCKET),
+        subjects: vec![format!("$KV.{}.>", bus::ANCHORS_BUCKET)],
+        max_messages_per_subject: 64,
         allow_rollup: true,
         deny_delete: true,
         ..stream_config()

@@ -15,12 +15,13 @@ pub mod pages;
 pub mod policies;
 mod policy_bodies;
 pub mod problem;
-mod record;
+pub mod record;
 pub mod segments;
 pub mod transfer;
 pub mod usage;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ use crate::bus::Bus;
 use crate::delta::Deltas;
 use crate::lead::Lead;
 use crate::passwords::Passwords;
+use crate::publisher::Publisher;
 use crate::registrations::Registrations;
 use crate::relay::Doorbell;
 use crate::store::Store;
@@ -54,6 +56,8 @@ pub struct App {
     pub authority: Arc<Authority>,
     pub passwords: Passwords,
     pub attempts: Attempts,
+    pub publisher: Arc<Publisher>,
+    pub anchors_file: PathBuf,
     pub bus: Arc<dyn Bus>,
     pub doorbell: Doorbell,
     pub lead: Arc<Lead>,

@@ -11,7 +11,8 @@ use utoipa_axum::routes;
 use super::extract::moment;
 use super::extract::{Asked, At, Handled, Shared, answer, list};
 use super::problem::respond;
-use crate::audit::{self, Filter, INSTANCE, Row};
+use crate::anchors::{self, SignedAnchor};
+use crate::audit::{self, Filter, INSTANCE, Row, hex};
 use crate::authorize::{Permission, Scope};
 use crate::page::Page;
 use crate::refusal::Refusal;
@@ -21,8 +22,10 @@ pub fn router() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list_audit))
         .routes(routes!(verify_audit))
+        .routes(routes!(export_audit))
         .routes(routes!(list_instance_audit))
         .routes(routes!(verify_instance_audit))
+        .routes(routes!(export_instance_audit))
 }
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -101,11 +104,133 @@ struct AuditVerdict {
     /// The first that is not as it was written, or is not there.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_bad: Option<i64>,
+    /// Signed ends that the chain agrees with.
+    #[serde(skip_serializing_if = "is_zero")]
+    anchors: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ExportQuery {
+    /// Rows beyond this one.
+    #[serde(default)]
+    #[param(minimum = 0)]
+    after: i64,
+}
+
+/// A row with all that its hash is of. `before` and `after` are texts, since the hash is of these.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExportedRow {
+    /// The namespace's id, or "instance".
+    pub chain: String,
+    pub sequence: i64,
+    /// Which fields the hash is of.
+    pub form: i64,
+    /// Microseconds since 1970.
+    pub at: i64,
+    pub actor: String,
+    pub actor_kind: Option<String>,
+    pub actor_id: Option<String>,
+    pub via: Option<String>,
+    pub address: Option<String>,
+    pub user_agent: Option<String>,
+    pub change_set: Option<String>,
+    pub action: String,
+    pub target: String,
+    pub environment: Option<String>,
+    /// JSON
+    pub before: Option<String>,
+    /// JSON
+    pub after: Option<String>,
+    /// Hexadecimal, as the hash.
+    pub previous: String,
+    pub hash: String,
+}
+
+/// A part of a chain: rows until there are none, and the anchors of those.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditExport {
+    /// The namespace's id, or "instance".
+    pub chain: String,
+    /// The namespace's key, or "instance".
+    pub name: String,
+    /// The number of the chain's newest row, and its hash.
+    pub sequence: i64,
+    pub hash: String,
+    /// What anchors are signed with now. Pin it elsewhere: here it is only said.
+    pub public_key: String,
+    pub rows: Vec<ExportedRow>,
+    pub anchors: Vec<SignedAnchor>,
+}
+
+impl ExportedRow {
+    fn of(row: Row) -> ExportedRow {
+        ExportedRow {
+            chain: row.namespace_id,
+            sequence: row.sequence,
+            form: row.form,
+            at: row.at,
+            actor: row.actor,
+            actor_kind: row.actor_kind,
+            actor_id: row.actor_id,
+            via: row.via,
+            address: row.address,
+            user_agent: row.user_agent,
+            change_set: row.change_set,
+            action: row.action,
+            target: row.target,
+            environment: row.environment,
+            before: row.before,
+            after: row.after,
+            previous: hex(&row.previous),
+            hash: hex(&row.hash),
+        }
+    }
+
+    /// None if its hashes are none.
+    pub fn row(self) -> Option<Row> {
+        Some(Row {
+            namespace_id: self.chain,
+            sequence: self.sequence,
+            form: self.form,
+            at: self.at,
+            actor: self.actor,
+            actor_kind: self.actor_kind,
+            actor_id: self.actor_id,
+            via: self.via,
+            address: self.address,
+            user_agent: self.user_agent,
+            change_set: self.change_set,
+            action: self.action,
+            target: self.target,
+            environment: self.environment,
+            before: self.before,
+            after: self.after,
+            previous: unhex(&self.previous)?,
+            hash: unhex(&self.hash)?,
+        })
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.is_ascii() {
+        return None;
+    }
+    let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    (0..text.len()).step_by(2).map(byte).collect()
+}
+
+/// Of one answer; a row can be as long as the body that it came with, twice.
+const EXPORT_ROWS: i64 = 100;
 
 impl AuditRow {
     fn of(row: &Row, to_administrators: bool) -> AuditRow {
@@ -167,12 +292,57 @@ async fn page(
     }))
 }
 
-async fn verdict(read: &mut Connection, chain: &str) -> Handled {
-    let verdict = match audit::verify(read, chain).await? {
-        Ok(rows) => AuditVerdict { valid: true, rows, first_bad: None },
-        Err(bad) => AuditVerdict { valid: false, rows: bad - 1, first_bad: Some(bad) },
+async fn verdict(shared: &Shared, chain: &str) -> Handled {
+    let mut read = shared.store.read().await?;
+    let key = [shared.publisher.public_key()];
+    let anchors = anchors::trusted(&mut read, chain, &shared.anchors_file, &key).await?;
+    let verdict = match audit::verify_with(&mut read, chain, &anchors).await? {
+        Ok(walked) => AuditVerdict {
+            valid: true,
+            rows: walked.rows,
+            first_bad: None,
+            anchors: walked.anchors,
+            problem: None,
+        },
+        Err(broken) => AuditVerdict {
+            valid: false,
+            rows: broken.first_bad() - 1,
+            first_bad: Some(broken.first_bad()),
+            anchors: 0,
+            problem: Some(broken.to_string()),
+        },
     };
     Ok(respond(answer(StatusCode::OK, None, &verdict)))
+}
+
+async fn part(shared: &Shared, chain: &str, name: &str, after: i64) -> Handled {
+    if after < 0 {
+        return Err(Refusal::invalid("/after", "rows are numbered from 1").into());
+    }
+    let mut read = shared.store.read().await?;
+    let (sequence, hash) = audit::end(&mut read, chain).await?;
+    let rows = audit::after(&mut read, chain, after, EXPORT_ROWS).await?;
+    let anchors = match rows.last() {
+        Some(last) => {
+            let anchors = anchors::of_chain(&mut read, chain, after, EXPORT_ROWS).await?;
+            let is_within = |signed: &SignedAnchor| {
+                signed.claims().is_some_and(|anchor| anchor.sequence <= last.sequence)
+            };
+            anchors.into_iter().filter(is_within).collect()
+        }
+        // Those of rows that are not there any more.
+        None => anchors::of_chain(&mut read, chain, after, EXPORT_ROWS).await?,
+    };
+    let export = AuditExport {
+        chain: chain.to_owned(),
+        name: name.to_owned(),
+        sequence,
+        hash: hex(&hash),
+        public_key: shared.publisher.public_key().to_string(),
+        rows: rows.into_iter().map(ExportedRow::of).collect(),
+        anchors,
+    };
+    Ok(respond(answer(StatusCode::OK, None, &export)))
 }
 
 /// Who changed what, newest first.
@@ -188,12 +358,30 @@ async fn list_audit(
     page(&mut read, scope.id(), asked, scope.may(Permission::Administer)).await
 }
 
-/// Whether the audit log's chain of hashes holds.
+/// Whether the audit log's chain of hashes holds, and is what was signed.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/audit/verify", tag = "audit", responses((status = 200, body = AuditVerdict)))]
 async fn verify_audit(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
-    let mut read = shared.store.read().await?;
-    let scope = at.scope(&mut read, &scope).await?;
-    verdict(&mut read, scope.id()).await
+    let scope = {
+        let mut read = shared.store.read().await?;
+        at.scope(&mut read, &scope).await?
+    };
+    verdict(&shared, scope.id()).await
+}
+
+/// The audit log with all that its hashes are of, oldest first, a hundred rows at a time, and what was
+/// signed of it.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/audit/export", tag = "audit", params(ExportQuery), responses((status = 200, body = AuditExport)))]
+async fn export_audit(
+    State(shared): State<Shared>,
+    scope: Scope,
+    at: At,
+    Asked(asked): Asked<ExportQuery>,
+) -> Handled {
+    let scope = {
+        let mut read = shared.store.read().await?;
+        at.scope(&mut read, &scope).await?
+    };
+    part(&shared, scope.id(), scope.key(), asked.after).await
 }
 
 /// Who changed what of the installation: accounts, operators, namespaces, keys of edges; newest first.
@@ -206,9 +394,17 @@ async fn list_instance_audit(
     page(&mut read, INSTANCE, asked, true).await
 }
 
-/// Whether the chain of hashes of the installation's audit log holds.
+/// Whether the chain of hashes of the installation's audit log holds, and is what was signed.
 #[utoipa::path(get, path = "/api/v1/audit/verify", tag = "audit", responses((status = 200, body = AuditVerdict)))]
 async fn verify_instance_audit(State(shared): State<Shared>) -> Handled {
-    let mut read = shared.store.read().await?;
-    verdict(&mut read, INSTANCE).await
+    verdict(&shared, INSTANCE).await
+}
+
+/// The installation's audit log with all that its hashes are of, oldest first.
+#[utoipa::path(get, path = "/api/v1/audit/export", tag = "audit", params(ExportQuery), responses((status = 200, body = AuditExport)))]
+async fn export_instance_audit(
+    State(shared): State<Shared>,
+    Asked(asked): Asked<ExportQuery>,
+) -> Handled {
+    part(&shared, INSTANCE, INSTANCE, asked.after).await
 }

@@ -21,8 +21,10 @@ async fn eight_rows() -> World {
 async fn shows(statement: &'static str, first_bad: i64) {
     let world = eight_rows().await;
     assert!(world.sql(statement).await > 0, "{statement} changed nothing");
-    let expected = json!({ "valid": false, "rows": first_bad - 1, "firstBad": first_bad });
-    assert_eq!(world.get(VERIFY).await, (200, expected), "{statement}");
+    let (status, verdict) = world.get(VERIFY).await;
+    assert_eq!((status, &verdict["valid"]), (200, &json!(false)), "{statement}");
+    assert_eq!(verdict["firstBad"], first_bad, "{statement}: {verdict}");
+    assert_eq!(verdict["rows"], first_bad - 1, "{statement}: {verdict}");
     world.control.shutdown().await;
 }
 
@@ -286,7 +288,7 @@ async fn what_belongs_to_no_namespace_is_in_the_installations_own_chain() {
         1
     );
     let verified = world.get("/api/v1/audit/verify").await;
-    assert_eq!(verified, (200, json!({ "valid": false, "rows": 3, "firstBad": 4 })));
+    assert_eq!((&verified.1["valid"], &verified.1["firstBad"]), (&json!(false), &json!(4)));
     world.control.shutdown().await;
 }
 
