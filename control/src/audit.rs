@@ -73,6 +73,13 @@ pub struct Head {
     pub change_set: Option<String>,
 }
 
+impl Head {
+    /// Of the row that comes next.
+    pub fn sequence(&self) -> i64 {
+        self.sequence
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub action: &'static str,

@@ -198,15 +198,24 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("DELETE", "~/environments/{environment}", Administer),
     ("POST", "~/environments/{environment}/publish", Configure),
     ("POST", "~/environments/{environment}/rollout", Configure),
+    ("GET", "~/environments/{environment}/protection", Read),
+    ("PUT", "~/environments/{environment}/protection", Administer),
     ("GET", "~/flags", Read),
     ("POST", "~/flags", Write),
     ("GET", "~/flags/{flag}", Read),
     ("PUT", "~/flags/{flag}", Write),
     ("DELETE", "~/flags/{flag}", Write),
+    ("GET", "~/flags/{flag}/versions", Read),
+    ("GET", "~/flags/{flag}/versions/{version}", Read),
+    ("POST", "~/flags/{flag}/versions/{version}/restore", Write),
     ("GET", "~/environments/{environment}/flags", Read),
     ("GET", "~/environments/{environment}/flags/{flag}", Read),
     ("PUT", "~/environments/{environment}/flags/{flag}", Configure),
     ("GET", "~/environments/{environment}/flags/{flag}/usage", Read),
+    ("POST", "~/environments/{environment}/flags/{flag}/kill", Kill),
+    ("GET", "~/environments/{environment}/flags/{flag}/versions", Read),
+    ("GET", "~/environments/{environment}/flags/{flag}/versions/{version}", Read),
+    ("POST", "~/environments/{environment}/flags/{flag}/versions/{version}/restore", Configure),
     ("GET", "~/environments/{environment}/segments", Read),
     ("POST", "~/environments/{environment}/segments", Configure),
     ("GET", "~/environments/{environment}/segments/{segment}", Read),
@@ -235,6 +244,18 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("POST", "~/environments/{environment}/evaluate", Read),
     ("POST", "~/environments/{environment}/impact", Read),
     ("GET", "~/environments/{environment}/edges", Read),
+    ("GET", "~/change-sets", Read),
+    ("POST", "~/change-sets", Configure),
+    ("GET", "~/change-sets/{number}", Read),
+    ("PATCH", "~/change-sets/{number}", Configure),
+    ("POST", "~/change-sets/{number}/submit", Configure),
+    ("POST", "~/change-sets/{number}/approve", Approve),
+    ("POST", "~/change-sets/{number}/reject", Approve),
+    ("POST", "~/change-sets/{number}/comment", Read),
+    ("POST", "~/change-sets/{number}/rebase", Configure),
+    ("POST", "~/change-sets/{number}/apply", Configure),
+    ("POST", "~/change-sets/{number}/schedule", Configure),
+    ("POST", "~/change-sets/{number}/cancel", Configure),
     ("GET", "/api/v1/edges", Operate),
     ("GET", "/api/v1/drift", Operate),
     ("GET", "/api/v1/edge-keys", Operate),
@@ -923,4 +944,42 @@ pub fn guarded() -> impl Iterator<Item = (String, String)> {
         };
         ((*method).to_owned(), path)
     })
+}
+
+const ACCOUNT: &str = "SELECT operator, disabled_at FROM user_account WHERE id = $1";
+
+/// Whether somebody who did something before, known by `Caller::key`, may do this now: in one
+/// environment by its id, or in the whole namespace. What they did it with (a session, a token) does
+/// not matter any more. Of service tokens nothing is found here: what counts later is what people did.
+pub async fn may_now(
+    read: &mut Connection,
+    namespace_id: &str,
+    caller_key: &str,
+    permission: Permission,
+    environment_id: Option<&str>,
+) -> Result<bool, Refusal> {
+    let Some((kind, id)) = caller_key.split_once(':') else { return Ok(false) };
+    if kind == CallerKind::Bootstrap.name() {
+        return Ok(query_as::<(String, Vec<u8>)>(ADMIN)
+            .bind(id)
+            .fetch_optional(read)
+            .await?
+            .is_some());
+    }
+    if kind != CallerKind::User.name() {
+        return Ok(false);
+    }
+    let account: Option<(bool, Option<i64>)> =
+        query_as(ACCOUNT).bind(id).fetch_optional(&mut *read).await?;
+    match account {
+        None | Some((_, Some(_))) => return Ok(false),
+        Some((true, None)) => return Ok(true),
+        Some((false, None)) => {}
+    }
+    let bindings: Vec<(Option<String>, String, bool)> =
+        query_as(BINDINGS).bind(namespace_id).bind(id).fetch_all(read).await?;
+    let Some(rights) = Rights::of(&bindings, Permissions::ALL) else { return Ok(false) };
+    let there = environment_id.and_then(|id| rights.environments.get(id)).copied();
+    Ok(rights.namespace.has(permission)
+        || permission.is_of_environments() && there.unwrap_or_default().has(permission))
 }

@@ -10,6 +10,7 @@ use crate::audit;
 use crate::authorize::{Caller, NamespaceScope};
 use crate::environments::{self, Read};
 use crate::outbox::{self, Raised};
+use crate::protection;
 use crate::refusal::Refusal;
 use crate::store::{Touched, Tx, now_us};
 
@@ -40,7 +41,31 @@ pub enum Touches<'a> {
     Nothing,
     /// An environment by its id.
     One(&'a str),
+    /// Environments by their ids, in ascending order: it is the order of locks.
+    Some(&'a [String]),
     All,
+}
+
+/// By what right a change comes past an environment that takes changes after approval only. What is
+/// not named here does not come past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passage {
+    /// By none.
+    Gated,
+    /// It asks `Change::gate` itself, once it knows what becomes different where.
+    Judged,
+    /// Who may ask there, not what they are answered.
+    Keys,
+    /// What is there already comes to edges anew, or in other stages.
+    Publish,
+    /// Nobody asks there any more: it is deleted.
+    Gone,
+    /// A flag is turned off in an emergency, by whoever was given that right.
+    Kill,
+    /// Control goes back to the policy that was approved before.
+    Revert,
+    /// The change set was approved as the environment demands.
+    Approved,
 }
 
 /// A write under way: its locks are held.
@@ -50,29 +75,89 @@ pub struct Change {
     caller: Arc<Caller>,
     trace_context: Option<String>,
     pub at: i64,
+    namespace_id: String,
+    /// The change set that it applies, by its number.
+    pub change_set: Option<i64>,
 }
 
 impl Change {
+    /// Refused where an environment that it touches takes changes after approval only.
     pub async fn begin(
         tx: &mut Tx,
         scope: &NamespaceScope,
         touches: Touches<'_>,
+    ) -> Result<Change, Refusal> {
+        Change::begin_by(tx, scope, touches, Passage::Gated).await
+    }
+
+    pub async fn begin_by(
+        tx: &mut Tx,
+        scope: &NamespaceScope,
+        touches: Touches<'_>,
+        passage: Passage,
     ) -> Result<Change, Refusal> {
         let at = now_us();
         let head = audit::lock(tx, scope.id()).await?;
         let ids = match touches {
             Touches::Nothing => Vec::new(),
             Touches::One(id) => vec![id.to_owned()],
+            Touches::Some(ids) => ids.to_vec(),
             Touches::All => environments::ids(tx, scope).await?,
         };
         let raised = outbox::raise(tx, &ids, at).await?;
-        Ok(Change {
+        let change = Change {
             head,
             raised,
             caller: scope.caller().clone(),
             trace_context: scope.trace_context().map(str::to_owned),
             at,
-        })
+            namespace_id: scope.id().to_owned(),
+            change_set: None,
+        };
+        if passage == Passage::Gated {
+            change.gate_all(tx).await?;
+        }
+        Ok(change)
+    }
+
+    /// Refused if the environment, one of those that it has raised, takes changes after approval
+    /// only. The protection is read under the namespace's lock, which changes of it take too.
+    pub async fn gate(&self, tx: &mut Tx, environment_id: &str) -> Result<(), Refusal> {
+        let Some(raised) = self.raised.iter().find(|one| one.environment_id == environment_id)
+        else {
+            return Err(Refusal::Internal(
+                "an environment was changed without its lock".to_owned(),
+            ));
+        };
+        match protection::approvals(tx, environment_id).await? {
+            0 => Ok(()),
+            approvals => {
+                Err(Refusal::ApprovalRequired { environment: raised.key.clone(), approvals })
+            }
+        }
+    }
+
+    pub async fn gate_all(&self, tx: &mut Tx) -> Result<(), Refusal> {
+        for raised in &self.raised {
+            self.gate(tx, &raised.environment_id).await?;
+        }
+        Ok(())
+    }
+
+    pub fn actor(&self) -> &str {
+        &self.caller.name
+    }
+
+    /// Number of the audit row that comes next.
+    pub fn audit_sequence(&self) -> i64 {
+        self.head.sequence()
+    }
+
+    /// One audit row of several; `finish` writes the last.
+    pub async fn record(mut self, tx: &mut Tx, entry: audit::Entry) -> Result<Change, Refusal> {
+        audit::append(tx, self.head, &self.caller, self.at, entry).await?;
+        self.head = audit::lock(tx, &self.namespace_id).await?;
+        Ok(self)
     }
 
     /// The change set that all rows of this change are a part of.

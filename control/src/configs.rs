@@ -5,13 +5,18 @@ use serde_json::{Value, json};
 
 use crate::audit::Entry;
 use crate::authorize::NamespaceScope;
-use crate::change::{Change, Expected, Touches, pointer_segment, relative};
-use crate::environments::{self, absent_config};
+use crate::change::{Change, Expected, Passage, Touches, pointer_segment, relative};
+use crate::environments::{self, Environment, absent_config};
 use crate::flags::{self, FlagRow};
 use crate::page::{Page, Paged};
-use crate::refusal::{Refusal, written};
+use crate::protection;
+use crate::refusal::{Refusal, stored, written};
 use crate::store::query::{query, query_as};
 use crate::store::{Connection, Tx, rfc3339};
+use crate::versions;
+
+/// Of why a flag was turned off.
+const REASON_BYTES_MAX: usize = 1024;
 
 const ONE: &str = "SELECT config, version, updated_at FROM flag_config \
     WHERE environment_id = $1 AND flag_id = $2";
@@ -66,7 +71,7 @@ pub async fn get(
     with_config(read, &environment.id, flag).await
 }
 
-async fn with_config(
+pub async fn with_config(
     read: &mut Connection,
     environment_id: &str,
     flag: FlagRow,
@@ -109,12 +114,77 @@ pub async fn set(
     expected: Expected,
     config: &FlagConfig,
 ) -> Result<Configured, Refusal> {
+    write(tx, scope, environment, flag, expected, config, "config.set").await
+}
+
+/// As `set`, under another name in the audit.
+pub async fn write(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    environment: &str,
+    flag: &str,
+    expected: Expected,
+    config: &FlagConfig,
+    action: &'static str,
+) -> Result<Configured, Refusal> {
     let environment = environments::get(tx, scope, environment).await?;
     let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
+    let (after, entry) =
+        set_within(tx, scope, &change, &environment, flag, expected, config).await?;
+    let prefix = format!("/flags/{}/config", pointer_segment(flag));
+    let entry = Entry { action, ..entry };
+    change.finish(tx, entry).await.map_err(|refusal| relative(refusal, &prefix))?;
+    Ok(after)
+}
+
+/// Turns a flag off, past the environment's approvals, and does nothing else. What is off already
+/// stays as it is, and nothing is written.
+pub async fn kill(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    environment: &str,
+    flag: &str,
+    reason: &str,
+) -> Result<Configured, Refusal> {
+    if reason.trim().is_empty() || reason.len() > REASON_BYTES_MAX {
+        let message = format!("say why, in 1 to {REASON_BYTES_MAX} bytes");
+        return Err(Refusal::invalid("/reason", message));
+    }
+    let environment = environments::get(tx, scope, environment).await?;
+    let touches = Touches::One(&environment.id);
+    let change = Change::begin_by(tx, scope, touches, Passage::Kill).await?;
+    let row = flags::get(tx, scope, flag).await?;
+    let before = with_config(tx, &environment.id, row).await?;
+    let Some(config) = &before.config else { return Err(Refusal::OffAlready(before.state())) };
+    let mut config: FlagConfig = stored("flag configuration", config)?;
+    if !config.enabled {
+        return Err(Refusal::OffAlready(before.state()));
+    }
+    config.enabled = false;
+    let approvals = protection::approvals(tx, &environment.id).await?;
+    let (expected, place) = (Expected::Any, &environment);
+    let (after, entry) = set_within(tx, scope, &change, place, flag, expected, &config).await?;
+    let after_shown = json!({ "enabled": false, "reason": reason, "pastApprovals": approvals,
+        "config": entry.after });
+    let entry = Entry { action: "flag.kill", after: Some(after_shown), ..entry };
+    change.finish(tx, entry).await?;
+    Ok(after)
+}
+
+/// Part of a change that has raised the environment; the row of it in the audit is the caller's.
+pub async fn set_within(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    change: &Change,
+    environment: &Environment,
+    flag: &str,
+    expected: Expected,
+    config: &FlagConfig,
+) -> Result<(Configured, Entry), Refusal> {
     let row = flags::get(tx, scope, flag).await?;
     let before = with_config(tx, &environment.id, row).await?;
     expected.check(before.version(), || before.state())?;
-    put(tx, &environment.id, &before.flag.id, config, change.at).await?;
+    put(tx, change, &environment.id, &before.flag.id, config).await?;
     let after = with_config(tx, &environment.id, before.flag.clone()).await?;
     let shown = |of: &Configured| {
         of.config.as_ref().and_then(|config| serde_json::from_str::<Value>(config).ok())
@@ -126,25 +196,23 @@ pub async fn set(
         before: shown(&before),
         after: shown(&after),
     };
-    let prefix = format!("/flags/{}/config", pointer_segment(flag));
-    change.finish(tx, entry).await.map_err(|refusal| relative(refusal, &prefix))?;
-    Ok(after)
+    Ok((after, entry))
 }
 
-/// Part of a change that holds the environment's lock.
+/// Part of a change that holds the environment's lock: the row, and the version that is kept of it.
 pub async fn put(
     tx: &mut Connection,
+    change: &Change,
     environment_id: &str,
     flag_id: &str,
     config: &FlagConfig,
-    at: i64,
 ) -> Result<(), Refusal> {
     query(SET)
         .bind(flag_id)
         .bind(environment_id)
         .bind(written("flag configuration", config)?)
-        .bind(at)
-        .execute(tx)
+        .bind(change.at)
+        .execute(&mut *tx)
         .await?;
-    Ok(())
+    versions::keep_config(tx, change, environment_id, flag_id).await
 }

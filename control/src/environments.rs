@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::audit::Entry;
 use crate::authorize::NamespaceScope;
-use crate::change::{Change, Expected, Touches};
+use crate::change::{Change, Expected, Passage, Touches};
 use crate::fleet;
 use crate::outbox::Raised;
 use crate::page::{Page, Paged};
@@ -212,7 +212,8 @@ pub async fn delete(
     expected: Expected,
 ) -> Result<(), Refusal> {
     let seen = get(tx, scope, key).await?;
-    let change = Change::begin(tx, scope, Touches::One(&seen.id)).await?;
+    let touches = Touches::One(&seen.id);
+    let change = Change::begin_by(tx, scope, touches, Passage::Gone).await?;
     // Read again under the lock, which raised the revision by one: another may have come between.
     let mut before = get(tx, scope, key).await?;
     before.revision -= 1;
@@ -272,7 +273,8 @@ pub async fn publish(
     allow_growth: bool,
 ) -> Result<Environment, Refusal> {
     let before = get(tx, scope, key).await?;
-    let change = Change::begin(tx, scope, Touches::One(&before.id)).await?;
+    let touches = Touches::One(&before.id);
+    let change = Change::begin_by(tx, scope, touches, Passage::Publish).await?;
     if allow_growth {
         query(ALLOW_GROWTH).bind(&before.id).execute(tx).await?;
     }

@@ -5,11 +5,12 @@ use serde_json::{Value, json};
 
 use crate::audit::Entry;
 use crate::authorize::NamespaceScope;
-use crate::change::{Change, Expected, Touches, pointer_segment, relative};
+use crate::change::{Change, Expected, Passage, Touches, pointer_segment, relative};
 use crate::page::{Page, Paged};
 use crate::refusal::{Refusal, stored, written};
 use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, Tx, new_id, rfc3339};
+use crate::versions;
 
 const ONE: &str = "SELECT id, key, definition, version, created_at, updated_at FROM flag \
     WHERE namespace_id = $1 AND key = $2";
@@ -84,9 +85,24 @@ pub async fn create(
     scope: &NamespaceScope,
     definition: &FlagDefinition,
 ) -> Result<FlagRow, Refusal> {
-    let change = Change::begin(tx, scope, Touches::All).await?;
+    // A flag that is new is off everywhere and gives callers what they get without it: their own
+    // default. That needs nobody's approval; turning it on does.
+    let change = Change::begin_by(tx, scope, Touches::All, Passage::Judged).await?;
+    let (made, entry) = create_within(tx, scope, &change, definition).await?;
+    let prefix = prefix(&definition.key);
+    change.finish(tx, entry).await.map_err(|refusal| relative(refusal, &prefix))?;
+    Ok(made)
+}
+
+/// Part of a change that has raised all environments; the row of it in the audit is the caller's.
+pub async fn create_within(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    change: &Change,
+    definition: &FlagDefinition,
+) -> Result<(FlagRow, Entry), Refusal> {
     let key = &definition.key;
-    if !insert(tx, scope, definition, change.at).await? {
+    if !insert(tx, scope, change, definition).await? {
         return Err(Refusal::Exists { what: "flag", key: key.clone() });
     }
     let made = get(tx, scope, key).await?;
@@ -97,16 +113,28 @@ pub async fn create(
         before: None,
         after: Some(made.state()),
     };
-    change.finish(tx, entry).await.map_err(|refusal| relative(refusal, &prefix(key)))?;
-    Ok(made)
+    Ok((made, entry))
+}
+
+/// Whether no environment answers anybody differently for the one than for the other: they differ
+/// in words for people alone.
+pub fn serves_the_same(one: &FlagDefinition, other: &FlagDefinition) -> bool {
+    let without_words = |definition: &FlagDefinition| FlagDefinition {
+        description: String::new(),
+        tags: Vec::new(),
+        ..definition.clone()
+    };
+    let (one, other) = (without_words(one), without_words(other));
+    // The order of variants means something to some formats, and maps do not compare it.
+    one == other && one.variants.keys().eq(other.variants.keys())
 }
 
 /// Whether it was not there. Part of a change that holds the namespace's lock.
 pub async fn insert(
     tx: &mut Connection,
     scope: &NamespaceScope,
+    change: &Change,
     definition: &FlagDefinition,
-    at: i64,
 ) -> Result<bool, Refusal> {
     if let Some(kind) = tombstone(tx, scope, &definition.key).await?
         && kind != kind_name(definition)
@@ -119,14 +147,18 @@ pub async fn insert(
             ),
         ));
     }
+    let id = new_id();
     let done = query(INSERT)
-        .bind(new_id())
+        .bind(&id)
         .bind(scope.id())
         .bind(&definition.key)
         .bind(written("flag definition", definition)?)
-        .bind(at)
-        .execute(tx)
+        .bind(change.at)
+        .execute(&mut *tx)
         .await?;
+    if done == 1 {
+        versions::keep_definition(tx, change, &id).await?;
+    }
     Ok(done == 1)
 }
 
@@ -153,7 +185,38 @@ pub async fn update(
     expected: Expected,
     definition: &FlagDefinition,
 ) -> Result<FlagRow, Refusal> {
-    let change = Change::begin(tx, scope, Touches::All).await?;
+    write(tx, scope, key, expected, definition, "flag.update").await
+}
+
+/// As `update`, under another name in the audit.
+pub async fn write(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    key: &str,
+    expected: Expected,
+    definition: &FlagDefinition,
+    action: &'static str,
+) -> Result<FlagRow, Refusal> {
+    let change = Change::begin_by(tx, scope, Touches::All, Passage::Judged).await?;
+    let before = get(tx, scope, key).await?.definition()?;
+    if !serves_the_same(&before, definition) {
+        change.gate_all(tx).await?;
+    }
+    let (after, entry) = update_within(tx, scope, &change, key, expected, definition).await?;
+    let entry = Entry { action, ..entry };
+    change.finish(tx, entry).await.map_err(|refusal| relative(refusal, &prefix(key)))?;
+    Ok(after)
+}
+
+/// Part of a change that has raised all environments; the row of it in the audit is the caller's.
+pub async fn update_within(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    change: &Change,
+    key: &str,
+    expected: Expected,
+    definition: &FlagDefinition,
+) -> Result<(FlagRow, Entry), Refusal> {
     let before = get(tx, scope, key).await?;
     expected.check(before.version, || before.state())?;
     if definition.key != key {
@@ -162,7 +225,7 @@ pub async fn update(
     if definition.kind != before.definition()?.kind {
         return Err(Refusal::invalid("/type", "a flag keeps its type: callers rely on it"));
     }
-    replace(tx, &before.id, definition, change.at).await?;
+    replace(tx, change, &before.id, definition).await?;
     let after = get(tx, scope, key).await?;
     let entry = Entry {
         action: "flag.update",
@@ -171,20 +234,19 @@ pub async fn update(
         before: Some(before.state()),
         after: Some(after.state()),
     };
-    change.finish(tx, entry).await.map_err(|refusal| relative(refusal, &prefix(key)))?;
-    Ok(after)
+    Ok((after, entry))
 }
 
-/// Part of a change that holds the namespace's lock.
+/// Part of a change that holds the namespace's lock: the row, and the version that is kept of it.
 pub async fn replace(
     tx: &mut Connection,
+    change: &Change,
     id: &str,
     definition: &FlagDefinition,
-    at: i64,
 ) -> Result<(), Refusal> {
     let text = written("flag definition", definition)?;
-    query(UPDATE).bind(id).bind(text).bind(at).execute(tx).await?;
-    Ok(())
+    query(UPDATE).bind(id).bind(text).bind(change.at).execute(&mut *tx).await?;
+    versions::keep_definition(tx, change, id).await
 }
 
 /// Refused while others need it as their prerequisite. The key's type stays reserved.
@@ -195,6 +257,19 @@ pub async fn delete(
     expected: Expected,
 ) -> Result<(), Refusal> {
     let change = Change::begin(tx, scope, Touches::All).await?;
+    let entry = delete_within(tx, scope, &change, key, expected).await?;
+    change.finish(tx, entry).await?;
+    Ok(())
+}
+
+/// Part of a change that has raised all environments; the row of it in the audit is the caller's.
+pub async fn delete_within(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    change: &Change,
+    key: &str,
+    expected: Expected,
+) -> Result<Entry, Refusal> {
     let before = get(tx, scope, key).await?;
     expected.check(before.version, || before.state())?;
     let by = needed_by(tx, scope, key).await?;
@@ -216,8 +291,7 @@ pub async fn delete(
         before: Some(before.state()),
         after: None,
     };
-    change.finish(tx, entry).await?;
-    Ok(())
+    Ok(entry)
 }
 
 /// At most 20 of them, each as `flag "a" in "production"`.

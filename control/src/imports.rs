@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::audit::Entry;
 use crate::authorize::NamespaceScope;
-use crate::change::{Change, Touches, pointer_segment};
+use crate::change::{Change, Passage, Touches, pointer_segment};
 use crate::refusal::Refusal;
 use crate::store::{Connection, Tx};
 use crate::{configs, environments, flags};
@@ -101,7 +101,7 @@ pub async fn import(
     let mut read = parse(document, format, fractional)?;
     let environment = environments::get(tx, scope, environment).await?;
     // The namespace's lock first, as always; every environment's, as definitions belong to all.
-    let change = Change::begin(tx, scope, Touches::All).await?;
+    let change = Change::begin_by(tx, scope, Touches::All, Passage::Judged).await?;
     let parsed = tx.parsed();
     let loaded = environments::load(tx, &parsed, environments::Read::Own, &environment.id).await?;
     let mut refused = std::mem::take(&mut read.refused);
@@ -147,15 +147,22 @@ pub async fn import(
         };
         if became != Became::Unchanged {
             match flags::find(tx, scope, key).await? {
-                None => drop(flags::insert(tx, scope, &flag.definition, change.at).await?),
+                None => drop(flags::insert(tx, scope, &change, &flag.definition).await?),
                 Some(row) if there.is_some_and(|there| there.definition != flag.definition) => {
-                    flags::replace(tx, &row.id, &flag.definition, change.at).await?;
+                    let serves_the_same = there.is_some_and(|there| {
+                        flags::serves_the_same(&there.definition, &flag.definition)
+                    });
+                    if !serves_the_same {
+                        change.gate_all(tx).await?;
+                    }
+                    flags::replace(tx, &change, &row.id, &flag.definition).await?;
                 }
                 Some(_) => {}
             }
             let row = flags::get(tx, scope, key).await?;
             if there.is_none_or(|there| there.config != flag.config) {
-                configs::put(tx, &environment.id, &row.id, &flag.config, change.at).await?;
+                change.gate(tx, &environment.id).await?;
+                configs::put(tx, &change, &environment.id, &row.id, &flag.config).await?;
             }
         }
         done.flags.push((key.clone(), became));
@@ -163,6 +170,7 @@ pub async fn import(
     let changes = done.flags.iter().filter(|(_, became)| *became != Became::Unchanged).count();
     let metadata = !read.metadata.is_empty() && read.metadata != loaded.state.metadata;
     if metadata {
+        change.gate(tx, &environment.id).await?;
         environments::set_metadata(tx, &environment.id, &read.metadata).await?;
     }
     for Refused { flag, reason, pointer } in refused {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::audit::{self, Entry};
 use crate::authorize::{NamespaceScope, Scope};
-use crate::change::{Change, Touches};
+use crate::change::{Change, Passage, Touches};
 use crate::environments;
 use crate::page::{Page, Paged};
 use crate::refusal::{Refusal, check_name, stored, written};
@@ -180,7 +180,7 @@ pub async fn create(
     check_origins(new.kind, new.origins)?;
     check_terms(new.expires_at, new.per_second)?;
     let environment = environments::get(tx, scope, environment).await?;
-    let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
+    let change = Change::begin_by(tx, scope, Touches::One(&environment.id), Passage::Keys).await?;
     make_room(tx, &environment.id, change.at).await?;
     let key = random(new.kind)?;
     let row = KeyRow {
@@ -284,7 +284,7 @@ pub async fn change(
     changes: &KeyChanges,
 ) -> Result<KeyRow, Refusal> {
     let environment = environments::get(tx, scope, environment).await?;
-    let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
+    let change = Change::begin_by(tx, scope, Touches::One(&environment.id), Passage::Keys).await?;
     let before = one(tx, &environment.id, id).await?;
     let mut after = before.clone();
     if let Some(name) = &changes.name {
@@ -355,7 +355,7 @@ pub async fn rotate(
 ) -> Result<(ApiKey, KeyRow), Refusal> {
     check_terms(rotation.expires_at, None)?;
     let environment = environments::get(tx, scope, environment).await?;
-    let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
+    let change = Change::begin_by(tx, scope, Touches::One(&environment.id), Passage::Keys).await?;
     let old = one(tx, &environment.id, id).await?;
     let until = rotation.until(old.expires_at, change.at)?;
     make_room(tx, &environment.id, change.at).await?;
@@ -422,7 +422,7 @@ pub async fn delete(
     id: &str,
 ) -> Result<(), Refusal> {
     let environment = environments::get(tx, scope, environment).await?;
-    let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
+    let change = Change::begin_by(tx, scope, Touches::One(&environment.id), Passage::Keys).await?;
     let row = one(tx, &environment.id, id).await?;
     query(DELETE).bind(&environment.id).bind(id).execute(tx).await?;
     let entry = Entry {

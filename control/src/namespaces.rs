@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::audit::{self, Entry};
 use crate::authorize::{NamespaceScope, Scope};
-use crate::change::{Change, Expected, Touches};
+use crate::change::{Change, Expected, Passage, Touches};
 use crate::environments;
 use crate::page::{Page, Paged};
 use crate::refusal::{Refusal, check_name, check_slug};
@@ -133,7 +133,7 @@ pub async fn delete(
     scope: &NamespaceScope,
     expected: Expected,
 ) -> Result<(), Refusal> {
-    let change = Change::begin(tx, scope, Touches::All).await?;
+    let change = Change::begin_by(tx, scope, Touches::All, Passage::Gone).await?;
     let before = get(tx, scope).await?;
     expected.check(before.version, || before.state())?;
     for raised in &change.raised {

@@ -47,6 +47,16 @@ impl Page {
         self.limit as i64 + 1
     }
 
+    /// Of lists by number, newest first: the page begins below this one.
+    pub fn number_before(&self) -> Result<i64, Refusal> {
+        match self.after.as_str() {
+            "" => Ok(i64::MAX),
+            after => {
+                after.parse().map_err(|_| Refusal::invalid("/cursor", "not a cursor of this list"))
+            }
+        }
+    }
+
     /// What belongs to one row of another table: `sql` takes its id, the key after which the page
     /// begins, and how many to fetch.
     pub async fn of<R: Row>(

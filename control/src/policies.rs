@@ -15,8 +15,8 @@ use utoipa::ToSchema;
 
 use crate::audit::Entry;
 use crate::authorize::{self, NamespaceScope};
-use crate::change::{Change, Expected, Touches};
-use crate::environments;
+use crate::change::{Change, Expected, Passage, Touches};
+use crate::environments::{self, Environment};
 use crate::page::{Page, Paged};
 use crate::refusal::{Refusal, check_slug, stored, written};
 use crate::store::query::{query, query_as, query_scalar};
@@ -163,7 +163,7 @@ pub struct Pinned {
 }
 
 impl PinRow {
-    fn pin(&self) -> Pin {
+    pub fn pin(&self) -> Pin {
         let share = u32::try_from(self.shadow_share).unwrap_or(0);
         let shadow = self.shadow_digest.clone();
         Pin {
@@ -370,8 +370,25 @@ pub async fn pin(
     to: Move,
 ) -> Result<PinRow, Refusal> {
     let environment = environments::get(tx, scope, environment).await?;
-    let policy = find(tx, scope, name).await?;
+    // Whether it is there is said first, as before.
+    find(tx, scope, name).await?;
     let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
+    let (after, entry) = pin_within(tx, scope, &change, &environment, name, expected, to).await?;
+    change.finish(tx, entry).await?;
+    Ok(after)
+}
+
+/// Part of a change that has raised the environment; the row of it in the audit is the caller's.
+pub async fn pin_within(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    change: &Change,
+    environment: &Environment,
+    name: &str,
+    expected: Expected,
+    to: Move,
+) -> Result<(PinRow, Entry), Refusal> {
+    let policy = find(tx, scope, name).await?;
     let before = find_pin(tx, &environment.id, &policy.id).await?;
     let state = || json!(before.as_ref().map(|pin| pin.state(name)));
     match &to {
@@ -425,12 +442,11 @@ pub async fn pin(
     let entry = Entry {
         action,
         target: name.to_owned(),
-        environment: Some(environment.key),
+        environment: Some(environment.key.clone()),
         before: before.as_ref().map(|pin| json!(pin.state(name))),
         after: Some(json!(after.state(name))),
     };
-    change.finish(tx, entry).await?;
-    Ok(after)
+    Ok((after, entry))
 }
 
 async fn find_pin(
@@ -509,21 +525,48 @@ pub async fn unpin(
     expected: Expected,
 ) -> Result<(), Refusal> {
     let environment = environments::get(tx, scope, environment).await?;
-    let policy = find(tx, scope, name).await?;
+    // Whether it is there is said first, as before.
+    find(tx, scope, name).await?;
     let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
+    let entry = unpin_within(tx, scope, &environment, name, expected).await?;
+    change.finish(tx, entry).await?;
+    Ok(())
+}
+
+/// Part of a change that has raised the environment; the row of it in the audit is the caller's.
+pub async fn unpin_within(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    environment: &Environment,
+    name: &str,
+    expected: Expected,
+) -> Result<Entry, Refusal> {
+    let policy = find(tx, scope, name).await?;
     let before = find_pin(tx, &environment.id, &policy.id).await?;
     let before = before.ok_or(Refusal::NotFound("pin"))?;
     expected.check(before.version, || json!(before.state(name)))?;
     query(PIN_DELETE).bind(&environment.id).bind(&policy.id).execute(tx).await?;
-    let entry = Entry {
+    Ok(Entry {
         action: "policy.unpin",
         target: name.to_owned(),
-        environment: Some(environment.key),
+        environment: Some(environment.key.clone()),
         before: Some(json!(before.state(name))),
         after: None,
-    };
-    change.finish(tx, entry).await?;
-    Ok(())
+    })
+}
+
+/// What an environment pins of a policy; none if there is no such policy.
+pub async fn pinned(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    environment_id: &str,
+    name: &str,
+) -> Result<Option<PinRow>, Refusal> {
+    match find(read, scope, name).await {
+        Ok(policy) => find_pin(read, environment_id, &policy.id).await,
+        Err(Refusal::NotFound(_)) => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
 }
 
 /// What an environment pins, by name, and what edges counted there.
@@ -584,7 +627,8 @@ pub async fn revert(
     let scope = authorize::of_control(&mut tx, namespace).await?;
     let environment = environments::get(&mut tx, &scope, environment).await?;
     let policy = find(&mut tx, &scope, name).await?;
-    let change = Change::begin(&mut tx, &scope, Touches::One(&environment.id)).await?;
+    let touches = Touches::One(&environment.id);
+    let change = Change::begin_by(&mut tx, &scope, touches, Passage::Revert).await?;
     let before = find_pin(&mut tx, &environment.id, &policy.id).await?;
     // Somebody may have moved it meanwhile; then nothing of this is kept.
     let Some(before) = before.filter(|pin| pin.digest == digest && pin.reverted.is_none()) else {

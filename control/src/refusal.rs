@@ -37,10 +37,27 @@ pub enum Refusal {
     TwoLive { keys: Vec<String> },
     #[error("the key has expired; make a new one")]
     Expired,
+    #[error(
+        "{environment:?} takes changes after {approvals} {} only: make a change set and have it approved",
+        if *approvals == 1 { "approval" } else { "approvals" }
+    )]
+    ApprovalRequired { environment: String, approvals: i64 },
+    #[error("it was approved {given} times for {environment:?}, which takes {needed}")]
+    ApprovalsLacking { environment: String, needed: i64, given: i64 },
+    #[error("it is {state}, and what is {state} cannot be {step}")]
+    WrongState { state: &'static str, step: &'static str },
+    #[error("{why}")]
+    MayNotApprove { why: String },
+    /// Of a change set: what it was made on is not what is there now.
+    #[error("what it was made on has changed since: {}", of.join(", "))]
+    Conflict { of: Vec<String> },
     #[error("it is needed by {}", by.join(", "))]
     InUse { by: Vec<String> },
     #[error("there are {max} {what} already, which is the limit")]
     TooMany { what: &'static str, max: usize },
+    /// Nothing is to be done; no failure, but the end of the write. As the state is shown.
+    #[error("it is off already")]
+    OffAlready(Value),
     #[error("the idempotency key was used for another request")]
     KeyReused,
     #[error("the store failed")]

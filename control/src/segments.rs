@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::audit::Entry;
 use crate::authorize::NamespaceScope;
 use crate::change::{Change, Expected, Touches, pointer_segment, relative};
-use crate::environments;
+use crate::environments::{self, Environment};
 use crate::page::{Page, Paged};
 use crate::refusal::{Refusal, written};
 use crate::store::query::{query, query_as, query_scalar};
@@ -47,6 +47,29 @@ pub struct SegmentRow {
     pub updated_at: i64,
 }
 
+/// A segment as a body says it: its own fields and, beside them, `included` and `excluded`.
+pub fn parse(mut body: serde_json::Map<String, Value>) -> Result<(Segment, Ids), Refusal> {
+    let mut take = |name: &str| match body.remove(name) {
+        None => Ok(None),
+        Some(value) => {
+            let ids: Vec<String> = serde_json::from_value(value)
+                .map_err(|error| Refusal::invalid(format!("/{name}"), error.to_string()))?;
+            match ids.len() > INLINE_IDS_MAX {
+                true => {
+                    let message =
+                        format!("the limit is {INLINE_IDS_MAX}; PUT longer lists by themselves");
+                    Err(Refusal::invalid(format!("/{name}"), message))
+                }
+                false => Ok(Some(ids)),
+            }
+        }
+    };
+    let ids = Ids { included: take("included")?, excluded: take("excluded")? };
+    let segment = rules::compile::parse(Value::Object(body).to_string().as_bytes())
+        .map_err(|problem| Refusal::Invalid(vec![problem]))?;
+    Ok((segment, ids))
+}
+
 /// What a write says about the lists; None leaves one as it is.
 #[derive(Debug, Default)]
 pub struct Ids {
@@ -82,7 +105,7 @@ pub async fn shown(read: &mut Connection, row: &SegmentRow) -> Result<Value, Ref
     Ok(state)
 }
 
-async fn find(
+pub async fn find(
     read: &mut Connection,
     environment_id: &str,
     key: &str,
@@ -122,6 +145,21 @@ pub async fn put(
 ) -> Result<SegmentRow, Refusal> {
     let environment = environments::get(tx, scope, environment).await?;
     let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
+    let (row, entry) = put_within(tx, &change, &environment, expected, segment, ids).await?;
+    let prefix = format!("/segments/{}", pointer_segment(&segment.key));
+    change.finish(tx, entry).await.map_err(|refusal| relative(refusal, &prefix))?;
+    Ok(row)
+}
+
+/// Part of a change that has raised the environment; the row of it in the audit is the caller's.
+pub async fn put_within(
+    tx: &mut Tx,
+    change: &Change,
+    environment: &Environment,
+    expected: Option<Expected>,
+    segment: &Segment,
+    ids: &Ids,
+) -> Result<(SegmentRow, Entry), Refusal> {
     let text = written("segment", segment)?;
     let mut before = None;
     match expected {
@@ -155,13 +193,11 @@ pub async fn put(
     let entry = Entry {
         action: if before.is_some() { "segment.update" } else { "segment.create" },
         target: segment.key.clone(),
-        environment: Some(environment.key),
+        environment: Some(environment.key.clone()),
         before,
         after: Some(row.state()),
     };
-    let prefix = format!("/segments/{}", pointer_segment(&segment.key));
-    change.finish(tx, entry).await.map_err(|refusal| relative(refusal, &prefix))?;
-    Ok(row)
+    Ok((row, entry))
 }
 
 /// Replaces one of its lists.
@@ -244,16 +280,26 @@ pub async fn delete(
 ) -> Result<(), Refusal> {
     let environment = environments::get(tx, scope, environment).await?;
     let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
+    let entry = delete_within(tx, &environment, key, expected).await?;
+    change.finish(tx, entry).await?;
+    Ok(())
+}
+
+/// Part of a change that has raised the environment; the row of it in the audit is the caller's.
+pub async fn delete_within(
+    tx: &mut Tx,
+    environment: &Environment,
+    key: &str,
+    expected: Expected,
+) -> Result<Entry, Refusal> {
     let before = find(tx, &environment.id, key).await?;
     expected.check(before.version, || before.state())?;
     query(DELETE).bind(&before.id).execute(tx).await?;
-    let entry = Entry {
+    Ok(Entry {
         action: "segment.delete",
         target: key.to_owned(),
-        environment: Some(environment.key),
+        environment: Some(environment.key.clone()),
         before: Some(before.state()),
         after: None,
-    };
-    change.finish(tx, entry).await?;
-    Ok(())
+    })
 }

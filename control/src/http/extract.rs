@@ -22,6 +22,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::authorize::{Asking, EdgeScope, NamespaceScope, Scope};
 use crate::change::Expected;
+use crate::change_sets::BYTES_MAX as CHANGE_SET_BYTES_MAX;
 use crate::fleet;
 use crate::http::problem::{Stop, respond};
 use crate::http::{App, Peer};
@@ -51,6 +52,9 @@ pub struct At {
     pub digest: String,
     pub policy: String,
     pub user: String,
+    /// Of a change set.
+    pub number: i64,
+    pub version: i64,
 }
 
 impl FromRequestParts<Shared> for At {
@@ -226,6 +230,7 @@ impl FromRequest<Shared> for Writing {
         let max = match () {
             () if long => IMPORT_BYTES_MAX,
             () if path.ends_with("/versions") => POLICY_BYTES_MAX,
+            () if path.contains("/change-sets") => CHANGE_SET_BYTES_MAX,
             () => ADMIN_BODY_BYTES_MAX,
         };
         // Who says that more is coming is not listened to any further.

@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod cookies;
+pub mod changes;
 pub mod edge;
 pub mod extract;
 pub mod fleet;
@@ -19,6 +20,7 @@ pub mod record;
 pub mod segments;
 pub mod transfer;
 pub mod usage;
+pub mod versions;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -91,6 +93,8 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(usage::router())
         .merge(record::router())
         .merge(fleet::router())
+        .merge(changes::router())
+        .merge(versions::router())
         .merge(edge::router())
 }
 

@@ -71,6 +71,9 @@ impl From<Refusal> for Stop {
         let detail = refusal.to_string();
         match refusal {
             Refusal::NotFound(_) => Stop::new(StatusCode::NOT_FOUND, "not-found", detail),
+            Refusal::MayNotApprove { .. } => {
+                Stop::new(StatusCode::FORBIDDEN, "may-not-approve", detail)
+            }
             Refusal::Forbidden { .. } => Stop::new(StatusCode::FORBIDDEN, "forbidden", detail),
             Refusal::NoSession(_) => Stop::new(StatusCode::FORBIDDEN, "no-session", detail),
             Refusal::Last { .. } => Stop::new(StatusCode::CONFLICT, "last", detail),
@@ -80,6 +83,14 @@ impl From<Refusal> for Stop {
             Refusal::Expired => Stop::new(StatusCode::CONFLICT, "expired", detail),
             Refusal::KeysLeft { .. } => Stop::new(StatusCode::CONFLICT, "keys-left", detail),
             Refusal::NotLive { .. } => Stop::new(StatusCode::CONFLICT, "not-live", detail),
+            Refusal::ApprovalRequired { .. } | Refusal::ApprovalsLacking { .. } => {
+                Stop::new(StatusCode::CONFLICT, "approval-required", detail)
+            }
+            Refusal::WrongState { .. } => Stop::new(StatusCode::CONFLICT, "wrong-state", detail),
+            Refusal::Conflict { .. } => Stop::new(StatusCode::CONFLICT, "conflict", detail),
+            // `http/versions.rs` answers it with the state; here it would be a handler that forgot.
+            Refusal::OffAlready(current) => Stop::new(StatusCode::CONFLICT, "off-already", detail)
+                .with(|document| document.current = Some(current)),
             Refusal::Inexpressible(errors) => {
                 Stop::new(StatusCode::CONFLICT, "inexpressible", detail)
                     .with(|document| document.errors = errors)

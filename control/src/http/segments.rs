@@ -3,16 +3,15 @@
 use axum::extract::State;
 use http::StatusCode;
 use rules::model::Segment;
-use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, Write, Writing, answer, list, no_content, parse};
+use super::extract::{At, Handled, Shared, Write, Writing, answer, list, no_content};
 use super::problem::{Stop, respond};
 use crate::authorize::Scope;
 use crate::page::Page;
 use crate::refusal::Refusal;
-use crate::segments::{self, INLINE_IDS_MAX, Ids, SegmentRow};
+use crate::segments::{self, Ids, SegmentRow};
 
 pub fn router() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
@@ -21,26 +20,8 @@ pub fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(set_segment_list))
 }
 
-/// The body is a segment and, beside its own fields, `included` and `excluded`.
 fn split(writing: &Writing) -> Result<(Segment, Ids), Stop> {
-    let mut body: serde_json::Map<String, Value> = writing.json()?;
-    let mut take = |name: &str| match body.remove(name) {
-        None => Ok(None),
-        Some(value) => {
-            let ids: Vec<String> = serde_json::from_value(value)
-                .map_err(|error| Refusal::invalid(format!("/{name}"), error.to_string()))?;
-            match ids.len() > INLINE_IDS_MAX {
-                true => {
-                    let message =
-                        format!("the limit is {INLINE_IDS_MAX}; PUT longer lists by themselves");
-                    Err(Refusal::invalid(format!("/{name}"), message))
-                }
-                false => Ok(Some(ids)),
-            }
-        }
-    };
-    let ids = Ids { included: take("included")?, excluded: take("excluded")? };
-    Ok((parse(Value::Object(body).to_string().as_bytes())?, ids))
+    Ok(segments::parse(writing.json()?)?)
 }
 
 async fn finish(mut write: Write, status: StatusCode, row: SegmentRow) -> Handled {

@@ -2,6 +2,7 @@
 //! that it is linked once.
 
 mod audit;
+mod change_sets;
 mod clients;
 mod documents;
 mod edge_keys;
@@ -10,11 +11,13 @@ mod identity;
 mod impact;
 mod keys;
 mod limits;
+mod protection;
 mod relay;
 mod repeated;
 mod routes;
 mod secrets;
 mod shutdown;
 mod usage;
+mod versions;
 #[path = "../world/mod.rs"]
 mod world;

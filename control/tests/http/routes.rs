@@ -39,7 +39,12 @@ fn people(status: u16) -> [u16; 6] {
 
 const VERSION: &str =
     "/policies/p/versions/0000000000000000000000000000000000000000000000000000000000000000";
+const VERSIONS: &str = "/environments/production/flags/new/versions";
 const PINNED: &str = "/environments/production/policies/p";
+
+fn tomorrow() -> String {
+    control::store::rfc3339(control::store::now_us() + 24 * 60 * 60 * 1_000_000)
+}
 
 /// In the order in which the admin token works through them: what is deleted is made before.
 fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
@@ -272,6 +277,110 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
             "/environments/{environment}/flags/{flag}/usage",
             "/environments/production/flags/new/usage",
             None,
+            200
+        ),
+        below!("GET", "/flags/{flag}/versions", "/flags/new/versions", None, 200),
+        below!("GET", "/flags/{flag}/versions/{version}", "/flags/new/versions/1", None, 200),
+        below!(
+            "POST",
+            "/flags/{flag}/versions/{version}/restore",
+            "/flags/new/versions/1/restore",
+            None,
+            // On which version is not said.
+            428
+        ),
+        below!("GET", "/environments/{environment}/flags/{flag}/versions", VERSIONS, None, 200),
+        below!(
+            "GET",
+            "/environments/{environment}/flags/{flag}/versions/{version}",
+            format!("{VERSIONS}/1"),
+            None,
+            200
+        ),
+        below!(
+            "POST",
+            "/environments/{environment}/flags/{flag}/versions/{version}/restore",
+            format!("{VERSIONS}/1/restore"),
+            None,
+            428
+        ),
+        below!(
+            "GET",
+            "/environments/{environment}/protection",
+            "/environments/production/protection",
+            None,
+            200
+        ),
+        below!(
+            "PUT",
+            "/environments/{environment}/protection",
+            "/environments/production/protection",
+            Json(json!({ "approvals": 0 })),
+            200
+        ),
+        below!(
+            "POST",
+            "/environments/{environment}/flags/{flag}/kill",
+            "/environments/production/flags/new/kill",
+            Json(json!({ "reason": "it burns" })),
+            200
+        ),
+        below!("GET", "/change-sets", "/change-sets", None, 200),
+        below!(
+            "POST",
+            "/change-sets",
+            "/change-sets",
+            Json(json!({ "title": "On", "items": [{ "kind": "config", "key": "new",
+                "environment": "production", "value": { "enabled": true,
+                    "fallthrough": { "variant": "on" } } }] })),
+            201
+        ),
+        below!("GET", "/change-sets/{number}", "/change-sets/1", None, 200),
+        below!(
+            "PATCH",
+            "/change-sets/{number}",
+            "/change-sets/1",
+            Json(json!({ "title": "On again" })),
+            200
+        ),
+        below!(
+            "POST",
+            "/change-sets/{number}/comment",
+            "/change-sets/1/comment",
+            Json(json!({ "text": "why not" })),
+            200
+        ),
+        below!("POST", "/change-sets/{number}/rebase", "/change-sets/1/rebase", None, 200),
+        below!("POST", "/change-sets/{number}/submit", "/change-sets/1/submit", None, 200),
+        below!(
+            "POST",
+            "/change-sets/{number}/approve",
+            "/change-sets/1/approve",
+            Json(json!({})),
+            // What was looked at is not said.
+            428
+        ),
+        below!(
+            "POST",
+            "/change-sets/{number}/schedule",
+            "/change-sets/1/schedule",
+            Json(json!({ "applyAt": tomorrow() })),
+            200
+        ),
+        below!(
+            "POST",
+            "/change-sets/{number}/reject",
+            "/change-sets/1/reject",
+            Json(json!({ "text": "no" })),
+            200
+        ),
+        // It was rejected.
+        below!("POST", "/change-sets/{number}/apply", "/change-sets/1/apply", None, 409),
+        below!(
+            "POST",
+            "/change-sets/{number}/cancel",
+            "/change-sets/1/cancel",
+            Json(json!({})),
             200
         ),
         below!("DELETE", "/flags/{flag}", "/flags/new", None, 204),

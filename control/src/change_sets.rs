@@ -1,0 +1,1568 @@
+//! Change sets: several edits that are reviewed together, approved, and applied as one transaction
+//! with one revision per environment.
+//!
+//! Every step holds the namespace's lock (`Change::begin`) and moves the row from the version that it
+//! read, so of two that race one comes after the other and is judged by what it finds. What may
+//! follow on what is said in one place, `State::after`. Approvals are of an edition, the items as they
+//! were; they are counted when the set is applied, by who may approve in each environment then.
+//!
+//! Next: `protection.rs` (what is demanded), `schedule.rs` (who applies what is due).
+
+use std::collections::BTreeMap;
+
+use rules::model::{FlagConfig, FlagDefinition};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use crate::audit::Entry;
+use crate::authorize::{self, CallerKind, NamespaceScope, Permission};
+use crate::change::{Change, Expected, Passage, Touches, pointer_segment};
+use crate::environments::{self, Environment};
+use crate::page::{Page, Paged};
+use crate::policies::{self, Move, Pin};
+use crate::protection;
+use crate::refusal::{Refusal, check_name, stored, written};
+use crate::segments;
+use crate::store::query::{query, query_as, query_scalar};
+use crate::store::{Connection, Tx, rfc3339};
+use crate::versions::diff;
+use crate::{configs, flags};
+
+pub const ITEMS_MAX: usize = 200;
+/// Of the items' values together.
+pub const BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Of one namespace: sets that are neither applied nor cancelled.
+pub const OPEN_MAX: usize = 1_000;
+/// Of one set: what was done and said about it. Steps have as many more than words as `STEPS_MAX`, and
+/// what ends a set has always room.
+pub const EVENTS_MAX: usize = 1_000;
+const STEPS_MAX: usize = 200;
+pub const TEXT_BYTES_MAX: usize = 10_000;
+/// Nobody knows what they will want later than this.
+const SCHEDULE_AHEAD_MAX_US: i64 = 366 * 24 * 60 * 60 * 1_000_000;
+
+const COLUMNS_ONE: &str = "SELECT number, title, description, state, reason, author_key, author, \
+    edition, version, apply_at, scheduled_key, scheduled_by, applied_at, applied_by, revisions, \
+    created_at, updated_at FROM change_set WHERE namespace_id = $1 AND number = $2";
+const PAGE: &str = "SELECT number, title, description, state, reason, author_key, author, edition, \
+    version, apply_at, scheduled_key, scheduled_by, applied_at, applied_by, revisions, created_at, \
+    updated_at FROM change_set WHERE namespace_id = $1 AND number < $2 \
+    AND ($3 = '' OR state = $3) ORDER BY number DESC LIMIT $4";
+const NEXT: &str = "SELECT COALESCE(MAX(number), 0) + 1 FROM change_set WHERE namespace_id = $1";
+const OPEN: &str = "SELECT COUNT(*) FROM change_set WHERE namespace_id = $1 \
+    AND state NOT IN ('applied', 'cancelled')";
+const INSERT: &str = "INSERT INTO change_set (namespace_id, number, title, description, state, \
+    author_key, author, edition, version, created_at, updated_at) \
+    VALUES ($1, $2, $3, $4, 'draft', $5, $6, 1, 1, $7, $7)";
+const MOVE: &str = "UPDATE change_set SET title = $4, description = $5, state = $6, reason = $7, \
+    edition = $8, apply_at = $9, scheduled_key = $10, scheduled_by = $11, applied_at = $12, \
+    applied_by = $13, revisions = $14, updated_at = $15, version = version + 1 \
+    WHERE namespace_id = $1 AND number = $2 AND version = $3";
+const ITEMS: &str = "SELECT kind, environment, key, value, base_version, base FROM change_set_item \
+    WHERE namespace_id = $1 AND number = $2 ORDER BY position";
+const ITEM_INSERT: &str = "INSERT INTO change_set_item (namespace_id, number, position, kind, \
+    environment, key, value, base_version, base) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+const ITEMS_DELETE: &str = "DELETE FROM change_set_item WHERE namespace_id = $1 AND number = $2";
+const EVENTS: &str = "SELECT sequence, kind, actor_key, actor, text, edition, at \
+    FROM change_set_event WHERE namespace_id = $1 AND number = $2 ORDER BY sequence";
+const EVENT_INSERT: &str = "INSERT INTO change_set_event (namespace_id, number, sequence, kind, \
+    actor_key, actor, text, edition, at) SELECT $1, $2, COALESCE(MAX(sequence), 0) + 1, $3, $4, $5, \
+    $6, $7, $8 FROM change_set_event WHERE namespace_id = $1 AND number = $2";
+
+/// What a change set has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It is written.
+    Draft,
+    /// It waits for approvals.
+    Review,
+    /// It can be applied.
+    Approved,
+    /// It is applied when its time comes.
+    Scheduled,
+    Applied,
+    /// Somebody said no; it can be edited, or submitted again.
+    Rejected,
+    /// What it was made on has changed meanwhile; it can be rebased, or edited.
+    Conflict,
+    /// It could not be applied when its time had come.
+    Failed,
+    Cancelled,
+}
+
+/// What is done to a change set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Edit,
+    Rebase,
+    /// `enough`: all approvals that are needed are there, if only because none is.
+    Submit {
+        enough: bool,
+    },
+    Approve {
+        enough: bool,
+    },
+    Reject,
+    Schedule,
+    Unschedule,
+    Apply,
+    /// It was to be applied, and what it was made on has changed.
+    Collide,
+    /// It was due and could not be applied.
+    Fail,
+    Cancel,
+    Comment,
+}
+
+impl State {
+    pub const ALL: [State; 9] = [
+        State::Draft,
+        State::Review,
+        State::Approved,
+        State::Scheduled,
+        State::Applied,
+        State::Rejected,
+        State::Conflict,
+        State::Failed,
+        State::Cancelled,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Draft => "draft",
+            State::Review => "review",
+            State::Approved => "approved",
+            State::Scheduled => "scheduled",
+            State::Applied => "applied",
+            State::Rejected => "rejected",
+            State::Conflict => "conflict",
+            State::Failed => "failed",
+            State::Cancelled => "cancelled",
+        }
+    }
+
+    fn parse(name: &str) -> Result<State, Refusal> {
+        let state = State::ALL.into_iter().find(|state| state.name() == name);
+        state.ok_or_else(|| Refusal::Internal(format!("a change set is stored as {name:?}")))
+    }
+
+    /// The whole of what may follow on what. None: not from here.
+    pub fn after(self, step: Step) -> Option<State> {
+        use State::{
+            Applied, Approved, Cancelled, Conflict, Draft, Failed, Rejected, Review, Scheduled,
+        };
+        match (self, step) {
+            (state, Step::Comment) => Some(state),
+            // What is over stays as it is.
+            (Applied | Cancelled, _) => None,
+            // Whatever was approved was something else.
+            (_, Step::Edit | Step::Rebase) => Some(Draft),
+            (_, Step::Cancel) => Some(Cancelled),
+            (Draft | Rejected, Step::Submit { enough }) => {
+                Some(if enough { Approved } else { Review })
+            }
+            (Review, Step::Approve { enough }) => Some(if enough { Approved } else { Review }),
+            // More than are needed: some may not count any more when it is applied.
+            (Approved | Scheduled | Failed, Step::Approve { .. }) => Some(self),
+            (Review | Approved | Scheduled | Failed, Step::Reject) => Some(Rejected),
+            (Approved | Scheduled | Failed, Step::Schedule) => Some(Scheduled),
+            (Scheduled, Step::Unschedule) => Some(Approved),
+            (Approved | Scheduled | Failed, Step::Apply) => Some(Applied),
+            (Approved | Scheduled | Failed, Step::Collide) => Some(Conflict),
+            (Scheduled, Step::Fail) => Some(Failed),
+            (
+                Draft | Review | Approved | Scheduled | Rejected | Conflict | Failed,
+                Step::Submit { .. }
+                | Step::Approve { .. }
+                | Step::Reject
+                | Step::Schedule
+                | Step::Unschedule
+                | Step::Apply
+                | Step::Collide
+                | Step::Fail,
+            ) => None,
+        }
+    }
+}
+
+impl Step {
+    /// As in "it cannot be …", and in the list of what was done.
+    pub fn name(self) -> &'static str {
+        match self {
+            Step::Edit => "edited",
+            Step::Rebase => "rebased",
+            Step::Submit { .. } => "submitted",
+            Step::Approve { .. } => "approved",
+            Step::Reject => "rejected",
+            Step::Schedule => "scheduled",
+            Step::Unschedule => "unscheduled",
+            Step::Apply => "applied",
+            Step::Collide => "conflicted",
+            Step::Fail => "failed",
+            Step::Cancel => "cancelled",
+            Step::Comment => "commented",
+        }
+    }
+
+    fn action(self) -> &'static str {
+        match self {
+            Step::Edit => "change-set.edit",
+            Step::Rebase => "change-set.rebase",
+            Step::Submit { .. } => "change-set.submit",
+            Step::Approve { .. } => "change-set.approve",
+            Step::Reject => "change-set.reject",
+            Step::Schedule => "change-set.schedule",
+            Step::Unschedule => "change-set.unschedule",
+            Step::Apply => "change-set.apply",
+            Step::Collide => "change-set.conflict",
+            Step::Fail => "change-set.fail",
+            Step::Cancel => "change-set.cancel",
+            Step::Comment => "change-set.comment",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// What a flag does in an environment.
+    Config,
+    /// What a flag is in all environments.
+    Definition,
+    /// A segment of an environment, with its ids if they are few.
+    Segment,
+    /// The version of a policy that an environment runs.
+    PolicyPin,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Config => "config",
+            Kind::Definition => "definition",
+            Kind::Segment => "segment",
+            Kind::PolicyPin => "policy-pin",
+        }
+    }
+
+    fn parse(name: &str) -> Result<Kind, Refusal> {
+        [Kind::Config, Kind::Definition, Kind::Segment, Kind::PolicyPin]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| Refusal::Internal(format!("an item is stored as {name:?}")))
+    }
+}
+
+/// One edit, as its author writes it.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewItem {
+    pub kind: Kind,
+    /// Of all kinds but definitions.
+    #[serde(default)]
+    pub environment: Option<String>,
+    /// Of the flag, the segment or the policy.
+    pub key: String,
+    /// What shall be there, as the body of its own PUT; null: it shall be gone (not of a config).
+    #[schema(value_type = Option<Object>)]
+    pub value: Value,
+    /// The version that it is made on, 0 for what is not there yet; the current one unless said.
+    #[serde(default)]
+    pub base_version: Option<i64>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Item {
+    pub kind: Kind,
+    pub environment: Option<String>,
+    pub key: String,
+    pub value: Option<Value>,
+    pub base_version: i64,
+    pub base: Option<Value>,
+}
+
+/// What is there of an item's thing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standing {
+    pub version: i64,
+    pub content: Option<Value>,
+}
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+struct Row {
+    number: i64,
+    title: String,
+    description: String,
+    state: String,
+    reason: Option<String>,
+    author_key: String,
+    author: String,
+    edition: i64,
+    version: i64,
+    apply_at: Option<i64>,
+    scheduled_key: Option<String>,
+    scheduled_by: Option<String>,
+    applied_at: Option<i64>,
+    applied_by: Option<String>,
+    revisions: Option<String>,
+    created_at: i64,
+    updated_at: i64,
+}
+
+#[derive(Debug, Clone)]
+pub struct ChangeSet {
+    pub number: i64,
+    pub title: String,
+    pub description: String,
+    pub state: State,
+    pub reason: Option<String>,
+    pub author_key: String,
+    pub author: String,
+    /// Counts what its items were; approvals are of one.
+    pub edition: i64,
+    /// The ETag.
+    pub version: i64,
+    /// Microseconds, by the database's clock.
+    pub apply_at: Option<i64>,
+    pub scheduled_key: Option<String>,
+    pub scheduled_by: Option<String>,
+    pub applied_at: Option<i64>,
+    pub applied_by: Option<String>,
+    /// What it raised each environment to.
+    pub revisions: BTreeMap<String, i64>,
+    pub created_at: i64,
+    pub updated_at: i64,
+}
+
+impl TryFrom<Row> for ChangeSet {
+    type Error = Refusal;
+
+    fn try_from(row: Row) -> Result<ChangeSet, Refusal> {
+        let revisions = row.revisions.map(|text| stored("list of revisions", &text)).transpose()?;
+        Ok(ChangeSet {
+            number: row.number,
+            title: row.title,
+            description: row.description,
+            state: State::parse(&row.state)?,
+            reason: row.reason,
+            author_key: row.author_key,
+            author: row.author,
+            edition: row.edition,
+            version: row.version,
+            apply_at: row.apply_at,
+            scheduled_key: row.scheduled_key,
+            scheduled_by: row.scheduled_by,
+            applied_at: row.applied_at,
+            applied_by: row.applied_by,
+            revisions: revisions.unwrap_or_default(),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        })
+    }
+}
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Event {
+    pub sequence: i64,
+    pub kind: String,
+    pub actor_key: String,
+    pub actor: String,
+    pub text: String,
+    pub edition: i64,
+    pub at: i64,
+}
+
+/// What one environment demands of a set, and what it has of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Approvals {
+    pub environment: String,
+    pub required: i64,
+    /// Who approved this edition and may approve there now.
+    pub by: Vec<String>,
+}
+
+impl Approvals {
+    fn given(&self) -> i64 {
+        i64::try_from(self.by.len()).unwrap_or(i64::MAX)
+    }
+
+    fn are_enough(&self) -> bool {
+        self.given() >= self.required
+    }
+}
+
+/// A set with all that belongs to it.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    pub set: ChangeSet,
+    /// Each with how its thing stands now.
+    pub items: Vec<(Item, Standing)>,
+    /// Of protected environments that it touches.
+    pub approvals: Vec<Approvals>,
+    pub events: Vec<Event>,
+}
+
+impl Item {
+    /// What has to be done to what it was made on.
+    pub fn diff(&self) -> Value {
+        diff(
+            self.base.as_ref().unwrap_or(&Value::Null),
+            self.value.as_ref().unwrap_or(&Value::Null),
+        )
+    }
+
+    pub fn is_in_conflict(&self, now: &Standing) -> bool {
+        self.base_version != now.version || self.base != now.content
+    }
+
+    fn told(&self) -> String {
+        match &self.environment {
+            Some(environment) => format!("{} {:?} in {environment:?}", self.kind.name(), self.key),
+            None => format!("{} {:?}", self.kind.name(), self.key),
+        }
+    }
+
+    /// Whether some environment may answer somebody differently once it is applied.
+    fn serves_the_same(&self) -> Result<bool, Refusal> {
+        if self.kind != Kind::Definition {
+            return Ok(false);
+        }
+        let parse = |value: &Value| -> Result<FlagDefinition, Refusal> {
+            stored("flag definition", &value.to_string())
+        };
+        Ok(match (&self.base, &self.value) {
+            // As `flags::create`: it is off everywhere.
+            (None, Some(_)) => true,
+            (Some(base), Some(value)) => flags::serves_the_same(&parse(base)?, &parse(value)?),
+            (_, None) => false,
+        })
+    }
+}
+
+// --- What is asked for ---------------------------------------------------------------------------
+
+async fn find(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    number: i64,
+) -> Result<ChangeSet, Refusal> {
+    let row: Option<Row> =
+        query_as(COLUMNS_ONE).bind(scope.id()).bind(number).fetch_optional(read).await?;
+    row.ok_or(Refusal::NotFound("change set"))?.try_into()
+}
+
+async fn items(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    number: i64,
+) -> Result<Vec<Item>, Refusal> {
+    type Stored = (String, Option<String>, String, Option<String>, i64, Option<String>);
+    let rows: Vec<Stored> = query_as(ITEMS).bind(scope.id()).bind(number).fetch_all(read).await?;
+    let json = |text: Option<String>| text.map(|text| stored("item", &text)).transpose();
+    rows.into_iter()
+        .map(|(kind, environment, key, value, base_version, base)| {
+            let (kind, value, base) = (Kind::parse(&kind)?, json(value)?, json(base)?);
+            Ok(Item { kind, environment, key, value, base_version, base })
+        })
+        .collect()
+}
+
+async fn events(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    number: i64,
+) -> Result<Vec<Event>, Refusal> {
+    Ok(query_as(EVENTS).bind(scope.id()).bind(number).fetch_all(read).await?)
+}
+
+/// Newest first; of one state if it is said.
+pub async fn page(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    page: &Page,
+    state: Option<State>,
+) -> Result<Paged<ChangeSet>, Refusal> {
+    let rows: Vec<Row> = query_as(PAGE)
+        .bind(scope.id())
+        .bind(page.number_before()?)
+        .bind(state.map_or("", State::name))
+        .bind(page.fetch())
+        .fetch_all(read)
+        .await?;
+    let sets = rows.into_iter().map(ChangeSet::try_from).collect::<Result<Vec<_>, _>>()?;
+    Ok(page.cut(sets, |set| set.number.to_string()))
+}
+
+pub async fn get(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    number: i64,
+) -> Result<Whole, Refusal> {
+    let set = find(read, scope, number).await?;
+    let items = items(read, scope, number).await?;
+    let events = events(read, scope, number).await?;
+    let approvals = approvals(read, scope, &set, &items, &events).await?;
+    let mut with_standing = Vec::with_capacity(items.len());
+    for item in items {
+        let standing = match environments_of(read, scope, &item).await? {
+            Ok(environment) => standing(read, scope, &item, environment.as_ref()).await?,
+            // Its environment is gone, and with it whatever was there.
+            Err(_) => Standing { version: 0, content: None },
+        };
+        with_standing.push((item, standing));
+    }
+    Ok(Whole { set, items: with_standing, approvals, events })
+}
+
+/// An item's environment; the inner refusal: it is not there.
+async fn environments_of(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    item: &Item,
+) -> Result<Result<Option<Environment>, Refusal>, Refusal> {
+    let Some(key) = &item.environment else { return Ok(Ok(None)) };
+    match environments::get(read, scope, key).await {
+        Ok(environment) => Ok(Ok(Some(environment))),
+        Err(refusal @ Refusal::NotFound(_)) => Ok(Err(refusal)),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// How an item's thing stands now.
+async fn standing(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    item: &Item,
+    environment: Option<&Environment>,
+) -> Result<Standing, Refusal> {
+    const NOTHING: Standing = Standing { version: 0, content: None };
+    let none_if_absent = |refusal| match refusal {
+        Refusal::NotFound(_) => Ok(NOTHING),
+        refusal => Err(refusal),
+    };
+    let place = environment.map_or("", |environment| environment.id.as_str());
+    match item.kind {
+        Kind::Definition => match flags::find(read, scope, &item.key).await? {
+            None => Ok(NOTHING),
+            Some(row) => {
+                let content = Some(stored("flag definition", &row.definition)?);
+                Ok(Standing { version: row.version, content })
+            }
+        },
+        Kind::Config => match flags::find(read, scope, &item.key).await? {
+            None => Ok(NOTHING),
+            Some(flag) => {
+                let row = configs::with_config(read, place, flag).await?;
+                let (version, config) = (row.version(), row.config);
+                let content = config.map(|text| stored("flag configuration", &text)).transpose()?;
+                Ok(Standing { version, content })
+            }
+        },
+        Kind::Segment => match segments::find(read, place, &item.key).await {
+            Ok(row) => {
+                let mut content = segments::shown(read, &row).await?;
+                if let Value::Object(fields) = &mut content {
+                    for own in
+                        ["version", "createdAt", "updatedAt", "includedCount", "excludedCount"]
+                    {
+                        fields.remove(own);
+                    }
+                }
+                Ok(Standing { version: row.version, content: Some(content) })
+            }
+            Err(refusal) => none_if_absent(refusal),
+        },
+        Kind::PolicyPin => match policies::pinned(read, scope, place, &item.key).await? {
+            None => Ok(NOTHING),
+            Some(row) => Ok(Standing { version: row.version, content: Some(json!(row.pin())) }),
+        },
+    }
+}
+
+/// Which protected environments a set needs approval in, and who has approved this edition and may
+/// do so there now. People alone: a token that somebody made for a machine is not a second pair of
+/// eyes.
+async fn approvals(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    set: &ChangeSet,
+    items: &[Item],
+    events: &[Event],
+) -> Result<Vec<Approvals>, Refusal> {
+    let mut everywhere = false;
+    for item in items.iter().filter(|item| item.environment.is_none()) {
+        everywhere |= !item.serves_the_same()?;
+    }
+    let touched = |key: &String| items.iter().any(|item| item.environment.as_ref() == Some(key));
+    let mut approvals = Vec::new();
+    for (id, key, required) in protection::of_all(read, scope).await? {
+        if required == 0 || !everywhere && !touched(&key) {
+            continue;
+        }
+        let mut by: Vec<String> = Vec::new();
+        let mut counted: Vec<&str> = Vec::new();
+        for event in events {
+            let is_one = event.kind == "approved" && event.edition == set.edition;
+            let actor_key = event.actor_key.as_str();
+            if !is_one || counted.contains(&actor_key) || has_written(events, actor_key) {
+                continue;
+            }
+            let (namespace, there) = (scope.id(), Some(id.as_str()));
+            if authorize::may_now(read, namespace, actor_key, Permission::Approve, there).await? {
+                counted.push(actor_key);
+                by.push(event.actor.clone());
+            }
+        }
+        approvals.push(Approvals { environment: key, required, by });
+    }
+    Ok(approvals)
+}
+
+/// Whether some of it is theirs: who wrote does not approve.
+fn has_written(events: &[Event], actor_key: &str) -> bool {
+    events.iter().any(|event| {
+        event.actor_key == actor_key
+            && matches!(event.kind.as_str(), "created" | "edited" | "rebased")
+    })
+}
+
+// --- Items, as they are taken in -----------------------------------------------------------------
+
+/// What shall be there, read as strictly as its own route reads it.
+enum Wanted {
+    Config(FlagConfig),
+    Definition(FlagDefinition),
+    Segment(rules::model::Segment, segments::Ids),
+    Pin(Pin),
+    Gone,
+}
+
+fn wanted(item: &Item) -> Result<Wanted, Refusal> {
+    fn parse<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, Refusal> {
+        rules::compile::parse(value.to_string().as_bytes())
+            .map_err(|problem| Refusal::Invalid(vec![problem]))
+    }
+    let Some(value) = &item.value else {
+        return match item.kind {
+            Kind::Config => {
+                let message = "a configuration is not taken away; turn the flag off";
+                Err(Refusal::invalid("", message))
+            }
+            _ => Ok(Wanted::Gone),
+        };
+    };
+    let keeps_key = |key: &str| match key == item.key {
+        true => Ok(()),
+        false => {
+            Err(Refusal::invalid("/key", format!("it is not that of the item, {:?}", item.key)))
+        }
+    };
+    match item.kind {
+        Kind::Config => Ok(Wanted::Config(parse(value)?)),
+        Kind::Definition => {
+            let definition: FlagDefinition = parse(value)?;
+            keeps_key(&definition.key)?;
+            Ok(Wanted::Definition(definition))
+        }
+        Kind::Segment => {
+            let (segment, ids) = segments::parse(parse(value)?)?;
+            keeps_key(&segment.key)?;
+            Ok(Wanted::Segment(segment, ids))
+        }
+        Kind::PolicyPin => Ok(Wanted::Pin(parse(value)?)),
+    }
+}
+
+/// Problems of a part, with where that part is.
+fn within(refusal: Refusal, place: &str) -> Refusal {
+    match refusal {
+        Refusal::Invalid(mut problems) => {
+            for problem in &mut problems {
+                problem.pointer.insert_str(0, place);
+            }
+            Refusal::Invalid(problems)
+        }
+        refusal => refusal,
+    }
+}
+
+/// Reads items, finds what they are made on, and asks whether the caller may make them.
+async fn take_in(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    new: Vec<NewItem>,
+) -> Result<Vec<Item>, Refusal> {
+    if !(1..=ITEMS_MAX).contains(&new.len()) {
+        let message = format!("a change set has 1 to {ITEMS_MAX} items");
+        return Err(Refusal::invalid("/items", message));
+    }
+    let mut items: Vec<Item> = Vec::with_capacity(new.len());
+    let mut bytes = 0usize;
+    for (index, new) in new.into_iter().enumerate() {
+        let place = format!("/items/{index}");
+        let invalid =
+            |field: &str, message: &str| Refusal::invalid(format!("{place}{field}"), message);
+        if (new.kind == Kind::Definition) != new.environment.is_none() {
+            let message = "all kinds of items have an environment, but definitions";
+            return Err(invalid("/environment", message));
+        }
+        let value = Some(new.value).filter(|value| !value.is_null());
+        let mut item = Item {
+            kind: new.kind,
+            environment: new.environment,
+            key: new.key,
+            value,
+            base_version: 0,
+            base: None,
+        };
+        let same = |other: &Item| {
+            (other.kind, &other.environment, &other.key)
+                == (item.kind, &item.environment, &item.key)
+        };
+        if items.iter().any(same) {
+            return Err(invalid("", "another item is about the same"));
+        }
+        wanted(&item).map_err(|refusal| within(refusal, &format!("{place}/value")))?;
+        let environment = match environments_of(read, scope, &item).await? {
+            Ok(environment) => environment,
+            Err(_) => return Err(invalid("/environment", "there is no such environment")),
+        };
+        match &environment {
+            Some(environment) => scope.demand_in(Permission::Configure, &environment.id)?,
+            None => scope.demand(Permission::Write)?,
+        }
+        let standing = standing(read, scope, &item, environment.as_ref()).await?;
+        if item.value.is_none() && standing.version == 0 {
+            return Err(invalid("/key", "there is nothing that could be taken away"));
+        }
+        item.base_version = new.base_version.unwrap_or(standing.version);
+        // Made on another version than the current one, it is in conflict from the beginning, and says so.
+        item.base = standing.content.filter(|_| item.base_version == standing.version);
+        bytes += item.value.as_ref().map_or(0, |value| value.to_string().len());
+        items.push(item);
+    }
+    if bytes > BYTES_MAX {
+        let message = format!("{bytes} bytes, the limit is {BYTES_MAX}");
+        return Err(Refusal::invalid("/items", message));
+    }
+    Ok(items)
+}
+
+async fn keep_items(
+    tx: &mut Connection,
+    scope: &NamespaceScope,
+    number: i64,
+    items: &[Item],
+) -> Result<(), Refusal> {
+    query(ITEMS_DELETE).bind(scope.id()).bind(number).execute(&mut *tx).await?;
+    for (position, item) in items.iter().enumerate() {
+        query(ITEM_INSERT)
+            .bind(scope.id())
+            .bind(number)
+            .bind(i64::try_from(position).unwrap_or(i64::MAX))
+            .bind(item.kind.name())
+            .bind(&item.environment)
+            .bind(&item.key)
+            .bind(item.value.as_ref().map(Value::to_string))
+            .bind(item.base_version)
+            .bind(item.base.as_ref().map(Value::to_string))
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(())
+}
+
+// --- Steps ---------------------------------------------------------------------------------------
+
+async fn note(
+    tx: &mut Connection,
+    scope: &NamespaceScope,
+    set: &ChangeSet,
+    (kind, text): (&str, &str),
+    at: i64,
+) -> Result<(), Refusal> {
+    query(EVENT_INSERT)
+        .bind(scope.id())
+        .bind(set.number)
+        .bind(kind)
+        .bind(scope.caller().key())
+        .bind(scope.actor())
+        .bind(text)
+        .bind(set.edition)
+        .bind(at)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+fn check_text(pointer: &str, text: &str) -> Result<(), Refusal> {
+    match text.len() > TEXT_BYTES_MAX {
+        true => {
+            let message = format!("{} bytes, the limit is {TEXT_BYTES_MAX}", text.len());
+            Err(Refusal::invalid(pointer, message))
+        }
+        false => Ok(()),
+    }
+}
+
+fn check_title(title: &str) -> Result<(), Refusal> {
+    match title.trim().is_empty() {
+        true => Err(Refusal::invalid("/title", "it needs a title")),
+        false => check_name("/title", title),
+    }
+}
+
+/// What the audit says of a set: what it is about, not what is in it; that comes with its items when it
+/// is applied.
+fn told(set: &ChangeSet, items: Option<&[Item]>, text: &str) -> Value {
+    let mut told = json!({ "title": set.title, "state": set.state.name(), "edition": set.edition });
+    if let Some(items) = items {
+        told["items"] = items.iter().map(Item::told).collect();
+    }
+    if !text.is_empty() {
+        told["text"] = json!(text);
+    }
+    if let Some(at) = set.apply_at {
+        told["applyAt"] = json!(rfc3339(at));
+    }
+    told
+}
+
+fn entry(action: &'static str, before: Option<&ChangeSet>, number: i64, after: Value) -> Entry {
+    Entry {
+        action,
+        target: number.to_string(),
+        environment: None,
+        before: before.map(|set| json!({ "state": set.state.name(), "edition": set.edition })),
+        after: Some(after),
+    }
+}
+
+pub async fn create(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    title: &str,
+    description: &str,
+    new: Vec<NewItem>,
+) -> Result<Whole, Refusal> {
+    check_title(title)?;
+    check_text("/description", description)?;
+    let change = Change::begin(tx, scope, Touches::Nothing).await?;
+    let open: i64 = query_scalar(OPEN).bind(scope.id()).fetch_one(tx).await?;
+    if open >= OPEN_MAX as i64 {
+        return Err(Refusal::TooMany { what: "open change sets", max: OPEN_MAX });
+    }
+    let items = take_in(tx, scope, new).await?;
+    let number: i64 = query_scalar(NEXT).bind(scope.id()).fetch_one(tx).await?;
+    query(INSERT)
+        .bind(scope.id())
+        .bind(number)
+        .bind(title)
+        .bind(description)
+        .bind(scope.caller().key())
+        .bind(scope.actor())
+        .bind(change.at)
+        .execute(tx)
+        .await?;
+    keep_items(tx, scope, number, &items).await?;
+    let set = find(tx, scope, number).await?;
+    note(tx, scope, &set, ("created", ""), change.at).await?;
+    let after = told(&set, Some(&items), "");
+    change.finish(tx, entry("change-set.create", None, number, after)).await?;
+    get(tx, scope, number).await
+}
+
+/// A step under way: the namespace's lock is held, and the set is as nobody else can change it.
+struct Stepping {
+    change: Change,
+    before: ChangeSet,
+    set: ChangeSet,
+    items: Vec<Item>,
+    events: Vec<Event>,
+}
+
+impl Stepping {
+    async fn begin(
+        tx: &mut Tx,
+        scope: &NamespaceScope,
+        number: i64,
+        expected: Expected,
+    ) -> Result<Stepping, Refusal> {
+        let change = Change::begin(tx, scope, Touches::Nothing).await?;
+        Stepping::on(tx, scope, number, expected, change).await
+    }
+
+    async fn on(
+        tx: &mut Tx,
+        scope: &NamespaceScope,
+        number: i64,
+        expected: Expected,
+        change: Change,
+    ) -> Result<Stepping, Refusal> {
+        let before = find(tx, scope, number).await?;
+        // A step may leave the version unsaid: then it is on whatever is there.
+        if expected != Expected::Unsaid {
+            expected.check(before.version, || summary(&before))?;
+        }
+        let items = items(tx, scope, number).await?;
+        let events = events(tx, scope, number).await?;
+        let set = before.clone();
+        Ok(Stepping { change, before, set, items, events })
+    }
+
+    /// Where the step leads; refused if it leads nowhere.
+    fn step(&mut self, step: Step) -> Result<(), Refusal> {
+        let max = match step {
+            Step::Comment => EVENTS_MAX,
+            Step::Apply | Step::Collide | Step::Fail | Step::Cancel => usize::MAX,
+            Step::Edit
+            | Step::Rebase
+            | Step::Submit { .. }
+            | Step::Approve { .. }
+            | Step::Reject
+            | Step::Schedule
+            | Step::Unschedule => EVENTS_MAX + STEPS_MAX,
+        };
+        if self.events.len() >= max {
+            return Err(Refusal::TooMany { what: "events of a change set", max });
+        }
+        let (state, step) = (self.set.state, step);
+        self.set.state = state
+            .after(step)
+            .ok_or(Refusal::WrongState { state: state.name(), step: step.name() })?;
+        Ok(())
+    }
+
+    /// Keeps what the step made of the set: a compare-and-set on its version.
+    async fn keep(&self, tx: &mut Tx, scope: &NamespaceScope) -> Result<(), Refusal> {
+        let set = &self.set;
+        let revisions = match set.revisions.is_empty() {
+            true => None,
+            false => Some(written("list of revisions", &set.revisions)?),
+        };
+        let done = query(MOVE)
+            .bind(scope.id())
+            .bind(set.number)
+            .bind(self.before.version)
+            .bind(&set.title)
+            .bind(&set.description)
+            .bind(set.state.name())
+            .bind(&set.reason)
+            .bind(set.edition)
+            .bind(set.apply_at)
+            .bind(&set.scheduled_key)
+            .bind(&set.scheduled_by)
+            .bind(set.applied_at)
+            .bind(&set.applied_by)
+            .bind(revisions)
+            .bind(self.change.at)
+            .execute(tx)
+            .await?;
+        match done {
+            1 => Ok(()),
+            _ => Err(Refusal::Internal("a change set moved under its lock".to_owned())),
+        }
+    }
+
+    async fn finish(
+        self,
+        tx: &mut Tx,
+        scope: &NamespaceScope,
+        step: Step,
+        text: &str,
+    ) -> Result<Whole, Refusal> {
+        self.keep(tx, scope).await?;
+        note(tx, scope, &self.set, (step.name(), text), self.change.at).await?;
+        let items = matches!(step, Step::Edit | Step::Rebase).then_some(self.items.as_slice());
+        let after = told(&self.set, items, text);
+        let number = self.set.number;
+        let entry = entry(step.action(), Some(&self.before), number, after);
+        self.change.finish(tx, entry).await?;
+        get(tx, scope, number).await
+    }
+
+    /// The items are something else now: whatever was approved or scheduled was not this.
+    fn renew(&mut self) {
+        self.set.edition += 1;
+        self.set.reason = None;
+        self.unschedule();
+    }
+
+    fn unschedule(&mut self) {
+        self.set.apply_at = None;
+        self.set.scheduled_key = None;
+        self.set.scheduled_by = None;
+    }
+
+    async fn enough(&self, tx: &mut Tx, scope: &NamespaceScope) -> Result<bool, Refusal> {
+        let approvals = approvals(tx, scope, &self.set, &self.items, &self.events).await?;
+        Ok(approvals.iter().all(Approvals::are_enough))
+    }
+}
+
+/// What a list shows of a set.
+pub fn summary(set: &ChangeSet) -> Value {
+    json!({ "number": set.number, "title": set.title, "state": set.state.name(),
+        "edition": set.edition, "version": set.version, "author": set.author,
+        "updatedAt": rfc3339(set.updated_at) })
+}
+
+/// What an edit says; None leaves as it is.
+#[derive(Debug, Default)]
+pub struct Edit {
+    pub title: Option<String>,
+    pub description: Option<String>,
+    pub items: Option<Vec<NewItem>>,
+}
+
+pub async fn edit(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    number: i64,
+    expected: Expected,
+    edit: Edit,
+) -> Result<Whole, Refusal> {
+    let mut stepping = Stepping::begin(tx, scope, number, expected).await?;
+    if expected == Expected::Unsaid {
+        return Err(Refusal::VersionRequired { current: stepping.before.version });
+    }
+    stepping.step(Step::Edit)?;
+    demand_items(tx, scope, &stepping.items).await?;
+    if let Some(title) = edit.title {
+        check_title(&title)?;
+        stepping.set.title = title;
+    }
+    if let Some(description) = edit.description {
+        check_text("/description", &description)?;
+        stepping.set.description = description;
+    }
+    if let Some(new) = edit.items {
+        stepping.items = take_in(tx, scope, new).await?;
+        keep_items(tx, scope, number, &stepping.items).await?;
+    }
+    stepping.renew();
+    stepping.finish(tx, scope, Step::Edit, "").await
+}
+
+/// Whether the caller may make these changes at all, approved or not.
+async fn demand_items(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    items: &[Item],
+) -> Result<(), Refusal> {
+    for item in items {
+        match environments_of(read, scope, item).await? {
+            Ok(Some(environment)) => scope.demand_in(Permission::Configure, &environment.id)?,
+            Ok(None) => scope.demand(Permission::Write)?,
+            // Gone; what remains of it harms nobody.
+            Err(_) => scope.demand(Permission::Configure)?,
+        }
+    }
+    Ok(())
+}
+
+/// The same items on what is there now.
+pub async fn rebase(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    number: i64,
+    expected: Expected,
+) -> Result<Whole, Refusal> {
+    let mut stepping = Stepping::begin(tx, scope, number, expected).await?;
+    stepping.step(Step::Rebase)?;
+    demand_items(tx, scope, &stepping.items).await?;
+    for item in &mut stepping.items {
+        let environment = environments_of(tx, scope, item).await??;
+        let now = standing(tx, scope, item, environment.as_ref()).await?;
+        (item.base_version, item.base) = (now.version, now.content);
+    }
+    // What was to be taken away and is gone already is done.
+    stepping.items.retain(|item| item.value.is_some() || item.base_version > 0);
+    if stepping.items.is_empty() {
+        return Err(Refusal::invalid("", "nothing is left of it to be done; cancel it"));
+    }
+    keep_items(tx, scope, number, &stepping.items).await?;
+    stepping.renew();
+    stepping.finish(tx, scope, Step::Rebase, "").await
+}
+
+/// Hands it in for review; where nobody has to approve, it can be applied.
+pub async fn submit(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    number: i64,
+    expected: Expected,
+) -> Result<Whole, Refusal> {
+    let mut stepping = Stepping::begin(tx, scope, number, expected).await?;
+    demand_items(tx, scope, &stepping.items).await?;
+    let enough = stepping.enough(tx, scope).await?;
+    let step = Step::Submit { enough };
+    stepping.step(step)?;
+    let conflicts = conflicts(tx, scope, &stepping.items).await?;
+    if !conflicts.is_empty() {
+        return Err(Refusal::Conflict { of: conflicts });
+    }
+    stepping.set.reason = None;
+    stepping.finish(tx, scope, step, "").await
+}
+
+/// Of this very version: it must be said.
+pub async fn approve(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    number: i64,
+    expected: Expected,
+    text: &str,
+) -> Result<Whole, Refusal> {
+    check_text("/text", text)?;
+    let mut stepping = Stepping::begin(tx, scope, number, expected).await?;
+    if expected == Expected::Unsaid {
+        return Err(Refusal::VersionRequired { current: stepping.before.version });
+    }
+    stepping.step(Step::Approve { enough: false })?;
+    let caller = scope.caller();
+    let key = caller.key();
+    let refused = |why: &str| Refusal::MayNotApprove { why: why.to_owned() };
+    if has_written(&stepping.events, &key) {
+        return Err(refused("whoever made or edited a change does not approve it"));
+    }
+    if !matches!(caller.kind, CallerKind::User | CallerKind::Bootstrap) {
+        return Err(refused("approvals are given by people, not by service tokens"));
+    }
+    let needed = approvals(tx, scope, &stepping.set, &stepping.items, &stepping.events).await?;
+    let mut may = false;
+    for (id, key, _) in protection::of_all(tx, scope).await? {
+        let is_needed = needed.iter().any(|approvals| approvals.environment == key);
+        may |= is_needed && scope.may_in(Permission::Approve, &id);
+    }
+    if !may {
+        return Err(refused("it touches no environment whose changes you may approve"));
+    }
+    let again = |event: &Event| {
+        event.kind == "approved" && event.edition == stepping.set.edition && event.actor_key == key
+    };
+    if stepping.events.iter().any(again) {
+        // Said already; saying it again changes nothing.
+        return get(tx, scope, number).await;
+    }
+    stepping.events.push(Event {
+        sequence: 0,
+        kind: "approved".to_owned(),
+        actor_key: key,
+        actor: scope.actor().to_owned(),
+        text: text.to_owned(),
+        edition: stepping.set.edition,
+        at: stepping.change.at,
+    });
+    stepping.set.state = stepping.before.state;
+    let step = Step::Approve { enough: stepping.enough(tx, scope).await? };
+    stepping.step(step)?;
+    stepping.finish(tx, scope, step, text).await
+}
+
+/// Says no, and why. Approvals that were given before do not count any more.
+pub async fn reject(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    number: i64,
+    expected: Expected,
+    text: &str,
+) -> Result<Whole, Refusal> {
+    check_text("/text", text)?;
+    if text.trim().is_empty() {
+        return Err(Refusal::invalid("/text", "say why"));
+    }
+    let mut stepping = Stepping::begin(tx, scope, number, expected).await?;
+    stepping.step(Step::Reject)?;
+    stepping.renew();
+    stepping.set.reason = Some(text.to_owned());
+    stepping.finish(tx, scope, Step::Reject, text).await
+}
+
+pub async fn cancel(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    number: i64,
+    expected: Expected,
+    text: &str,
+) -> Result<Whole, Refusal> {
+    check_text("/text", text)?;
+    let mut stepping = Stepping::begin(tx, scope, number, expected).await?;
+    stepping.step(Step::Cancel)?;
+    demand_items(tx, scope, &stepping.items).await?;
+    stepping.unschedule();
+    stepping.finish(tx, scope, Step::Cancel, text).await
+}
+
+/// Raises no version: nobody's approval is of another's words.
+pub async fn comment(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    number: i64,
+    text: &str,
+) -> Result<Whole, Refusal> {
+    check_text("/text", text)?;
+    if text.trim().is_empty() {
+        return Err(Refusal::invalid("/text", "say something"));
+    }
+    let mut stepping = Stepping::begin(tx, scope, number, Expected::Any).await?;
+    stepping.step(Step::Comment)?;
+    note(tx, scope, &stepping.set, (Step::Comment.name(), text), stepping.change.at).await?;
+    let entry = entry(Step::Comment.action(), None, number, json!({ "text": text }));
+    stepping.change.finish(tx, entry).await?;
+    get(tx, scope, number).await
+}
+
+/// Applies it later: `at` is by the database's clock, in microseconds. None: not any more.
+pub async fn schedule(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    number: i64,
+    expected: Expected,
+    at: Option<i64>,
+) -> Result<Whole, Refusal> {
+    let mut stepping = Stepping::begin(tx, scope, number, expected).await?;
+    demand_items(tx, scope, &stepping.items).await?;
+    let step = if at.is_some() { Step::Schedule } else { Step::Unschedule };
+    stepping.step(step)?;
+    stepping.unschedule();
+    stepping.set.reason = None;
+    let mut text = String::new();
+    if let Some(at) = at {
+        let now = tx.clock_us().await?;
+        if !(now..=now.saturating_add(SCHEDULE_AHEAD_MAX_US)).contains(&at) {
+            let message = "a time that is to come, within a year";
+            return Err(Refusal::invalid("/applyAt", message));
+        }
+        demand_approvals(tx, scope, &stepping).await?;
+        stepping.set.apply_at = Some(at);
+        stepping.set.scheduled_key = Some(scope.caller().key());
+        stepping.set.scheduled_by = Some(scope.actor().to_owned());
+        text = rfc3339(at);
+    }
+    stepping.finish(tx, scope, step, &text).await
+}
+
+async fn demand_approvals(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    stepping: &Stepping,
+) -> Result<(), Refusal> {
+    let approvals = approvals(tx, scope, &stepping.set, &stepping.items, &stepping.events).await?;
+    match approvals.iter().find(|approvals| !approvals.are_enough()) {
+        None => Ok(()),
+        Some(lacking) => Err(Refusal::ApprovalsLacking {
+            environment: lacking.environment.clone(),
+            needed: lacking.required,
+            given: lacking.given(),
+        }),
+    }
+}
+
+/// Items whose things are not as they were made on.
+async fn conflicts(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    items: &[Item],
+) -> Result<Vec<String>, Refusal> {
+    let mut conflicts = Vec::new();
+    for item in items {
+        let now = match environments_of(read, scope, item).await? {
+            Ok(environment) => standing(read, scope, item, environment.as_ref()).await?,
+            Err(_) => {
+                conflicts.push(format!("{} (the environment is gone)", item.told()));
+                continue;
+            }
+        };
+        if item.is_in_conflict(&now) {
+            let (made, is) = (item.base_version, now.version);
+            conflicts.push(format!("{} (made on version {made}, at {is} now)", item.told()));
+        }
+    }
+    Ok(conflicts)
+}
+
+/// What became of a set that was to be applied.
+#[derive(Debug)]
+pub enum Outcome {
+    Applied(Box<Whole>),
+    /// It is in conflict now, and says so; that has to be committed too.
+    Conflict(Vec<String>),
+}
+
+/// By whose right it is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// The caller's.
+    Caller,
+    /// That of whoever scheduled it.
+    Schedule,
+}
+
+pub async fn apply(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    number: i64,
+    expected: Expected,
+) -> Result<Outcome, Refusal> {
+    apply_by(tx, scope, number, expected, By::Caller).await
+}
+
+/// Applies a set that is due; None if it is not, or not any more: then nothing of this is kept.
+pub async fn apply_due(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    number: i64,
+) -> Result<Option<Outcome>, Refusal> {
+    let seen = find(tx, scope, number).await?;
+    if !is_due(tx, &seen).await? {
+        return Ok(None);
+    }
+    let expected = Expected::Version(seen.version);
+    match apply_by(tx, scope, number, expected, By::Schedule).await {
+        Ok(outcome) => Ok(Some(outcome)),
+        // Somebody was faster: the next look finds what they made of it.
+        Err(Refusal::Stale { .. }) => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+async fn is_due(tx: &mut Connection, set: &ChangeSet) -> Result<bool, Refusal> {
+    let now = tx.clock_us().await?;
+    Ok(set.state == State::Scheduled && set.apply_at.is_some_and(|at| at <= now))
+}
+
+/// Writes down why a set that was due could not be applied. Whether it did: somebody may have
+/// been faster.
+pub async fn fail_due(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    number: i64,
+    why: &str,
+) -> Result<bool, Refusal> {
+    let mut stepping = Stepping::begin(tx, scope, number, Expected::Any).await?;
+    if !is_due(tx, &stepping.before).await? {
+        return Ok(false);
+    }
+    stepping.step(Step::Fail)?;
+    stepping.unschedule();
+    stepping.set.reason = Some(why.to_owned());
+    stepping.finish(tx, scope, Step::Fail, why).await?;
+    Ok(true)
+}
+
+async fn apply_by(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    number: i64,
+    expected: Expected,
+    by: By,
+) -> Result<Outcome, Refusal> {
+    // Which environments it touches is read before the lock, to lock them in their order, and again
+    // under it: an edit in between has raised the version.
+    let seen = find(tx, scope, number).await?;
+    let seen_items = items(tx, scope, number).await?;
+    let all = environments_touched(tx, scope, &seen_items).await?;
+    let touches = match &all {
+        None => Touches::All,
+        Some(ids) => Touches::Some(ids),
+    };
+    let change = Change::begin_by(tx, scope, touches, Passage::Approved).await?;
+    let mut stepping = Stepping::on(tx, scope, number, expected, change).await?;
+    if stepping.before.version != seen.version {
+        return Err(Refusal::Stale {
+            version: stepping.before.version,
+            current: summary(&stepping.before),
+        });
+    }
+    stepping.step(Step::Apply)?;
+    match by {
+        By::Caller => demand_items(tx, scope, &stepping.items).await?,
+        By::Schedule => demand_of_scheduler(tx, scope, &stepping).await?,
+    }
+    demand_approvals(tx, scope, &stepping).await?;
+    let conflicts = conflicts(tx, scope, &stepping.items).await?;
+    if !conflicts.is_empty() {
+        return Ok(Outcome::Conflict(conflicts));
+    }
+    let (environments, order) = in_order(tx, scope, &stepping.items).await?;
+    stepping.change.change_set = Some(number);
+    for index in order {
+        let Some(item) = stepping.items.get(index) else { continue };
+        let place = item.environment.as_ref().and_then(|key| environments.get(key));
+        let row = apply_item(tx, scope, &stepping.change, item, place).await;
+        let row = row.map_err(|refusal| within(refusal, &format!("/items/{index}/value")))?;
+        stepping.change = stepping.change.record(tx, row).await?;
+    }
+    let raised = &stepping.change.raised;
+    stepping.set.revisions = raised.iter().map(|one| (one.key.clone(), one.revision)).collect();
+    stepping.set.applied_at = Some(stepping.change.at);
+    stepping.set.applied_by = Some(match &stepping.set.scheduled_by {
+        Some(scheduled_by) if by == By::Schedule => {
+            format!("{}, scheduled by {scheduled_by}", scope.actor())
+        }
+        _ => scope.actor().to_owned(),
+    });
+    stepping.unschedule();
+    stepping.set.reason = None;
+    let items = std::mem::take(&mut stepping.items);
+    let whole = stepping.finish(tx, scope, Step::Apply, "").await;
+    whole.map(|whole| Outcome::Applied(Box::new(whole))).map_err(|refusal| placed(refusal, &items))
+}
+
+/// Writes down that a set is in conflict, in a transaction of its own: the one that found it out had
+/// raised environments.
+pub async fn collide(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    number: i64,
+    of: &[String],
+) -> Result<(), Refusal> {
+    let mut stepping = Stepping::begin(tx, scope, number, Expected::Any).await?;
+    let conflicts = conflicts(tx, scope, &stepping.items).await?;
+    if conflicts.is_empty() || stepping.step(Step::Collide).is_err() {
+        // It was mended meanwhile, or somebody has said what becomes of it.
+        return Ok(());
+    }
+    stepping.unschedule();
+    let why = of.join(", ");
+    stepping.set.reason = Some(why.clone());
+    stepping.finish(tx, scope, Step::Collide, &why).await?;
+    Ok(())
+}
+
+/// Ids of the environments, in the order of locks; None: all of the namespace.
+async fn environments_touched(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    items: &[Item],
+) -> Result<Option<Vec<String>>, Refusal> {
+    let mut ids = Vec::new();
+    for item in items {
+        match environments_of(read, scope, item).await? {
+            Ok(Some(environment)) => ids.push(environment.id),
+            Ok(None) => return Ok(None),
+            Err(_) => {}
+        }
+    }
+    ids.sort();
+    ids.dedup();
+    Ok(Some(ids))
+}
+
+/// Whoever scheduled it has to be one who may apply it, still.
+async fn demand_of_scheduler(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    stepping: &Stepping,
+) -> Result<(), Refusal> {
+    let key = stepping.set.scheduled_key.clone().unwrap_or_default();
+    for item in &stepping.items {
+        let environment = environments_of(tx, scope, item).await??;
+        let (needed, place) = match &environment {
+            Some(environment) => (Permission::Configure, Some(environment.id.as_str())),
+            None => (Permission::Write, None),
+        };
+        if !authorize::may_now(tx, scope.id(), &key, needed, place).await? {
+            let who = stepping.set.scheduled_by.clone().unwrap_or_default();
+            return Err(Refusal::Forbidden { needed: needed.name(), who });
+        }
+    }
+    Ok(())
+}
+
+/// What others need comes before them, and what is taken away goes last.
+async fn in_order(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    items: &[Item],
+) -> Result<(BTreeMap<String, Environment>, Vec<usize>), Refusal> {
+    let mut environments = BTreeMap::new();
+    for item in items {
+        if let Some(environment) = environments_of(tx, scope, item).await?? {
+            environments.insert(environment.key.clone(), environment);
+        }
+    }
+    let rank = |item: &Item| match (item.kind, item.value.is_some()) {
+        (Kind::Definition, true) => 0,
+        (Kind::Segment, true) => 1,
+        (Kind::PolicyPin, true) => 2,
+        (Kind::Config, _) => 3,
+        (Kind::PolicyPin, false) => 4,
+        (Kind::Segment, false) => 5,
+        (Kind::Definition, false) => 6,
+    };
+    let mut order: Vec<usize> = (0..items.len()).collect();
+    order.sort_by_key(|index| items.get(*index).map(rank));
+    Ok((environments, order))
+}
+
+async fn apply_item(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    change: &Change,
+    item: &Item,
+    place: Option<&Environment>,
+) -> Result<Entry, Refusal> {
+    // The versions were compared before.
+    let any = Expected::Any;
+    let key = &item.key;
+    let is_new = item.base_version == 0;
+    match (wanted(item)?, place) {
+        (Wanted::Definition(definition), None) if is_new => {
+            Ok(flags::create_within(tx, scope, change, &definition).await?.1)
+        }
+        (Wanted::Definition(definition), None) => {
+            Ok(flags::update_within(tx, scope, change, key, any, &definition).await?.1)
+        }
+        (Wanted::Gone, None) => flags::delete_within(tx, scope, change, key, any).await,
+        (Wanted::Config(config), Some(place)) => {
+            Ok(configs::set_within(tx, scope, change, place, key, any, &config).await?.1)
+        }
+        (Wanted::Segment(segment, ids), Some(place)) => {
+            let expected = (!is_new).then_some(any);
+            Ok(segments::put_within(tx, change, place, expected, &segment, &ids).await?.1)
+        }
+        (Wanted::Pin(pin), Some(place)) => {
+            let to = Move::To(pin);
+            Ok(policies::pin_within(tx, scope, change, place, key, any, to).await?.1)
+        }
+        (Wanted::Gone, Some(place)) if item.kind == Kind::Segment => {
+            segments::delete_within(tx, place, key, any).await
+        }
+        (Wanted::Gone, Some(place)) => policies::unpin_within(tx, scope, place, key, any).await,
+        (Wanted::Definition(_), Some(_))
+        | (Wanted::Config(_) | Wanted::Segment(..) | Wanted::Pin(_), None) => {
+            Err(Refusal::Internal("an item is in the wrong place".to_owned()))
+        }
+    }
+}
+
+/// Problems of the compiler at the items that they are of, as far as one is.
+fn placed(refusal: Refusal, items: &[Item]) -> Refusal {
+    let Refusal::Invalid(problems) = refusal else { return refusal };
+    let place = |mut problem: rules::compile::Problem| {
+        for (index, item) in items.iter().enumerate() {
+            let key = pointer_segment(&item.key);
+            let prefix = match item.kind {
+                Kind::Config => format!("/flags/{key}/config"),
+                Kind::Definition => format!("/flags/{key}/definition"),
+                Kind::Segment => format!("/segments/{key}"),
+                Kind::PolicyPin => format!("/policies/{key}"),
+            };
+            if let Some(rest) = problem.pointer.strip_prefix(&prefix)
+                && (rest.is_empty() || rest.starts_with('/'))
+            {
+                problem.pointer = format!("/items/{index}/value{rest}");
+                return problem;
+            }
+        }
+        problem.message = format!("at {}: {}", problem.pointer, problem.message);
+        problem.pointer = String::new();
+        problem
+    };
+    Refusal::Invalid(problems.into_iter().map(place).collect())
+}
