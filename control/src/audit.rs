@@ -75,8 +75,8 @@ pub struct Head {
 
 impl Head {
     /// Of the row that comes next.
-    pub fn sequence(&self) -> i64 {
-        self.sequence
+    pub fn next_sequence(&self) -> i64 {
+        self.sequence + 1
     }
 }
 

@@ -75,7 +75,6 @@ pub struct Change {
     caller: Arc<Caller>,
     trace_context: Option<String>,
     pub at: i64,
-    namespace_id: String,
     /// The change set that it applies, by its number.
     pub change_set: Option<i64>,
 }
@@ -111,7 +110,6 @@ impl Change {
             caller: scope.caller().clone(),
             trace_context: scope.trace_context().map(str::to_owned),
             at,
-            namespace_id: scope.id().to_owned(),
             change_set: None,
         };
         if passage == Passage::Gated {
@@ -150,14 +148,7 @@ impl Change {
 
     /// Number of the audit row that comes next.
     pub fn audit_sequence(&self) -> i64 {
-        self.head.sequence()
-    }
-
-    /// One audit row of several; `finish` writes the last.
-    pub async fn record(mut self, tx: &mut Tx, entry: audit::Entry) -> Result<Change, Refusal> {
-        audit::append(tx, self.head, &self.caller, self.at, entry).await?;
-        self.head = audit::lock(tx, &self.namespace_id).await?;
-        Ok(self)
+        self.head.next_sequence()
     }
 
     /// The change set that all rows of this change are a part of.

@@ -709,6 +709,8 @@ async fn take_in(
             let message = "all kinds of items have an environment, but definitions";
             return Err(invalid("/environment", message));
         }
+        check_zero(&format!("{place}/key"), &new.key)?;
+        check_zero(&format!("{place}/environment"), new.environment.as_deref().unwrap_or(""))?;
         let value = Some(new.value).filter(|value| !value.is_null());
         let mut item = Item {
             kind: new.kind,
@@ -798,7 +800,16 @@ async fn note(
     Ok(())
 }
 
+/// What PostgreSQL cannot keep.
+fn check_zero(pointer: &str, text: &str) -> Result<(), Refusal> {
+    match text.contains('\0') {
+        true => Err(Refusal::invalid(pointer, "a zero byte")),
+        false => Ok(()),
+    }
+}
+
 fn check_text(pointer: &str, text: &str) -> Result<(), Refusal> {
+    check_zero(pointer, text)?;
     match text.len() > TEXT_BYTES_MAX {
         true => {
             let message = format!("{} bytes, the limit is {TEXT_BYTES_MAX}", text.len());
@@ -809,6 +820,7 @@ fn check_text(pointer: &str, text: &str) -> Result<(), Refusal> {
 }
 
 fn check_title(title: &str) -> Result<(), Refusal> {
+    check_zero("/title", title)?;
     match title.trim().is_empty() {
         true => Err(Refusal::invalid("/title", "it needs a title")),
         false => check_name("/title", title),
@@ -850,7 +862,7 @@ pub async fn create(
 ) -> Result<Whole, Refusal> {
     check_title(title)?;
     check_text("/description", description)?;
-    let change = Change::begin(tx, scope, Touches::Nothing).await?;
+    let mut change = Change::begin(tx, scope, Touches::Nothing).await?;
     let open: i64 = query_scalar(OPEN).bind(scope.id()).fetch_one(tx).await?;
     if open >= OPEN_MAX as i64 {
         return Err(Refusal::TooMany { what: "open change sets", max: OPEN_MAX });
@@ -868,6 +880,7 @@ pub async fn create(
         .execute(tx)
         .await?;
     keep_items(tx, scope, number, &items).await?;
+    change.of_change_set(&number.to_string());
     let set = find(tx, scope, number).await?;
     note(tx, scope, &set, ("created", ""), change.at).await?;
     let after = told(&set, Some(&items), "");
@@ -900,8 +913,9 @@ impl Stepping {
         scope: &NamespaceScope,
         number: i64,
         expected: Expected,
-        change: Change,
+        mut change: Change,
     ) -> Result<Stepping, Refusal> {
+        change.of_change_set(&number.to_string());
         let before = find(tx, scope, number).await?;
         // A step may leave the version unsaid: then it is on whatever is there.
         if expected != Expected::Unsaid {
@@ -1395,7 +1409,7 @@ async fn apply_by(
         let place = item.environment.as_ref().and_then(|key| environments.get(key));
         let row = apply_item(tx, scope, &stepping.change, item, place).await;
         let row = row.map_err(|refusal| within(refusal, &format!("/items/{index}/value")))?;
-        stepping.change = stepping.change.record(tx, row).await?;
+        stepping.change.record(tx, row).await?;
     }
     let raised = &stepping.change.raised;
     stepping.set.revisions = raised.iter().map(|one| (one.key.clone(), one.revision)).collect();

@@ -146,7 +146,7 @@ pub async fn kill(
     flag: &str,
     reason: &str,
 ) -> Result<Configured, Refusal> {
-    if reason.trim().is_empty() || reason.len() > REASON_BYTES_MAX {
+    if reason.trim().is_empty() || reason.len() > REASON_BYTES_MAX || reason.contains('\0') {
         let message = format!("say why, in 1 to {REASON_BYTES_MAX} bytes");
         return Err(Refusal::invalid("/reason", message));
     }

@@ -27,10 +27,6 @@ pub async fn person(world: &World) -> String {
     key.reveal().to_owned()
 }
 
-pub async fn post_as(world: &World, token: &str, path: &str, body: Value) -> (u16, Value) {
-    send_as(world, token, "POST", path, None, body).await
-}
-
 pub async fn send_as(
     world: &World,
     token: &str,
@@ -148,6 +144,12 @@ async fn fifty_flags_in_two_environments_are_one_revision_of_each() {
     assert_eq!(actions[0], "change-set.apply");
     assert!(actions[1..52].iter().all(|action| *action == "config.set"), "{actions:?}");
     assert_eq!(actions[52], "change-set.submit");
+    let (_, about) = world.get(&format!("{OURS}/audit?changeSet={number}&limit=200")).await;
+    assert_eq!(
+        about["items"].as_array().map(Vec::len),
+        Some(54),
+        "made, submitted, applied, items"
+    );
     assert_eq!(world.get(&format!("{OURS}/audit/verify")).await.1["valid"], true);
     let (_, version) = world.get(&format!("{PRODUCTION}/flags/f07/versions/1")).await;
     assert_eq!(version["changeSet"], number);
