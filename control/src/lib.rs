@@ -53,8 +53,8 @@ pub mod relay;
 pub mod reports;
 mod revert;
 pub mod rollout;
-pub mod seen;
 pub mod schedule;
+pub mod seen;
 pub mod segments;
 mod serve;
 pub mod sessions;
@@ -279,7 +279,6 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     let believed = authority.clone();
     tasks.push(tokio::spawn(signing::follow(signing, believed, file, SIGNING_KEY_TICK, until)));
     tasks.push(tokio::spawn(seen::run(store.clone(), authority, stopping.clone())));
-    tasks.push(tokio::spawn(signing::follow(signing, file, SIGNING_KEY_TICK, until)));
     let (timed, rung, until) = (store.clone(), doorbell.clone(), stopping.clone());
     tasks.push(tokio::spawn(schedule::run(timed, lead.clone(), rung, config.tick, until)));
     tasks.push(tokio::spawn(relay::run(publisher, doorbell, config.tick, stopping.clone())));

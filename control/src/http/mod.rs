@@ -3,8 +3,8 @@
 //! No SQL here. A route without a permission in `authorize.rs` does not start.
 
 pub mod admin;
-mod cookies;
 pub mod changes;
+mod cookies;
 pub mod edge;
 pub mod extract;
 pub mod fleet;
