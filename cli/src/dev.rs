@@ -17,6 +17,7 @@ use edge::feed::{Feed, FeedError};
 use futures_util::future::BoxFuture;
 use rules::blob::Digest;
 use rules::head::{Heads, Receipts};
+use rules::sample::{SampleOrders, SampleReport};
 use rules::usage::UsageReport;
 use serde_json::json;
 use tokio::sync::{Mutex, watch};
@@ -77,6 +78,7 @@ pub async fn run(arguments: Dev, output: Output) -> Result<(), Failure> {
     config.data_dir = Some(dir.join("edge"));
     // Who tries things out looks at the counts right away.
     config.usage_every = Duration::from_secs(2);
+    config.samples_every = Duration::from_secs(2);
     let feed = Arc::new(Joined::new(&control));
     let edge = edge::start(config, feed)
         .await
@@ -280,6 +282,13 @@ impl Feed for Joined {
     fn usage(&self, report: UsageReport) -> BoxFuture<'_, Result<(), FeedError>> {
         Box::pin(async move {
             let taken = self.reports.take_usage(&report).await;
+            taken.map_err(|error| FeedError::Unreachable(error.into()))
+        })
+    }
+
+    fn samples(&self, report: SampleReport) -> BoxFuture<'_, Result<SampleOrders, FeedError>> {
+        Box::pin(async move {
+            let taken = self.reports.take_samples(&report).await;
             taken.map_err(|error| FeedError::Unreachable(error.into()))
         })
     }

@@ -243,6 +243,10 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET", "~/environments/{environment}/export", Read),
     ("POST", "~/environments/{environment}/evaluate", Read),
     ("POST", "~/environments/{environment}/impact", Read),
+    ("GET", "~/environments/{environment}/sampling", Read),
+    ("PUT", "~/environments/{environment}/sampling", Administer),
+    ("DELETE", "~/environments/{environment}/sampling", Administer),
+    ("GET", "~/environments/{environment}/contexts", Read),
     ("GET", "~/environments/{environment}/edges", Read),
     ("GET", "~/change-sets", Read),
     ("POST", "~/change-sets", Configure),
@@ -268,6 +272,7 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET", "/edge/v1/blobs/{digest}", Edge),
     ("POST", "/edge/v1/receipts", Edge),
     ("POST", "/edge/v1/usage", Edge),
+    ("POST", "/edge/v1/samples", Edge),
 ];
 
 /// What a route asks for; none if nobody said, and then nobody gets in.

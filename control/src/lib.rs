@@ -53,6 +53,7 @@ pub mod relay;
 pub mod reports;
 mod revert;
 pub mod rollout;
+pub mod samples;
 pub mod schedule;
 pub mod seen;
 pub mod segments;
@@ -389,6 +390,19 @@ impl LocalReports {
         let scope = authorize::local_edge(&mut tx).await?;
         edges::receive(&mut tx, &scope, receipts).await?;
         Ok(tx.commit().await?)
+    }
+
+    /// As `POST /edge/v1/samples`.
+    pub async fn take_samples(
+        &self,
+        report: &rules::sample::SampleReport,
+    ) -> Result<rules::sample::SampleOrders, authorize::Denied> {
+        let mut tx = self.store.write().await?;
+        let scope = authorize::local_edge(&mut tx).await?;
+        samples::receive(&mut tx, &scope, report).await?;
+        let orders = samples::orders(&mut tx, &scope).await?;
+        tx.commit().await?;
+        Ok(orders)
     }
 
     /// As `POST /edge/v1/usage`.

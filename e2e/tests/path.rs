@@ -1,7 +1,7 @@
 //! The whole path: a write at control becomes an answer at the edge.
 
 use e2e::http::{Ofrep, segment, send, until};
-use e2e::world::{World, workspace};
+use e2e::world::{Setup, World, workspace};
 use serde_json::{Value, json};
 
 fn demo_flags() -> Value {
@@ -267,5 +267,40 @@ async fn a_browser_gets_its_flags_and_what_it_used_is_counted() {
     world.start_edge(|_| {}).await;
     let again = snapshot(world.edge_url(), world.browser_key.clone()).await;
     assert!(again == bytes);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contexts_that_services_send_are_sampled_when_ordered_and_show_what_a_draft_would_change() {
+    let often = |config: &mut edge::config::Config| {
+        config.samples_every = std::time::Duration::from_millis(50);
+    };
+    let world = World::with(Setup { edge: &often, ..Setup::default() }).await;
+    world.admin.flag(&boolean("banner"), &serving("off")).await;
+    let ofrep = world.ofrep();
+    let secret = json!({ "targetingKey": "anna", "country": "DE", "email": "anna@example.com" });
+    ofrep.serves("banner", &secret, &json!(false)).await;
+    let at = world.admin.environment_path();
+    let order = json!({ "perMinute": 600, "keep": ["country"], "minutes": 5 });
+    world.admin.put(&format!("{at}/sampling"), &order).await.ok();
+    // Until the edge has heard of it and has brought one.
+    let contexts = format!("{at}/contexts");
+    until("a sampled context", || async {
+        ofrep.serves("banner", &secret, &json!(false)).await;
+        let body = world.admin.get(&contexts).await.ok().json();
+        match body["items"].as_array().is_some_and(|items| !items.is_empty()) {
+            true => Ok(()),
+            false => Err(body.to_string()),
+        }
+    })
+    .await;
+    let body = world.admin.get(&contexts).await.ok().json();
+    let context = &body["items"][0]["context"];
+    assert_eq!(context["country"], "DE", "{body}");
+    assert!(context["targetingKey"].as_str().is_some_and(|key| key.len() == 16), "{body}");
+    assert!(!body.to_string().contains("anna"), "{body}");
+    let draft = json!({ "flags": { "banner": { "config": serving("on") } }, "recent": 10 });
+    let impact = world.admin.post(&format!("{at}/impact"), &draft).await.ok().json();
+    assert_eq!(impact["flags"][0]["transitions"][0]["examples"][0], *context, "{impact}");
     world.stop().await;
 }

@@ -43,6 +43,8 @@ pub struct Config {
     pub browser_rate_per_s: Option<NonZeroU32>,
     /// How often usage is reported to control; each time ± 50 %.
     pub usage_every: Duration,
+    /// How often control is asked whose contexts to sample, and brought those; each time ± 50 %.
+    pub samples_every: Duration,
     /// How long a shutdown waits for requests that are being answered.
     pub drain: Duration,
     pub timeouts: Timeouts,
@@ -112,6 +114,7 @@ impl Config {
             server_rate_per_s: NonZeroU32::new(100_000),
             browser_rate_per_s: NonZeroU32::new(5_000),
             usage_every: Duration::from_secs(60),
+            samples_every: Duration::from_secs(15),
             drain: Duration::from_secs(10),
             timeouts: Timeouts::default(),
             register: None,

@@ -20,11 +20,14 @@ use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, IF_NONE_MATCH};
 use rules::blob::Digest;
 use rules::head::{Heads, Receipts};
 use rules::keys::ApiKey;
+use rules::sample::{SampleOrders, SampleReport};
 use rules::usage::UsageReport;
 
 /// Bytes of an answer with heads: 2,000 environments at the longest head that there can be.
 pub const HEADS_BYTES_MAX: u64 = 2_000 * (rules::limits::HEAD_BYTES_MAX as u64 + 256);
 
+/// Orders of many environments, each at its longest.
+const SAMPLE_ORDERS_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Without a byte for so long, a transfer is given up; the next tick starts it again. All of an
 /// edge's news wait for it.
@@ -70,6 +73,13 @@ pub trait Feed: Send + Sync + 'static {
     fn usage(&self, report: UsageReport) -> BoxFuture<'_, Result<(), FeedError>> {
         let _ = report;
         Box::pin(async { Ok(()) })
+    }
+
+    /// Brings sampled contexts, and is told of which environments to take some. A feed that leads
+    /// nowhere orders none.
+    fn samples(&self, report: SampleReport) -> BoxFuture<'_, Result<SampleOrders, FeedError>> {
+        let _ = report;
+        Box::pin(async { Ok(SampleOrders::default()) })
     }
 
     /// The doorbell: resolves when heads may have changed. A lost ring costs one anti-entropy
@@ -178,13 +188,17 @@ impl HttpFeed {
         Ok(Some((heads, etag)))
     }
 
-    async fn post(&self, path: &str, body: &impl serde::Serialize) -> Result<(), FeedError> {
+    async fn post(
+        &self,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<reqwest::Response, FeedError> {
         let url = format!("{}/edge/v1/{path}", self.base);
         let body =
             serde_json::to_vec(body).map_err(|error| FeedError::Malformed(error.to_string()))?;
         let request = self.client.post(url).body(body);
         let request = request.header(reqwest::header::CONTENT_TYPE, "application/json");
-        self.send(request).await.map(drop)
+        self.send(request).await
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, FeedError> {
@@ -276,11 +290,19 @@ impl Feed for HttpFeed {
     }
 
     fn receipts(&self, receipts: Receipts) -> BoxFuture<'_, Result<(), FeedError>> {
-        Box::pin(async move { self.post("receipts", &receipts).await })
+        Box::pin(async move { self.post("receipts", &receipts).await.map(drop) })
     }
 
     fn usage(&self, report: UsageReport) -> BoxFuture<'_, Result<(), FeedError>> {
-        Box::pin(async move { self.post("usage", &report).await })
+        Box::pin(async move { self.post("usage", &report).await.map(drop) })
+    }
+
+    fn samples(&self, report: SampleReport) -> BoxFuture<'_, Result<SampleOrders, FeedError>> {
+        Box::pin(async move {
+            let answer = self.post("samples", &report).await?;
+            let body = read(answer, SAMPLE_ORDERS_BYTES_MAX).await?;
+            serde_json::from_slice(&body).map_err(|error| FeedError::Malformed(error.to_string()))
+        })
     }
 
     fn changed(&self) -> BoxFuture<'_, ()> {

@@ -19,6 +19,7 @@ mod ofrep;
 mod policies;
 #[cfg(feature = "etcd")]
 mod register;
+mod samples;
 mod sdk;
 mod serve;
 #[cfg(feature = "failpoints")]
@@ -120,6 +121,12 @@ pub async fn start_in(
         state: state.clone(),
         metrics: metrics.clone(),
     };
+    let courier = samples::Courier {
+        edge_id: config.edge_id.clone(),
+        every: config.samples_every,
+        feed: feed.clone(),
+        state: state.clone(),
+    };
     let sync = Sync::new(&config, feed, sandbox.clone(), state.clone(), disk, metrics.clone());
     let shared = Serving::new(&config, state, metrics, sync.progress.clone());
     sync.restore().await;
@@ -131,6 +138,7 @@ pub async fn start_in(
     let until = stopping.clone();
     tasks.spawn(async move { sync.run(until).await });
     tasks.spawn(reporter.run(stopping.clone()));
+    tasks.spawn(courier.run(stopping.clone()));
     #[cfg(feature = "etcd")]
     if let Some(register) = config.register {
         let started_at_us = now_ms().saturating_mul(1_000);

@@ -147,6 +147,7 @@ async fn try_evaluate(
     let (parts, body) = request.into_parts();
     let body = read_body(body, shared.timeouts.body).await?;
     let context = context_of(&body)?;
+    grant.served.offer_sample(&body);
     match key {
         Some(key) => Ok(one(&grant, key, context, began).await),
         None => {

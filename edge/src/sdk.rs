@@ -82,6 +82,7 @@ async fn evaluate(shared: &Shared, request: Request<Incoming>) -> Result<Respons
     let (parts, body) = request.into_parts();
     let body = ofrep::read_body(body, shared.timeouts.body).await?;
     let context = ofrep::context_of(&body)?;
+    grant.served.offer_sample(&body);
     ofrep::all(&grant, Audience::BrowserAtEdge, context, &parts.headers, began).await
 }
 

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::auth::{self, StreamClaims};
 use crate::client::Client;
 use crate::metrics::{EnvironmentMetrics, Metrics};
+use crate::samples::Sampler;
 use crate::sdk::events::Catalog;
 use crate::sdk::ring::Ring;
 use crate::usage::Usage;
@@ -54,6 +55,11 @@ pub struct Served {
 }
 
 impl Served {
+    /// A request's body, of which a redacted part is taken if that was ordered.
+    pub fn offer_sample(&self, body: &[u8]) {
+        self.tenant.sampler.offer(body, crate::now_ms(), &self.manifest.stream_secret);
+    }
+
     pub fn bulk_bytes(&self) -> usize {
         // With room for a few longer values, so that most answers need no second allocation.
         self.bulk_bytes.load(Ordering::Relaxed) + 256
@@ -72,6 +78,7 @@ pub struct Tenant {
     /// What browsers had last, for those that hear of a change late.
     pub ring: Ring,
     pub usage: Usage,
+    pub sampler: Sampler,
     pub metrics: EnvironmentMetrics,
 }
 
@@ -350,6 +357,7 @@ impl State {
             Arc::new(Tenant {
                 name: name.clone(),
                 usage: Usage::new(metrics.usage_dropped.clone()),
+                sampler: Sampler::default(),
                 announcements: watch::Sender::new(Announcement::default()),
                 ring: Ring::default(),
                 metrics,

@@ -73,6 +73,8 @@ pub mod model;
 pub mod policy;
 pub mod ruleset;
 #[cfg(feature = "full")]
+pub mod sample;
+#[cfg(feature = "full")]
 pub mod secret;
 pub mod split;
 #[cfg(feature = "full")]

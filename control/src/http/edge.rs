@@ -13,16 +13,18 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use rules::blob::Digest;
 use rules::head::Receipts;
 use rules::limits::ADMIN_BODY_BYTES_MAX;
+use rules::sample::SampleReport;
 use rules::usage::UsageReport;
 use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Asked, At, Handled, Shared, parse, read};
-use super::problem::Stop;
+use super::extract::{self, Asked, At, Handled, Shared, parse, read};
+use super::problem::{Stop, respond};
 use crate::authorize::EdgeScope;
 use crate::edges;
 use crate::refusal::Refusal;
+use crate::samples as sampled;
 use crate::usage as uses;
 
 const WAIT_SECONDS_MAX: u64 = 30;
@@ -33,6 +35,7 @@ pub fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(blob))
         .routes(routes!(receipts))
         .routes(routes!(usage))
+        .routes(routes!(samples))
 }
 
 #[derive(Debug, Deserialize)]
@@ -154,6 +157,21 @@ async fn receipts(State(shared): State<Shared>, scope: EdgeScope, request: Reque
     edges::receive(&mut tx, &scope, &receipts).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Contexts that an edge took, and of which environments it shall take some from now on. Most reports
+/// are empty and write nothing.
+#[utoipa::path(post, path = "/edge/v1/samples", tag = "edge", request_body = serde_json::Value, responses((status = 200, body = serde_json::Value)))]
+async fn samples(State(shared): State<Shared>, scope: EdgeScope, request: Request) -> Handled {
+    let body = read(request.into_body(), ADMIN_BODY_BYTES_MAX, shared.body_timeout).await?;
+    let report: SampleReport = parse(&body)?;
+    if !report.environments.is_empty() {
+        let mut tx = shared.store.write().await?;
+        sampled::receive(&mut tx, &scope, &report).await?;
+        tx.commit().await?;
+    }
+    let orders = sampled::orders(&mut *shared.store.read().await?, &scope).await?;
+    Ok(respond(extract::answer(StatusCode::OK, None, &orders)))
 }
 
 /// How often flags were used. A report that comes again under its number counts once.

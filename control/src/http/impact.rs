@@ -5,19 +5,25 @@ use http::StatusCode;
 use indexmap::IndexMap;
 use rules::model::{FlagConfig, FlagDefinition};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, answer, moment, parse, read};
+use super::extract::{At, Handled, Shared, Writing, answer, list, moment, no_content, parse, read};
 use super::problem::respond;
 use crate::authorize::Scope;
 use crate::impact::{self, FlagImpact, Impact, Served, Transition};
-use crate::store::now_us;
+use crate::page::{Page, Paged};
+use crate::refusal::Refusal;
+use crate::samples::{self, Sampling};
+use crate::store::{now_us, rfc3339};
 
 pub fn router() -> OpenApiRouter<Shared> {
-    OpenApiRouter::new().routes(routes!(preview))
+    OpenApiRouter::new()
+        .routes(routes!(preview))
+        .routes(routes!(get_sampling, set_sampling, unset_sampling))
+        .routes(routes!(list_contexts))
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -25,9 +31,14 @@ pub fn router() -> OpenApiRouter<Shared> {
 struct Preview {
     /// By the flag's key; 1 to 200.
     flags: IndexMap<String, Draft>,
-    /// Evaluation contexts, at most 1,000.
+    /// Evaluation contexts, at most 1,000; or `recent`.
+    #[serde(default)]
     #[schema(max_items = 1000)]
     contexts: Vec<IndexMap<String, Value>>,
+    /// So many of the newest contexts that edges sampled (`PUT …/sampling`), at most 1,000.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 1000)]
+    recent: Option<u32>,
     /// RFC 3339; the present unless given.
     #[serde(default)]
     now: Option<String>,
@@ -115,25 +126,152 @@ async fn preview(State(shared): State<Shared>, scope: Scope, at: At, request: Re
     let max = rules::limits::ADMIN_BODY_BYTES_MAX;
     let body = read(request.into_body(), max, shared.body_timeout).await?;
     let asked: Preview = parse(&body)?;
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    let contexts = match asked.recent {
+        None => {
+            let contexts = asked.contexts.into_iter();
+            contexts.map(|context| Value::Object(context.into_iter().collect())).collect()
+        }
+        Some(_) if !asked.contexts.is_empty() => {
+            let message = "either contexts, or recent ones, not both";
+            return Err(Refusal::invalid("/recent", message).into());
+        }
+        Some(recent) if (1..=impact::CONTEXTS_MAX).contains(&(recent as usize)) => {
+            let recent = i64::from(recent);
+            let found = samples::newest(&mut read, &scope, &at.environment, recent).await?;
+            found.into_iter().map(|(_, context)| context).collect()
+        }
+        Some(_) => {
+            let message = format!("1 to {} contexts", impact::CONTEXTS_MAX);
+            return Err(Refusal::invalid("/recent", message).into());
+        }
+    };
     let asked = impact::Asked {
         draft: asked
             .flags
             .into_iter()
             .map(|(key, draft)| (key, (draft.definition, draft.config)))
             .collect(),
-        contexts: asked
-            .contexts
-            .into_iter()
-            .map(|context| Value::Object(context.into_iter().collect()))
-            .collect(),
+        contexts,
         now_ms: moment("/now", asked.now.as_deref())?.unwrap_or_else(now_us) / 1_000,
     };
-    let mut read = shared.store.read().await?;
-    let scope = at.scope(&mut read, &scope).await?;
     let (environment, admission) = (&at.environment, &shared.admission);
     let impact = impact::preview(&mut read, &scope, environment, asked, admission).await?;
     let Impact { contexts, complete, changed, flags } = impact;
     let flags = flags.into_iter().map(show_flag).collect();
     let shown = ShownImpact { contexts, complete, changed, flags };
     Ok(respond(answer(StatusCode::OK, None, &shown)))
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NewSampling {
+    /// Contexts that each edge may take.
+    #[schema(minimum = 1, maximum = 600)]
+    per_minute: i64,
+    /// Dotted paths of the attributes that may leave the edge; at most 50. The targeting key is a
+    /// pseudonym unless `targetingKey` is among them.
+    #[schema(max_items = 50)]
+    keep: Vec<String>,
+    /// From now on; at most a day.
+    #[schema(minimum = 1, maximum = 1440)]
+    minutes: i64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct ShownSampling {
+    /// Whether edges take contexts just now.
+    on: bool,
+    /// Contexts that are there, at most 1,000.
+    kept: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    per_minute: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keep: Option<Vec<String>>,
+    /// RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set_by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set_at: Option<String>,
+}
+
+fn show_sampling((of, kept): (Option<Sampling>, i64)) -> ShownSampling {
+    let on = of.as_ref().is_some_and(|of| of.until > now_us());
+    let (mut per_minute, mut keep, mut until, mut set_by, mut set_at) =
+        (None, None, None, None, None);
+    if let Some(of) = of {
+        per_minute = Some(of.per_minute);
+        keep = Some(of.keep);
+        until = Some(rfc3339(of.until));
+        set_by = Some(of.set_by);
+        set_at = Some(rfc3339(of.set_at));
+    }
+    ShownSampling { on, kept, per_minute, keep, until, set_by, set_at }
+}
+
+/// Whether edges sample contexts of an environment, and what of them.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/sampling", tag = "evaluation",
+    responses((status = 200, body = ShownSampling)))]
+async fn get_sampling(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    let shown = show_sampling(samples::get(&mut read, &scope, &at.environment).await?);
+    Ok(respond(answer(StatusCode::OK, None, &shown)))
+}
+
+/// Let edges sample contexts for a while, for previews of changes. Attributes that are not named stay
+/// at the edge.
+#[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/sampling", tag = "evaluation",
+    request_body = NewSampling, responses((status = 200, body = ShownSampling)))]
+async fn set_sampling(at: At, writing: Writing) -> Handled {
+    let asked: NewSampling = writing.json()?;
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    let (tx, environment) = (&mut write.tx, &at.environment);
+    let (per_minute, minutes) = (asked.per_minute, asked.minutes);
+    samples::set(tx, &scope, environment, per_minute, &asked.keep, minutes).await?;
+    let shown = show_sampling(samples::get(tx, &scope, environment).await?);
+    write.finish(answer(StatusCode::OK, None, &shown)).await
+}
+
+/// End sampling and forget what was sampled.
+#[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/environments/{environment}/sampling", tag = "evaluation",
+    responses((status = 204)))]
+async fn unset_sampling(at: At, writing: Writing) -> Handled {
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    samples::unset(&mut write.tx, &scope, &at.environment).await?;
+    write.finish(no_content()).await
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[allow(dead_code, reason = "for the description only")]
+struct ShownContexts {
+    items: Vec<ShownContext>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[allow(dead_code, reason = "for the description only")]
+struct ShownContext {
+    /// RFC 3339, by the edge's clock.
+    at: String,
+    #[schema(value_type = Object)]
+    context: Value,
+}
+
+/// The newest contexts that edges sampled, redacted as they were asked to.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/contexts", tag = "evaluation",
+    params(("limit" = Option<usize>, Query, minimum = 1, maximum = 200)),
+    responses((status = 200, body = ShownContexts)))]
+async fn list_contexts(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    let limit = page.fetch() - 1;
+    let items = samples::newest(&mut read, &scope, &at.environment, limit).await?;
+    let shown = |(at, context): &(i64, Value)| json!({ "at": rfc3339(*at), "context": context });
+    Ok(list(Paged { items, next_cursor: None }, shown))
 }

@@ -136,3 +136,90 @@ async fn a_draft_that_would_be_refused_is_refused_with_the_place_in_the_request(
     assert_eq!((status, &body["changed"]), (200, &json!(1_000)), "{body}");
     world.control.shutdown().await;
 }
+
+const SAMPLING: &str = "/api/v1/namespaces/ours/environments/production/sampling";
+const CONTEXTS: &str = "/api/v1/namespaces/ours/environments/production/contexts";
+
+/// What an edge brings of `ours` and `theirs`, and is told.
+async fn bring(world: &World, key: &str, samples: Value) -> (u16, Value) {
+    let of = |namespace: &str| json!({ "namespace": namespace, "environment": "production", "samples": samples });
+    let body = json!({ "edge": "e", "environments": [of("ours"), of("theirs")] });
+    let url = format!("{}/edge/v1/samples", world.url);
+    crate::world::read(world.http.post(url).bearer_auth(key).json(&body)).await
+}
+
+#[tokio::test]
+async fn nothing_is_sampled_until_it_is_ordered_and_only_so_much_is_kept() {
+    let world = world().await;
+    world.namespace("theirs").await;
+    let key = world.edge_key(json!(["ours"])).await;
+    let sample = |n: i64| json!({ "atMs": 1_900_000_000_000_i64, "context": { "n": n } });
+    let (status, body) = bring(&world, &key, json!([sample(1)])).await;
+    assert_eq!((status, body), (200, json!({ "orders": [] })));
+    assert_eq!(world.get(SAMPLING).await.1, json!({ "on": false, "kept": 0 }));
+    assert_eq!(world.delete(SAMPLING).await.0, 404);
+
+    for namespace in ["ours", "theirs"] {
+        let path = SAMPLING.replace("ours", namespace);
+        let order = json!({ "perMinute": 60, "keep": ["country"], "minutes": 5 });
+        let (status, body) = world.put(&path, order).await;
+        assert_eq!((status, &body["on"]), (200, &json!(true)), "{body}");
+    }
+    // Told of its own namespace alone, and believed of no other.
+    let (_, body) = bring(&world, &key, json!([sample(1), { "atMs": 0, "context": "no" }])).await;
+    let orders = body["orders"].as_array().expect("orders");
+    assert_eq!(orders.len(), 1, "{body}");
+    assert_eq!(
+        (&orders[0]["namespace"], &orders[0]["keep"]),
+        (&json!("ours"), &json!(["country"]))
+    );
+    assert_eq!(world.get(SAMPLING).await.1["kept"], 1);
+    assert_eq!(world.get(&SAMPLING.replace("ours", "theirs")).await.1["kept"], 0);
+
+    for part in 0..6 {
+        let samples: Vec<Value> = (0..200).map(|n| sample(part * 200 + n)).collect();
+        assert_eq!(bring(&world, &key, json!(samples)).await.0, 422, "400 in one report");
+        let url = format!("{}/edge/v1/samples", world.url);
+        let body = json!({ "edge": "e", "environments": [
+            { "namespace": "ours", "environment": "production", "samples": samples }] });
+        let sent = world.http.post(url).bearer_auth(&key).json(&body);
+        assert_eq!(crate::world::read(sent).await.0, 200);
+    }
+    assert_eq!(world.get(SAMPLING).await.1["kept"], 1_000);
+    let (_, body) = world.get(&format!("{CONTEXTS}?limit=2")).await;
+    let newest: Vec<_> = body["items"].as_array().expect("items").iter().collect();
+    assert_eq!((newest.len(), &newest[0]["context"]), (2, &json!({ "n": 1_199 })), "{body}");
+
+    let asked = json!({ "flags": { "banner": { "config":
+        { "enabled": true, "fallthrough": { "variant": "on" } } } }, "recent": 300 });
+    let (_, body) = world.post(IMPACT, asked).await;
+    assert_eq!((&body["contexts"], &body["changed"]), (&json!(300), &json!(300)), "{body}");
+
+    assert_eq!(world.delete(SAMPLING).await.0, 204);
+    assert_eq!(world.get(SAMPLING).await.1, json!({ "on": false, "kept": 0 }));
+    let (_, body) = world.get("/api/v1/namespaces/ours/audit?limit=2").await;
+    let said: Vec<_> =
+        body["items"].as_array().expect("items").iter().map(|one| &one["action"]).collect();
+    assert_eq!(said, [&json!("sampling.unset"), &json!("sampling.set")]);
+    world.control.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_order_names_its_bounds() {
+    let world = world().await;
+    for (order, place) in [
+        (json!({ "perMinute": 0, "keep": [], "minutes": 5 }), "/perMinute"),
+        (json!({ "perMinute": 601, "keep": [], "minutes": 5 }), "/perMinute"),
+        (json!({ "perMinute": 1, "keep": [""], "minutes": 5 }), "/keep/0"),
+        (json!({ "perMinute": 1, "keep": vec!["a"; 51], "minutes": 5 }), "/keep"),
+        (json!({ "perMinute": 1, "keep": [], "minutes": 1_441 }), "/minutes"),
+    ] {
+        let (status, body) = world.put(SAMPLING, order.clone()).await;
+        assert_eq!(
+            (status, &body["errors"][0]["pointer"]),
+            (422, &json!(place)),
+            "{order}: {body}"
+        );
+    }
+    world.control.shutdown().await;
+}

@@ -157,6 +157,13 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
             Json(json!({ "edge": "e", "run": 1, "sequence": 1, "environments": [] })),
             edge(204),
         ),
+        route(
+            "POST",
+            "/edge/v1/samples",
+            "/edge/v1/samples",
+            Json(json!({ "edge": "e" })),
+            edge(200),
+        ),
         route("GET", "/api/v1/namespaces", "/api/v1/namespaces", None, admin(200)),
         route(
             "POST",
@@ -487,6 +494,34 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
             "/environments/{environment}/evaluate",
             "/environments/production/evaluate",
             Json(json!({ "context": {} })),
+            200
+        ),
+        below!(
+            "GET",
+            "/environments/{environment}/sampling",
+            "/environments/production/sampling",
+            None,
+            200
+        ),
+        below!(
+            "PUT",
+            "/environments/{environment}/sampling",
+            "/environments/production/sampling",
+            Json(json!({ "perMinute": 1, "keep": [], "minutes": 1 })),
+            200
+        ),
+        below!(
+            "DELETE",
+            "/environments/{environment}/sampling",
+            "/environments/production/sampling",
+            None,
+            204
+        ),
+        below!(
+            "GET",
+            "/environments/{environment}/contexts",
+            "/environments/production/contexts",
+            None,
             200
         ),
         below!(

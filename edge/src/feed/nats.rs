@@ -30,6 +30,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use rules::blob::Digest;
 use rules::bus::{self, Broker};
 use rules::head::{Heads, Receipts, SignedHead, Version};
+use rules::sample::{SampleOrders, SampleReport};
 use rules::usage::UsageReport;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -395,6 +396,11 @@ impl Feed for NatsFeed {
     /// Over HTTP in any case: it is in no hurry, and the answer says whether it was counted.
     fn usage(&self, report: UsageReport) -> BoxFuture<'_, Result<(), FeedError>> {
         self.behind.usage(report)
+    }
+
+    /// Over HTTP, like usage.
+    fn samples(&self, report: SampleReport) -> BoxFuture<'_, Result<SampleOrders, FeedError>> {
+        self.behind.samples(report)
     }
 
     fn receipts(&self, receipts: Receipts) -> BoxFuture<'_, Result<(), FeedError>> {
