@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use control::config::FirstKeys;
+use control::outgoing::Reach;
 use control::store::Database;
 use edge::config::Register;
 use edge::feed::nats::NatsFeed;
@@ -97,6 +98,10 @@ pub struct ControlArgs {
     /// one:2s,25%:3s on PostgreSQL, else off].
     #[arg(long, env = "TIDEGATE_ROLLOUT_STAGES", value_name = "STAGES")]
     rollout_stages: Option<String>,
+    /// Lets webhooks go to private addresses and without TLS: whoever administers a namespace can then
+    /// have control ask whatever it can reach.
+    #[arg(long, env = "TIDEGATE_WEBHOOK_ALLOW_PRIVATE")]
+    webhook_allow_private: bool,
     #[command(flatten)]
     nats: Nats,
     #[command(flatten)]
@@ -468,6 +473,8 @@ pub async fn start_embedded(
 ) -> Result<(control::Control, String), Failure> {
     let mut config = control::config::Config::new(listen, data_dir);
     config.bootstrap = true;
+    // Who tries things out has receivers on the same machine.
+    config.webhook_reach = Reach::Anywhere;
     let control =
         control::start(config).await.map_err(|error| start_failure("control", listen, error))?;
     let admin_token = secret_from_file(&control.admin_token_file)?;
@@ -493,6 +500,9 @@ pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failu
     config.rollout =
         stages.parse().map_err(|error| Failure::usage(format!("--rollout-stages: {error}")))?;
     config.database = database;
+    if arguments.webhook_allow_private {
+        config.webhook_reach = Reach::Anywhere;
+    }
     config.broker = arguments.nats.broker()?;
     config.etcd = arguments.etcd.etcd()?;
     config.lease = Duration::from_secs(arguments.lease_seconds.max(1));

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rules::bus::Broker;
@@ -13,8 +14,10 @@ use sandbox::policy::helper::Helper;
 
 use crate::anchors::Due;
 use crate::guard::Timeouts;
+use crate::outgoing::Reach;
 use crate::rollout::Schedule;
 use crate::store::Database;
+use crate::webhooks::SCHEDULE;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -50,6 +53,10 @@ pub struct Config {
     pub broker: Option<Broker>,
     /// What lies on the broker is compared with what was published this often (± 50 %).
     pub broker_tick: Duration,
+    /// Which addresses webhooks may have.
+    pub webhook_reach: Reach,
+    /// The pauses after a webhook's failures; after the last it is given up.
+    pub webhook_schedule: Arc<[Duration]>,
     /// When the end of an audit chain that has grown is signed.
     pub anchors: Due,
     /// Time for each next piece of a request's body.
@@ -99,6 +106,8 @@ impl Config {
             broker: None,
             broker_tick: Duration::from_secs(30),
             anchors: Due::default(),
+            webhook_reach: Reach::Public,
+            webhook_schedule: SCHEDULE.into(),
             body_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),

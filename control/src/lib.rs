@@ -18,6 +18,7 @@ pub mod carrier;
 pub mod cel;
 pub mod change;
 pub mod change_sets;
+mod changes;
 pub mod clients;
 pub mod config;
 pub mod configs;
@@ -27,6 +28,7 @@ pub mod environments;
 #[cfg(feature = "etcd")]
 mod etcd;
 pub mod evaluate;
+pub mod events;
 pub mod flags;
 pub mod fleet;
 pub mod generation;
@@ -40,6 +42,7 @@ pub mod lead;
 pub mod members;
 pub mod namespaces;
 pub mod outbox;
+pub mod outgoing;
 pub mod page;
 pub mod parsed;
 pub mod passwords;
@@ -66,6 +69,7 @@ pub mod usage;
 pub mod users;
 pub mod versions;
 mod wake;
+pub mod webhooks;
 
 use std::io;
 use std::net::SocketAddr;
@@ -136,6 +140,8 @@ pub enum StartError {
     },
     #[error(transparent)]
     Route(#[from] http::Unguarded),
+    #[error("no client can be made for webhooks")]
+    Outgoing(#[from] reqwest::Error),
     #[error(transparent)]
     Broker(#[from] bus::nats::ConnectError),
     #[error(
@@ -213,6 +219,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     let stopping = CancellationToken::new();
     let registrations = Registrations::default();
     let anchors_file = config.data_dir.join("audit-anchors.jsonl");
+    let outgoing = outgoing::Outgoing::new(config.webhook_reach, outgoing::system_lookup())?;
     let app = Arc::new(http::App {
         store: store.clone(),
         authority: authority.clone(),
@@ -220,6 +227,8 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         attempts: attempts::Attempts::default(),
         publisher: publisher.clone(),
         anchors_file: anchors_file.clone(),
+        outgoing: outgoing.clone(),
+        streams: http::events::places(),
         bus: bus.clone(),
         doorbell: doorbell.clone(),
         lead: lead.clone(),
@@ -263,10 +272,17 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         let (broker, reports) = NatsBus::start(broker).await?;
         let broker = Arc::new(broker);
         on_broker = Some(broker.clone());
+        let (telling, news, until) = (publisher.clone(), doorbell.news(), stopping.clone());
+        let changes = changes::run(telling, broker.clone(), news, config.tick, until);
+        tasks.push(tokio::spawn(changes));
         let carrier = Carrier::new(publisher.clone(), broker);
         tasks.push(tokio::spawn(carrier.run(config.broker_tick, stopping.clone())));
         tasks.push(tokio::spawn(reports::run(store.clone(), reports, stopping.clone())));
     }
+    let schedule = config.webhook_schedule.clone();
+    let telling = webhooks::Worker::new(store.clone(), lead.clone(), outgoing, schedule);
+    let (news, until) = (doorbell.news(), stopping.clone());
+    tasks.push(tokio::spawn(telling.run(news, config.tick, until)));
     let (anchored, file) = (publisher.clone(), anchors_file);
     let anchors = anchors::Anchors::new(anchored, config.anchors, file, on_broker.clone());
     tasks.push(tokio::spawn(anchors.run(config.reconcile, stopping.clone())));

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +69,7 @@ fn pause_after(failures_before: u32) -> Duration {
 pub struct Doorbell {
     here: Arc<Notify>,
     others: Arc<Notify>,
+    news: watch::Sender<u64>,
 }
 
 impl Doorbell {
@@ -81,6 +82,12 @@ impl Doorbell {
     /// For this process's relay alone: another one was told already.
     pub fn ring_here(&self) {
         self.here.notify_one();
+        self.news.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Tells everybody else in this process who wants to know that something was committed.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
     }
 
     /// Resolves when other controls should hear of a commit.

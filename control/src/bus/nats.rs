@@ -45,6 +45,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 8;
 /// Reports that wait for the database; further ones are told to come again.
 const REPORTS_MAX: usize = 256;
+/// What a change stays on the broker for.
+const CHANGES_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// A read stops here, whatever lies on the broker.
 const PARTS_MAX: u64 = {
     let ids = SEGMENT_IDS_MAX * 16 + 1024;
@@ -216,6 +218,44 @@ impl NatsBus {
         let stream = self.stream(bus::heads_stream(&namespace)).await?;
         let message = last(&stream, subject.to_owned()).await?;
         Ok(message.and_then(|message| head_in(&message, &namespace, &environment)))
+    }
+
+    /// Tells of every connect, among other things.
+    pub fn connects(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Makes a namespace's change stream if it is not there: whether nothing was ever put into it.
+    pub async fn open_changes(&self, namespace: &str) -> Result<bool, BusError> {
+        self.within(async {
+            let wanted = changes_config(namespace);
+            let name = wanted.name.clone();
+            self.ensure(wanted).await?;
+            let stream = self.jetstream.get_stream(name).await.map_err(unreachable)?;
+            Ok(stream.cached_info().state.last_sequence == 0)
+        })
+        .await
+    }
+
+    /// In order; all of them are acknowledged when it returns. Each with an id by which the broker
+    /// leaves out what it had in the last minutes.
+    pub async fn send_changes(
+        &self,
+        namespace: &str,
+        messages: Vec<(String, Vec<u8>)>,
+    ) -> Result<(), BusError> {
+        self.within(async {
+            let subject = bus::changes_subject(namespace);
+            for (id, payload) in messages {
+                let mut headers = async_nats::HeaderMap::new();
+                headers.insert("Nats-Msg-Id", id.as_str());
+                let sent =
+                    self.jetstream.publish_with_headers(subject.clone(), headers, payload.into());
+                sent.await.map_err(unreachable)?.await.map_err(unreachable)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// The newest anchor of an audit chain, unless there is one of a later row: that row's number.
@@ -506,6 +546,17 @@ fn anchors_config() -> Config {
         max_messages_per_subject: 64,
         allow_rollup: true,
         deny_delete: true,
+        ..stream_config()
+    }
+}
+
+/// What is older has to be asked of control.
+fn changes_config(namespace: &str) -> Config {
+    Config {
+        name: bus::changes_stream(namespace),
+        subjects: vec![bus::changes_subject(namespace)],
+        max_messages_per_subject: -1,
+        max_age: CHANGES_AGE_MAX,
         ..stream_config()
     }
 }

@@ -51,6 +51,8 @@ pub struct At {
     pub id: String,
     pub digest: String,
     pub policy: String,
+    pub webhook: String,
+    pub delivery: String,
     pub user: String,
     /// Of a change set.
     pub number: i64,

@@ -6,6 +6,7 @@ pub mod admin;
 pub mod changes;
 mod cookies;
 pub mod edge;
+pub mod events;
 pub mod extract;
 pub mod fleet;
 pub mod identity;
@@ -21,6 +22,7 @@ pub mod segments;
 pub mod transfer;
 pub mod usage;
 pub mod versions;
+mod webhooks;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -31,10 +33,11 @@ use axum::RequestExt as _;
 use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
 use http::header::USER_AGENT;
+use http::{HeaderMap, StatusCode};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -44,6 +47,7 @@ use crate::authorize::{self, Asking, Authority, Permission};
 use crate::bus::Bus;
 use crate::delta::Deltas;
 use crate::lead::Lead;
+use crate::outgoing::Outgoing;
 use crate::passwords::Passwords;
 use crate::publisher::Publisher;
 use crate::registrations::Registrations;
@@ -60,6 +64,9 @@ pub struct App {
     pub attempts: Attempts,
     pub publisher: Arc<Publisher>,
     pub anchors_file: PathBuf,
+    pub outgoing: Outgoing,
+    /// Of events.
+    pub streams: Arc<Semaphore>,
     pub bus: Arc<dyn Bus>,
     pub doorbell: Doorbell,
     pub lead: Arc<Lead>,
@@ -92,6 +99,8 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(impact::router())
         .merge(usage::router())
         .merge(record::router())
+        .merge(webhooks::router())
+        .merge(events::router())
         .merge(fleet::router())
         .merge(changes::router())
         .merge(versions::router())
@@ -155,7 +164,7 @@ async fn let_in(State(app): State<Shared>, mut request: Request, next: Next) -> 
     let status = response.status().as_u16().to_string();
     metrics::counter!("tidegate_control_requests_total", "route" => route.clone(), "status" => status)
         .increment(1);
-    if route != "/edge/v1/heads" {
+    if route != "/edge/v1/heads" && route != "/api/v1/events" {
         metrics::histogram!("tidegate_control_request_seconds", "route" => route)
             .record(started.elapsed().as_secs_f64());
     }
@@ -164,14 +173,9 @@ async fn let_in(State(app): State<Shared>, mut request: Request, next: Next) -> 
 
 async fn identify(app: &App, request: &mut Request, permission: Permission) -> Result<(), Stop> {
     let mut read = app.store.read().await?;
-    let named = bearer(request.headers()).map(str::to_owned);
-    // Who names a key means it, whatever cookies the browser adds.
-    let paged = match named {
-        None => cookie(request.headers(), cookies::SESSION).map(str::to_owned),
-        Some(_) => None,
-    };
-    let of_page = paged.is_some();
-    let bearer = named.or(paged.filter(|token| token.contains('.')));
+    let of_page = bearer(request.headers()).is_none()
+        && cookie(request.headers(), cookies::SESSION).is_some();
+    let bearer = bearer_of(request.headers());
     if permission == Permission::Edge {
         let scope = authorize::edge(&mut read, bearer.as_deref()).await?;
         request.extensions_mut().insert(scope);
@@ -198,6 +202,13 @@ async fn identify(app: &App, request: &mut Request, permission: Permission) -> R
         request.extensions_mut().insert(scope);
     }
     Ok(())
+}
+
+/// What a caller of the admin API says who they are with. Who names a key means it, whatever cookies
+/// the browser adds.
+fn bearer_of(headers: &HeaderMap) -> Option<String> {
+    let paged = || cookie(headers, cookies::SESSION).filter(|token| token.contains('.'));
+    bearer(headers).or_else(paged).map(str::to_owned)
 }
 
 /// The namespace and the environment that a request's path names.

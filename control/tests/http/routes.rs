@@ -232,6 +232,37 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
         below!("GET", "/audit", "/audit", None, 200),
         below!("GET", "/audit/verify", "/audit/verify", None, 200),
         below!("GET", "/audit/export", "/audit/export", None, 200),
+        // With a namespace it does not end: control/tests/events.rs.
+        route("GET", "/api/v1/events", "/api/v1/events", None, admin(400)),
+        below!("GET", "/webhooks", "/webhooks", None, 200),
+        below!(
+            "POST",
+            "/webhooks",
+            "/webhooks",
+            Json(json!({ "url": "https://example.com/", "enabled": false })),
+            201
+        ),
+        // What is below one has an id that nobody knows here: control/tests/webhooks.rs.
+        below!("GET", "/webhooks/{webhook}", "/webhooks/w", None, 404),
+        below!("PATCH", "/webhooks/{webhook}", "/webhooks/w", Json(json!({})), 404),
+        below!("DELETE", "/webhooks/{webhook}", "/webhooks/w", None, 404),
+        below!("POST", "/webhooks/{webhook}/rotate", "/webhooks/w/rotate", Json(json!({})), 404),
+        below!("POST", "/webhooks/{webhook}/test", "/webhooks/w/test", None, 404),
+        below!("GET", "/webhooks/{webhook}/deliveries", "/webhooks/w/deliveries", None, 404),
+        below!(
+            "GET",
+            "/webhooks/{webhook}/deliveries/{delivery}",
+            "/webhooks/w/deliveries/d",
+            None,
+            404
+        ),
+        below!(
+            "POST",
+            "/webhooks/{webhook}/deliveries/{delivery}/redeliver",
+            "/webhooks/w/deliveries/d/redeliver",
+            None,
+            404
+        ),
         route("GET", "/api/v1/audit", "/api/v1/audit", None, admin(200)),
         route("GET", "/api/v1/audit/export", "/api/v1/audit/export", None, admin(200)),
         route("GET", "/api/v1/audit/verify", "/api/v1/audit/verify", None, admin(200)),
