@@ -11,6 +11,7 @@ mod identity;
 mod impact;
 mod keys;
 mod limits;
+mod matrix;
 mod protection;
 mod relay;
 mod repeated;
