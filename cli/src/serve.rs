@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use control::config::FirstKeys;
+use control::http::walls::{Rate, Walls, network};
 use control::outgoing::Reach;
 use control::store::Database;
 use edge::config::Register;
@@ -103,11 +104,74 @@ pub struct ControlArgs {
     #[arg(long, env = "TIDEGATE_WEBHOOK_ALLOW_PRIVATE")]
     webhook_allow_private: bool,
     #[command(flatten)]
+    walls: WallsArgs,
+    #[command(flatten)]
     nats: Nats,
     #[command(flatten)]
     etcd: EtcdArgs,
     #[command(flatten)]
     logs: Logs,
+}
+
+#[derive(Debug, clap::Args)]
+struct WallsArgs {
+    /// Requests a second of one account or service token, and how many at once after a rest; or `off`.
+    #[arg(long, env = "TIDEGATE_CALLER_RATE", value_name = "RATE:BURST", default_value = "20:100")]
+    caller_rate: String,
+    /// Requests a second of one address, whoever asks, and how many at once after a rest; or `off`.
+    #[arg(
+        long,
+        env = "TIDEGATE_ADDRESS_RATE",
+        value_name = "RATE:BURST",
+        default_value = "100:1000"
+    )]
+    address_rate: String,
+    /// Connections of one address; more are closed at once.
+    #[arg(long, env = "TIDEGATE_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 200)]
+    connections_per_address: usize,
+    /// Networks of proxies, whose X-Forwarded-For says who asks and which have no limit themselves.
+    #[arg(long, env = "TIDEGATE_TRUSTED_PROXIES", value_name = "CIDR", value_delimiter = ',')]
+    trusted_proxy: Vec<String>,
+    /// Exact origins whose pages may use the admin API with a token of theirs, as
+    /// https://tools.example.com.
+    #[arg(long, env = "TIDEGATE_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
+    cors_origin: Vec<String>,
+    /// Tells browsers to come over HTTPS alone, for a control behind a proxy that has it.
+    #[arg(long, env = "TIDEGATE_HTTPS_ONLY")]
+    https_only: bool,
+}
+
+impl WallsArgs {
+    fn walls(self) -> Result<Walls, Failure> {
+        let rate = |setting: &str, text: &str| match text {
+            "off" => Ok(None),
+            text => match text.parse::<Rate>() {
+                Ok(rate) => Ok(Some(rate)),
+                Err(error) => Err(Failure::usage(format!("{setting}: {error}, or off"))),
+            },
+        };
+        // An empty variable, as container files set them, is one that is not set.
+        let given = |list: Vec<String>| list.into_iter().filter(|one| !one.is_empty());
+        let to_network = |text: String| {
+            network(&text).ok_or_else(|| {
+                Failure::usage(format!("--trusted-proxy: {text:?} is no network, as 10.0.0.0/8"))
+            })
+        };
+        let origin = |text: String| match control::keys::is_exact_origin(&text) {
+            true => Ok(text),
+            false => Err(Failure::usage(format!(
+                "--cors-origin: {text:?} is no exact origin, as https://tools.example.com"
+            ))),
+        };
+        Ok(Walls {
+            caller: rate("--caller-rate", &self.caller_rate)?,
+            address: rate("--address-rate", &self.address_rate)?,
+            connections_per_address: self.connections_per_address.max(1),
+            trusted_proxies: given(self.trusted_proxy).map(to_network).collect::<Result<_, _>>()?,
+            cors_origins: given(self.cors_origin).map(origin).collect::<Result<_, _>>()?,
+            https_only: self.https_only,
+        })
+    }
 }
 
 /// What operators do to control's state.
@@ -475,6 +539,7 @@ pub async fn start_embedded(
     config.bootstrap = true;
     // Who tries things out has receivers on the same machine.
     config.webhook_reach = Reach::Anywhere;
+    config.walls = Walls::without_rates();
     let control =
         control::start(config).await.map_err(|error| start_failure("control", listen, error))?;
     let admin_token = secret_from_file(&control.admin_token_file)?;
@@ -503,6 +568,7 @@ pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failu
     if arguments.webhook_allow_private {
         config.webhook_reach = Reach::Anywhere;
     }
+    config.walls = arguments.walls.walls()?;
     config.broker = arguments.nats.broker()?;
     config.etcd = arguments.etcd.etcd()?;
     config.lease = Duration::from_secs(arguments.lease_seconds.max(1));

@@ -14,6 +14,7 @@ use sandbox::policy::helper::Helper;
 
 use crate::anchors::Due;
 use crate::guard::Timeouts;
+use crate::http::walls::Walls;
 use crate::outgoing::Reach;
 use crate::rollout::Schedule;
 use crate::store::Database;
@@ -35,6 +36,8 @@ pub struct Config {
     pub bootstrap: bool,
     /// Connections beyond this are closed at once.
     pub connections_max: usize,
+    /// Rates, addresses and what browsers are told.
+    pub walls: Walls,
     /// How long requests may take to end once a shutdown has begun.
     pub drain: Duration,
     /// The relay looks for forgotten work this often (± 50 %).
@@ -96,6 +99,7 @@ impl Config {
             first: FirstKeys::default(),
             bootstrap: false,
             connections_max: 10_000,
+            walls: Walls::default(),
             drain: Duration::from_secs(10),
             tick: Duration::from_millis(500),
             reconcile: Duration::from_secs(5),

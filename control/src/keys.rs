@@ -259,14 +259,7 @@ fn check_origins(kind: KeyKind, origins: &[String]) -> Result<(), Refusal> {
         return Err(Refusal::invalid("/origins", format!("the limit is {ORIGINS_MAX}")));
     }
     for (index, origin) in origins.iter().enumerate() {
-        let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-        let exact = rest.is_some_and(|rest| {
-            !rest.is_empty()
-                && rest.len() <= 255
-                && !rest.contains(['/', '*', '?', '#', '@', ' '])
-                && rest.is_ascii()
-        });
-        if !exact {
+        if !is_exact_origin(origin) {
             return Err(Refusal::invalid(
                 format!("/origins/{index}"),
                 "an origin is exact: scheme, host and perhaps port, as https://app.example.com",
@@ -274,6 +267,17 @@ fn check_origins(kind: KeyKind, origins: &[String]) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Scheme, host and perhaps port, as browsers send it.
+pub fn is_exact_origin(origin: &str) -> bool {
+    let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty()
+            && rest.len() <= 255
+            && !rest.contains(['/', '*', '?', '#', '@', ' '])
+            && rest.is_ascii()
+    })
 }
 
 pub async fn change(

@@ -220,6 +220,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     let registrations = Registrations::default();
     let anchors_file = config.data_dir.join("audit-anchors.jsonl");
     let outgoing = outgoing::Outgoing::new(config.webhook_reach, outgoing::system_lookup())?;
+    let walls = Arc::new(http::walls::Standing::new(config.walls.clone()));
     let app = Arc::new(http::App {
         store: store.clone(),
         authority: authority.clone(),
@@ -242,6 +243,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         metrics: recorder(),
         stopping: stopping.clone(),
         body_timeout: config.body_timeout,
+        walls: walls.clone(),
     });
     let router = http::router(app)?.layer(
         tower_http::trace::TraceLayer::new_for_http()
@@ -261,6 +263,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     let serving = tokio::spawn(serve::listen(
         listener,
         router,
+        walls,
         config.connections_max,
         config.timeouts(),
         config.drain,
@@ -349,9 +352,12 @@ async fn open_store(
     let own = listener.into_std().map_err(listening)?;
     let lent = own.try_clone().and_then(tokio::net::TcpListener::from_std).map_err(listening)?;
     let over = CancellationToken::new();
+    let walls = Arc::new(http::walls::Standing::new(config.walls.clone()));
     let waiting = tokio::spawn(serve::listen(
         lent,
-        http::pages::waiting(format!("waiting for the database {place}")),
+        http::pages::waiting(format!("waiting for the database {place}"))
+            .layer(axum::middleware::from_fn_with_state(walls.clone(), http::walls::stand)),
+        walls,
         config.connections_max,
         config.timeouts(),
         WAITING_DRAIN,

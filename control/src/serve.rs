@@ -1,8 +1,10 @@
 //! The accept loop. Our own, because `axum::serve` gives hyper no timer, which leaves its timeouts
 //! inert, and because a shutdown has to drain. The limits of a connection are kept in `guard.rs`.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Version};
@@ -19,6 +21,7 @@ use tower::ServiceExt as _;
 
 use crate::guard::{Guarded, Phase, Timeouts};
 use crate::http::Peer;
+use crate::http::walls::Standing;
 
 const HEADERS_MAX: usize = 64;
 /// Of a connection's read buffer, which also bounds its headers.
@@ -32,6 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn listen(
     listener: TcpListener,
     router: axum::Router,
+    walls: Arc<Standing>,
     connections_max: usize,
     timeouts: Timeouts,
     drain: Duration,
@@ -39,6 +43,7 @@ pub async fn listen(
 ) {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(connections_max));
+    let per_address = Addresses::default();
     let cut = CancellationToken::new();
     let builder = Arc::new(builder());
     loop {
@@ -55,6 +60,14 @@ pub async fn listen(
             }
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
+            metrics::counter!("tidegate_control_connections_refused_total").increment(1);
+            continue;
+        };
+        let most = match walls.walls.trusts(peer.ip()) {
+            true => usize::MAX,
+            false => walls.walls.connections_per_address,
+        };
+        let Some(address) = per_address.enter(peer.ip(), most) else {
             metrics::counter!("tidegate_control_connections_refused_total").increment(1);
             continue;
         };
@@ -87,6 +100,7 @@ pub async fn listen(
                 },
                 () = cut.cancelled() => {}
             }
+            drop(address);
             drop(place);
         });
     }
@@ -97,6 +111,41 @@ pub async fn listen(
     cut.cancel();
     let all = u32::try_from(connections_max).unwrap_or(u32::MAX);
     let _ = tokio::time::timeout(Duration::from_secs(1), places.acquire_many(all)).await;
+}
+
+/// Connections by the address that they come from; no more addresses than there are connections.
+#[derive(Debug, Clone, Default)]
+struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One connection's place among those of its address.
+struct Entered {
+    addresses: Addresses,
+    address: IpAddr,
+}
+
+impl Addresses {
+    fn enter(&self, address: IpAddr, most: usize) -> Option<Entered> {
+        let address = address.to_canonical();
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Entered { addresses: self.clone(), address })
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut counts = self.addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
 }
 
 fn builder() -> auto::Builder<TokioExecutor> {

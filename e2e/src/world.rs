@@ -157,6 +157,7 @@ impl World {
     pub async fn with(setup: Setup<'_>) -> World {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut config = control::config::Config::new(local(), folder.path().join("control"));
+        config.walls = control::http::walls::Walls::without_rates();
         config.policy_helper = sandbox::policy::helper::Helper::beside_this_test();
         if let Some(url) = crate::postgres::database_for_test() {
             config.database = control::store::Database::Postgres(rules::secret::Secret::new(url));

@@ -26,6 +26,7 @@ async fn world(broker: Option<Broker>) -> World {
     let folder = tempfile::tempdir().unwrap();
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let mut config = control::config::Config::new(listen, folder.path().join("control"));
+    config.walls = control::http::walls::Walls::without_rates();
     config.bootstrap = true;
     config.anchors = Due { rows: 5, age: Duration::from_millis(50) };
     config.reconcile = Duration::from_millis(50);

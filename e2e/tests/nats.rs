@@ -41,6 +41,7 @@ async fn start_control(data: &Path, listen: SocketAddr, broker: Broker) -> contr
     let mut config = control::config::Config::new(listen, data);
     config.broker = Some(broker);
     config.bootstrap = true;
+    config.walls = control::http::walls::Walls::without_rates();
     control::start(config).await.expect("control starts")
 }
 

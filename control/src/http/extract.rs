@@ -304,8 +304,12 @@ impl Said {
     }
 }
 
-/// A body, up to its limit. Its first megabytes are not believed before they came. Each read has
-/// `within`, so that a sender who has stopped holds nothing; the limit bounds how many there are.
+/// Who sends a body slower than this is taken for one who only wants to hold a place.
+const BODY_BYTES_PER_SECOND_MIN: u32 = 4 * 1024;
+
+/// A body, up to its limit. Its first megabytes are not believed before they came. It has `within`
+/// to begin and after each piece to go on, and must come at a least pace on the whole: a byte now and
+/// then holds nothing for long.
 pub async fn read(
     body: axum::body::Body,
     bytes_max: usize,
@@ -313,9 +317,13 @@ pub async fn read(
 ) -> Result<Bytes, Stop> {
     let mut body = Limited::new(body, bytes_max);
     let mut read = BytesMut::new();
+    let began = tokio::time::Instant::now();
     loop {
-        let Ok(frame) = tokio::time::timeout(within, body.frame()).await else {
-            let detail = format!("nothing more of the body came within {within:?}");
+        let earned = u32::try_from(read.len()).unwrap_or(u32::MAX) / BODY_BYTES_PER_SECOND_MIN;
+        let ends = began + within + Duration::from_secs(earned.into());
+        let due = ends.min(tokio::time::Instant::now() + within);
+        let Ok(frame) = tokio::time::timeout_at(due, body.frame()).await else {
+            let detail = format!("the body came too slowly, or not at all within {within:?}");
             return Err(Stop::new(StatusCode::REQUEST_TIMEOUT, "timeout", detail));
         };
         match frame {
@@ -333,6 +341,29 @@ pub async fn read(
             }
         }
     }
+}
+
+/// Without reading it as JSON: brackets outside of strings are counted. What is no JSON is refused by
+/// who reads it.
+fn is_deeper_than(depth_max: usize, body: &[u8]) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > depth_max {
+                    return true;
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
 }
 
 fn too_large(bytes_max: usize) -> Stop {
@@ -427,7 +458,15 @@ fn expect_type(headers: &HeaderMap, types: &[&str]) -> Result<(), Stop> {
     }
 }
 
+/// Of arrays and objects within each other. A condition of the deepest nesting that rules may have,
+/// in a configuration of an import, takes about forty.
+pub const JSON_DEPTH_MAX: usize = 64;
+
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Stop> {
+    if is_deeper_than(JSON_DEPTH_MAX, body) {
+        let message = format!("arrays and objects are nested deeper than {JSON_DEPTH_MAX}");
+        return Err(Refusal::invalid("", message).into());
+    }
     rules::compile::parse(body).map_err(|problem| Refusal::Invalid(vec![problem]).into())
 }
 

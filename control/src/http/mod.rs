@@ -22,6 +22,7 @@ pub mod segments;
 pub mod transfer;
 pub mod usage;
 pub mod versions;
+pub mod walls;
 mod webhooks;
 
 use std::net::IpAddr;
@@ -77,6 +78,7 @@ pub struct App {
     pub stopping: CancellationToken,
     /// Of each read of a request's body.
     pub body_timeout: Duration,
+    pub walls: Arc<walls::Standing>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +126,7 @@ pub fn router(app: Shared) -> Result<axum::Router, Unguarded> {
             let detail = "the path is there, but not with this method";
             Stop::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail)
         })
+        .layer(middleware::from_fn_with_state(app.walls.clone(), walls::stand))
         .with_state(app))
 }
 
@@ -154,6 +157,7 @@ async fn let_in(State(app): State<Shared>, mut request: Request, next: Next) -> 
         Some(Permission::Public) => Ok(()),
         Some(permission) => identify(&app, &mut request, permission).await,
     };
+    let known = known.and_then(|()| app.walls.admits(&request));
     let started = std::time::Instant::now();
     let response = match known {
         Ok(()) => next.run(request).await,

@@ -1,11 +1,16 @@
 //! Routes that everybody may read: start page, health, metrics, the API's description, limits.
 
+use std::sync::LazyLock;
+
 use axum::extract::State;
 use axum::response::{Html, IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use rules::limits;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -13,9 +18,16 @@ use super::extract::Shared;
 use super::problem::Stop;
 
 const START: &str = include_str!("start.html");
-/// The page has no script and one inline style sheet.
-const START_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; \
-    base-uri 'none'; form-action 'none'";
+/// The page has no script and one style sheet, which stands in it and is named by its hash.
+static START_POLICY: LazyLock<String> = LazyLock::new(|| {
+    let style = START.split_once("<style>").and_then(|(_, rest)| rest.split_once("</style>"));
+    let hash = Sha256::digest(style.map_or("", |(style, _)| style));
+    let hash = STANDARD.encode(hash);
+    format!(
+        "default-src 'none'; style-src 'sha256-{hash}'; frame-ancestors 'none'; base-uri 'none'; \
+         form-action 'none'"
+    )
+});
 
 pub fn router() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
@@ -43,7 +55,7 @@ pub fn waiting(what: String) -> axum::Router {
 /// What this is, for people.
 #[utoipa::path(get, path = "/", tag = "server", responses((status = 200, content_type = "text/html", body = String)))]
 async fn start() -> Response {
-    ([(CONTENT_SECURITY_POLICY, START_POLICY)], Html(START)).into_response()
+    ([(CONTENT_SECURITY_POLICY, START_POLICY.as_str())], Html(START)).into_response()
 }
 
 /// The process is alive.

@@ -1,6 +1,7 @@
 //! What control promises over HTTP, against a real server and a real database; one binary, so
 //! that it is linked once.
 
+mod attacks;
 mod audit;
 mod change_sets;
 mod clients;
@@ -20,5 +21,6 @@ mod secrets;
 mod shutdown;
 mod usage;
 mod versions;
+mod walls;
 #[path = "../world/mod.rs"]
 mod world;

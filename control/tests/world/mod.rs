@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use control::config::Config;
+use control::http::walls::Walls;
 use control::store::Database;
 use control::store::query::query;
 use rules::head::Heads;
@@ -49,6 +50,7 @@ impl World {
             config.database = Database::Postgres(Secret::new(url));
         }
         config.bootstrap = true;
+        config.walls = Walls::without_rates();
         change(&mut config);
         let control = control::start(config).await.expect("control starts");
         // One that takes no bootstrap token has made none.
