@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -45,7 +45,7 @@ async fn no_key_and_nothing_of_a_body_is_in_the_log_at_its_most_talkative() {
     let world = World::new().await;
     world.namespace("ours").await;
     let (server, server_id) = world.key("ours", "production", "server").await;
-    let (browser, _) = world.key("ours", "production", "browser").await;
+    let (browser, browser_id) = world.key("ours", "production", "browser").await;
     let (edge, edge_id) = world.edge_key_with_id(json!(["ours"])).await;
     let mut secrets = vec![
         ("the admin token", world.token.clone()),
@@ -98,6 +98,51 @@ async fn no_key_and_nothing_of_a_body_is_in_the_log_at_its_most_talkative() {
         assert_eq!(read(world.http.get(&url).bearer_auth(key)).await.0, 403);
     }
 
+    // People: a password, an invitation, a session's two tokens and its successors, tokens of both
+    // kinds, a rotated key. None of them is in the database either.
+    let mut credentials: Vec<(&str, String)> = secrets[..4].to_vec();
+    let said = |body: &Value, name: &str| body[name].as_str().expect(name).to_owned();
+    let say = async |path: &str, body: Value| {
+        let (status, body) = read(world.http.post(world.url.clone() + path).json(&body)).await;
+        assert!(status < 300, "{path}: {body}");
+        body
+    };
+    let (password, email) = ("a planted password".to_owned(), "ann@example.com");
+    let (_, made) = world.post("/api/v1/users", json!({ "email": email })).await;
+    let invitation = said(&made["invitation"], "token");
+    let body = json!({ "token": invitation, "password": password });
+    say("/api/v1/invitations/accept", body).await;
+    let session = say("/api/v1/sessions", json!({ "email": email, "password": password })).await;
+    let (access, refresh) = (said(&session, "accessToken"), said(&session, "refreshToken"));
+    let again = say("/api/v1/sessions/refresh", json!({ "refreshToken": refresh })).await;
+    let personal = world.http.post(world.url.clone() + "/api/v1/me/tokens").bearer_auth(&access);
+    let body = json!({ "name": "mine", "scopes": ["read"] });
+    let (status, personal) = read(personal.json(&body)).await;
+    assert_eq!(status, 201, "{personal}");
+    let body = json!({ "name": "ci", "role": "viewer" });
+    let (status, service) = world.post("/api/v1/namespaces/ours/tokens", body).await;
+    assert_eq!(status, 201, "{service}");
+    let rotate = format!("{PLACE}/keys/{browser_id}/rotate");
+    let (status, rotated) = world.post(&rotate, json!({})).await;
+    assert_eq!(status, 201, "{rotated}");
+    let wrong = "a wrong password".to_owned();
+    let body = json!({ "email": email, "password": wrong });
+    let sign_in = world.http.post(world.url.clone() + "/api/v1/sessions").json(&body);
+    assert_eq!(read(sign_in).await.0, 401);
+    let people = [
+        ("a password", password),
+        ("a wrong password", wrong),
+        ("an invitation", invitation),
+        ("an access token", access),
+        ("a refresh token", refresh),
+        ("a later access token", said(&again, "accessToken")),
+        ("a later refresh token", said(&again, "refreshToken")),
+        ("a personal token", said(&personal, "token")),
+        ("a service token", said(&service, "token")),
+        ("a rotated key", said(&rotated, "key")),
+    ];
+    credentials.extend(people.clone());
+
     // Edges, revocation, restart.
     world.published("ours").await;
     assert_eq!(world.heads(&edge).await.heads.len(), 1);
@@ -114,8 +159,33 @@ async fn no_key_and_nothing_of_a_body_is_in_the_log_at_its_most_talkative() {
         secrets.push(("the database's URL", url));
         secrets.push(("the database's password", "for-tests-only".to_owned()));
     }
-    let world = world.restart().await;
-    world.control.shutdown().await;
+    secrets.extend(people);
+    let World { control, dir, .. } = world.restart().await;
+    control.shutdown().await;
+    // Whoever reads the disk, or a copy of it, finds no credential in it, whole or its secret part.
+    // The bootstrap token has a file of its own, which is what that token is for.
+    let mut searched = 0;
+    let mut folders = vec![dir.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let bytes = std::fs::read(&path).expect("a file");
+            searched += bytes.len();
+            let is_the_tokens_file = path.ends_with("admin-token");
+            for (what, credential) in credentials.iter().skip(usize::from(is_the_tokens_file)) {
+                let is_key = credential.starts_with("tg_");
+                let secret = credential.split('_').nth(3).filter(|_| is_key);
+                let part = secret.unwrap_or(credential);
+                let found = bytes.windows(part.len()).any(|window| window == part.as_bytes());
+                assert!(!found, "{what} is in {}", path.display());
+            }
+        }
+    }
+    assert!(searched > 0);
 
     let log = log.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let log = String::from_utf8_lossy(&log);
