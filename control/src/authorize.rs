@@ -216,6 +216,7 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("GET", "~/flags/{flag}", Read),
     ("PUT", "~/flags/{flag}", Write),
     ("DELETE", "~/flags/{flag}", Write),
+    ("GET", "~/flags/{flag}/compare", Read),
     ("GET", "~/flags/{flag}/versions", Read),
     ("GET", "~/flags/{flag}/versions/{version}", Read),
     ("POST", "~/flags/{flag}/versions/{version}/restore", Write),
@@ -271,6 +272,7 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("POST", "~/change-sets/{number}/apply", Configure),
     ("POST", "~/change-sets/{number}/schedule", Configure),
     ("POST", "~/change-sets/{number}/cancel", Configure),
+    ("POST", "~/promotions", Configure),
     ("GET", "/api/v1/edges", Operate),
     ("GET", "/api/v1/drift", Operate),
     ("GET", "/api/v1/edge-keys", Operate),
@@ -962,11 +964,13 @@ pub fn guarded() -> impl Iterator<Item = (String, String)> {
     })
 }
 
+const SERVICE_VALID: &str = "SELECT created_at FROM access_token WHERE id = $1 \
+    AND namespace_id IS NOT NULL AND (expires_at IS NULL OR expires_at > $2)";
 const ACCOUNT: &str = "SELECT operator, disabled_at FROM user_account WHERE id = $1";
 
 /// Whether somebody who did something before, known by `Caller::key`, may do this now: in one
 /// environment by its id, or in the whole namespace. What they did it with (a session, a token) does
-/// not matter any more. Of service tokens nothing is found here: what counts later is what people did.
+/// not matter any more.
 pub async fn may_now(
     read: &mut Connection,
     namespace_id: &str,
@@ -982,15 +986,22 @@ pub async fn may_now(
             .await?
             .is_some());
     }
-    if kind != CallerKind::User.name() {
+    if kind == CallerKind::User.name() {
+        let account: Option<(bool, Option<i64>)> =
+            query_as(ACCOUNT).bind(id).fetch_optional(&mut *read).await?;
+        match account {
+            None | Some((_, Some(_))) => return Ok(false),
+            Some((true, None)) => return Ok(true),
+            Some((false, None)) => {}
+        }
+    } else if kind == CallerKind::Service.name() {
+        let valid: Option<i64> =
+            query_scalar(SERVICE_VALID).bind(id).bind(now_us()).fetch_optional(&mut *read).await?;
+        if valid.is_none() {
+            return Ok(false);
+        }
+    } else {
         return Ok(false);
-    }
-    let account: Option<(bool, Option<i64>)> =
-        query_as(ACCOUNT).bind(id).fetch_optional(&mut *read).await?;
-    match account {
-        None | Some((_, Some(_))) => return Ok(false),
-        Some((true, None)) => return Ok(true),
-        Some((false, None)) => {}
     }
     let bindings: Vec<(Option<String>, String, bool)> =
         query_as(BINDINGS).bind(namespace_id).bind(id).fetch_all(read).await?;

@@ -47,6 +47,7 @@ pub mod page;
 pub mod parsed;
 pub mod passwords;
 pub mod policies;
+pub mod promotions;
 pub mod protection;
 pub mod publisher;
 pub mod reconciler;

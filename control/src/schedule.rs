@@ -78,7 +78,10 @@ pub async fn pass(
         match fire(store, &namespace, number).await {
             Ok(true) => doorbell.ring(),
             Ok(false) => {}
-            Err(refusal) => failed = Some(refusal),
+            Err(refusal) => {
+                count("interrupted");
+                failed = Some(refusal);
+            }
         }
     }
     failed.map_or(Ok(None), Err)
@@ -98,6 +101,7 @@ async fn fire(store: &Store, namespace: &str, number: i64) -> Result<bool, Refus
             fail_at("schedule::commit")?;
             tx.commit().await?;
             fail_at("schedule::committed")?;
+            count("applied");
             tracing::info!(namespace, number, "a change set was applied as scheduled");
             return Ok(true);
         }
@@ -107,6 +111,7 @@ async fn fire(store: &Store, namespace: &str, number: i64) -> Result<bool, Refus
             let mut tx = store.write().await?;
             change_sets::collide(&mut tx, &scope, number, &of).await?;
             tx.commit().await?;
+            count("conflict");
             tracing::warn!(namespace, number, "a scheduled change set is in conflict");
             return Ok(true);
         }
@@ -120,9 +125,14 @@ async fn fire(store: &Store, namespace: &str, number: i64) -> Result<bool, Refus
     let written = change_sets::fail_due(&mut tx, &scope, number, &why).await?;
     if written {
         tx.commit().await?;
+        count("failed");
         tracing::warn!(namespace, number, why, "a scheduled change set could not be applied");
     }
     Ok(written)
+}
+
+fn count(outcome: &'static str) {
+    metrics::counter!("tidegate_control_schedules_total", "outcome" => outcome).increment(1);
 }
 
 /// For people, at most as long as anything that is said of a change set.

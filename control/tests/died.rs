@@ -126,3 +126,111 @@ async fn an_environment_that_cannot_be_published_waits_longer_each_time_and_dela
     world.control.shutdown().await;
     scenario.teardown();
 }
+
+const SETS: &str = "/api/v1/namespaces/ours/change-sets";
+
+/// Schedules whose firing was interrupted in this process so far.
+async fn interrupted(world: &World) -> u64 {
+    let (_, text) = world.get("/metrics").await;
+    let text = text.as_str().expect("text").to_owned();
+    let name = "tidegate_control_schedules_total{outcome=\"interrupted\"}";
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0)
+}
+
+/// A change set that turns flag `f` on, due in `after`.
+async fn scheduled(world: &World, after: Duration) -> i64 {
+    world.namespace("ours").await;
+    assert_eq!(world.flag("ours", "f").await.0, 201);
+    let config = json!({ "enabled": true, "fallthrough": { "variant": "on" } });
+    let item =
+        json!({ "kind": "config", "environment": "production", "key": "f", "value": config });
+    let (status, body) = world.post(SETS, json!({ "title": "On", "items": [item] })).await;
+    assert_eq!(status, 201, "{body}");
+    assert_eq!(world.post(&format!("{SETS}/1/submit"), json!({})).await.0, 200);
+    world.published("ours").await;
+    let at = control::store::now_us() + i64::try_from(after.as_micros()).expect("soon");
+    let body = json!({ "applyAt": control::store::rfc3339(at) });
+    let (status, body) = world.post(&format!("{SETS}/1/schedule"), body).await;
+    assert_eq!(status, 200, "{body}");
+    at
+}
+
+/// It is applied, once, and published.
+async fn is_applied_once(world: &World, before: i64) {
+    let applied = world.until(&format!("{SETS}/1"), |set| set["state"] == "applied").await;
+    let events = applied["events"].as_array().expect("events");
+    let count = |kind: &str| events.iter().filter(|event| event["kind"] == kind).count();
+    assert_eq!((count("applied"), count("failed"), count("conflicted")), (1, 0, 0), "{applied}");
+    assert_eq!(applied["revisions"], json!({ "production": before + 1 }));
+    assert_eq!(world.published("ours").await, before + 1, "one revision");
+    let (_, config) = world.get(&format!("{PLACE}/flags/f")).await;
+    assert_eq!((&config["version"], &config["config"]["enabled"]), (&json!(1), &json!(true)));
+    let (_, page) = world.get("/api/v1/namespaces/ours/audit?limit=200").await;
+    let rows = page["items"].as_array().expect("rows");
+    let applies = rows.iter().filter(|row| row["action"] == "change-set.apply").count();
+    assert_eq!(applies, 1, "{page}");
+    let (_, audit) = world.get("/api/v1/namespaces/ours/audit/verify").await;
+    assert_eq!(audit["valid"], true, "{audit}");
+}
+
+#[tokio::test]
+async fn a_schedule_that_dies_before_its_commit_has_done_nothing_and_fires_after_the_restart() {
+    let scenario = FailScenario::setup();
+    let world = World::new().await;
+    let seen = interrupted(&world).await;
+    fail::cfg("schedule::commit", "return").expect("a failpoint");
+    scheduled(&world, Duration::from_millis(200)).await;
+    let before = world.published("ours").await;
+    let began = Instant::now();
+    while interrupted(&world).await == seen {
+        assert!(began.elapsed() < PATIENCE, "it never fired");
+        tokio::task::yield_now().await;
+    }
+    let (_, set) = world.get(&format!("{SETS}/1")).await;
+    assert_eq!(set["state"], "scheduled", "{set}");
+    assert_eq!(world.published("ours").await, before, "no revision was used up");
+    fail::remove("schedule::commit");
+    let world = world.restart().await;
+    is_applied_once(&world, before).await;
+    world.control.shutdown().await;
+    scenario.teardown();
+}
+
+#[tokio::test]
+async fn a_schedule_that_dies_after_its_commit_is_published_by_the_next_start_and_not_done_twice() {
+    let scenario = FailScenario::setup();
+    let world = World::new().await;
+    let seen = interrupted(&world).await;
+    fail::cfg("schedule::committed", "return").expect("a failpoint");
+    scheduled(&world, Duration::from_millis(200)).await;
+    let before = world.published("ours").await;
+    let began = Instant::now();
+    while interrupted(&world).await == seen {
+        assert!(began.elapsed() < PATIENCE, "it never fired");
+        tokio::task::yield_now().await;
+    }
+    fail::remove("schedule::committed");
+    let world = world.restart().await;
+    is_applied_once(&world, before).await;
+    world.control.shutdown().await;
+    scenario.teardown();
+}
+
+#[tokio::test]
+async fn a_schedule_that_comes_due_while_control_is_down_fires_late_and_once() {
+    let scenario = FailScenario::setup();
+    let world = World::new().await;
+    let at = scheduled(&world, Duration::from_millis(400)).await;
+    let before = world.published("ours").await;
+    let World { control, dir, .. } = world;
+    control.shutdown().await;
+    let began = Instant::now();
+    while control::store::now_us() < at {
+        assert!(began.elapsed() < PATIENCE, "time stands still");
+        tokio::task::yield_now().await;
+    }
+    let world = World::on(dir).await;
+    is_applied_once(&world, before).await;
+    world.control.shutdown().await;
+    scenario.teardown();
+}

@@ -17,6 +17,7 @@ pub mod pages;
 pub mod policies;
 mod policy_bodies;
 pub mod problem;
+pub mod promotions;
 pub mod record;
 pub mod segments;
 pub mod transfer;
@@ -106,6 +107,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(fleet::router())
         .merge(changes::router())
         .merge(versions::router())
+        .merge(promotions::router())
         .merge(edge::router())
 }
 

@@ -363,6 +363,20 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
             Json(json!({ "reason": "it burns" })),
             200
         ),
+        below!(
+            "GET",
+            "/flags/{flag}/compare",
+            "/flags/new/compare?from=production&to=new",
+            None,
+            200
+        ),
+        below!(
+            "POST",
+            "/promotions",
+            "/promotions",
+            Json(json!({ "from": "production", "to": "new", "flags": ["new"] })),
+            200
+        ),
         below!("GET", "/change-sets", "/change-sets", None, 200),
         below!(
             "POST",
