@@ -79,6 +79,14 @@ impl Client {
         self.send(Method::POST, path, Some(body), None).await.and_then(|answer| self.accept(answer))
     }
 
+    /// A step on the version `etag`.
+    pub async fn post_over(&self, path: &str, body: &Value, etag: &str) -> Result<Answer, Failure> {
+        let body = body.to_string().into_bytes();
+        self.send(Method::POST, path, Some(body), Some(etag))
+            .await
+            .and_then(|answer| self.accept(answer))
+    }
+
     /// A write over the version `etag`; a 412 is an answer here, not a failure.
     pub async fn put(
         &self,

@@ -94,6 +94,72 @@ pub enum Flag {
         #[command(flatten)]
         place: Place,
     },
+    /// Turns a flag off in an emergency, past the approvals that the environment takes.
+    #[command(after_help = "Examples:
+  tidegate flag kill checkout --reason 'checkout is down' --now")]
+    Kill {
+        /// The flag's key.
+        key: String,
+        /// Why; the audit keeps it.
+        #[arg(long)]
+        reason: String,
+        /// It comes to all edges at once, past the stages of a rollout.
+        #[arg(long)]
+        now: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Shows what a flag did in an environment before, newest first, or one version of it.
+    #[command(after_help = "Examples:
+  tidegate flag history checkout
+  tidegate flag history checkout --version 3                # and what it changed
+  tidegate flag history checkout --version 7 --against 3")]
+    History {
+        /// The flag's key.
+        key: String,
+        /// This version, with its difference from the one before.
+        #[arg(long)]
+        version: Option<u64>,
+        /// Its difference from this one instead.
+        #[arg(long, requires = "version")]
+        against: Option<u64>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Makes a flag do what it did at a version, as a new version.
+    Restore {
+        /// The flag's key.
+        key: String,
+        /// The version whose content comes back.
+        #[arg(long)]
+        version: u64,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Takes over what flags do in another environment.
+    #[command(after_help = "Examples:
+  tidegate flag promote checkout banner --from staging --dry-run
+  tidegate flag promote checkout --from staging --to production
+  tidegate flag promote checkout --from staging --change-set   # for others to approve")]
+    Promote {
+        /// The flags' keys.
+        #[arg(required = true)]
+        keys: Vec<String>,
+        /// The environment that is taken over from.
+        #[arg(long)]
+        from: String,
+        /// The environment that changes [default: the one of --environment].
+        #[arg(long)]
+        to: Option<String>,
+        /// Only say what would change.
+        #[arg(long, conflicts_with = "change_set")]
+        dry_run: bool,
+        /// Make a change set of it.
+        #[arg(long)]
+        change_set: bool,
+        #[command(flatten)]
+        place: Place,
+    },
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -196,7 +262,126 @@ pub async fn run(command: Flag, output: Output) -> Result<(), Failure> {
             let off = Change { disabled: true, ..Change::default() };
             set(&key, &off, &wait, &place, output).await
         }
+        Flag::Kill { key, reason, now, place } => {
+            let (client, environment) = place.resolve()?;
+            let before = read(&client, &environment, &key).await?;
+            let query = if now { "?rollout=now" } else { "" };
+            let path = format!("{}{query}", environment.path(&["flags", &key, "kill"]));
+            let answer = client.post(&path, &json!({ "reason": reason })).await?;
+            report(&key, &before, answer, output)
+        }
+        Flag::History { key, version, against, place } => {
+            history(&key, version, against, &place, output).await
+        }
+        Flag::Restore { key, version, place } => {
+            let (client, environment) = place.resolve()?;
+            let before = read(&client, &environment, &key).await?;
+            let etag = before.etag.clone().unwrap_or_default();
+            let path =
+                environment.path(&["flags", &key, "versions", &version.to_string(), "restore"]);
+            let answer = client.post_over(&path, &json!({}), &etag).await?;
+            report(&key, &before, answer, output)
+        }
+        Flag::Promote { keys, from, to, dry_run, change_set, place } => {
+            let (client, environment) = place.resolve()?;
+            let to = to.unwrap_or_else(|| environment.environment.clone());
+            let body = json!({ "from": from, "to": to, "flags": keys, "dryRun": dry_run,
+                "asChangeSet": change_set });
+            let path = api_path(&["namespaces", &environment.namespace, "promotions"]);
+            promoted(&client.post(&path, &body).await?.body, output);
+            Ok(())
+        }
     }
+}
+
+/// What has to be done, in lines.
+fn operations(diff: &Value) -> Vec<String> {
+    let line = |operation: &Value| {
+        let text = |name: &str| operation[name].as_str().unwrap_or_default();
+        let value = match &operation["value"] {
+            Value::Null => String::new(),
+            value => format!(" {value}"),
+        };
+        format!("  {} {}{value}", text("op"), text("path"))
+    };
+    diff.as_array().into_iter().flatten().map(line).collect()
+}
+
+async fn history(
+    key: &str,
+    version: Option<u64>,
+    against: Option<u64>,
+    place: &Place,
+    output: Output,
+) -> Result<(), Failure> {
+    let (client, environment) = place.resolve()?;
+    let paint = Paint::of_stdout();
+    let who =
+        |row: &Value| row["actor"].as_str().unwrap_or("(before versions were kept)").to_owned();
+    let Some(version) = version else {
+        let items = client.list(&environment.path(&["flags", key, "versions"])).await?;
+        if output == Output::Json {
+            print_json(&Value::Array(items));
+            return Ok(());
+        }
+        let row = |item: &Value| {
+            let set = item["changeSet"].as_i64().map_or(String::new(), |set| set.to_string());
+            let at = item["at"].as_str().unwrap_or_default().to_owned();
+            vec![item["version"].to_string(), at, who(item), set]
+        };
+        let rows: Vec<Vec<String>> = items.iter().map(row).collect();
+        match rows.is_empty() {
+            true => print(&format!("{key} was never configured in {}", environment.environment)),
+            false => print(&table(paint, &["VERSION", "AT", "BY", "CHANGE SET"], &rows)),
+        }
+        return Ok(());
+    };
+    let mut path = environment.path(&["flags", key, "versions", &version.to_string()]);
+    if let Some(against) = against {
+        path.push_str(&format!("?against={against}"));
+    }
+    let body = client.get(&path).await?.body;
+    if output == Output::Json {
+        print_json(&body);
+        return Ok(());
+    }
+    let at = body["at"].as_str().unwrap_or_default();
+    let mut lines = vec![format!("{} version {version}, {at} by {}", paint.bold(key), who(&body))];
+    lines.push(match body["against"].as_i64() {
+        Some(against) => format!("from version {against}:"),
+        None => "the first that is kept:".to_owned(),
+    });
+    lines.extend(operations(&body["diff"]));
+    print(&lines.join("\n"));
+    Ok(())
+}
+
+fn promoted(body: &Value, output: Output) {
+    if output == Output::Json {
+        print_json(body);
+        return;
+    }
+    let paint = Paint::of_stdout();
+    let problem = |problem: &Value| {
+        let text = |name: &str| problem[name].as_str().unwrap_or_default();
+        format!("  {} {} {}", paint.bad("problem"), text("pointer"), text("message"))
+    };
+    let mut lines = Vec::new();
+    for flag in body["flags"].as_array().into_iter().flatten() {
+        let key = paint.bold(flag["flag"].as_str().unwrap_or_default());
+        let differs = flag["changed"] == true;
+        lines.push(if differs { key } else { format!("{key}  the same already") });
+        lines.extend(operations(&flag["diff"]));
+        lines.extend(flag["problems"].as_array().into_iter().flatten().map(problem));
+    }
+    lines.extend(body["problems"].as_array().into_iter().flatten().map(problem));
+    let to = body["to"].as_str().unwrap_or_default();
+    lines.push(match (body["changeSet"].as_i64(), body["revision"].as_i64()) {
+        (Some(number), _) => format!("change set {number}: `tidegate change submit {number}`"),
+        (None, Some(revision)) => format!("{to} is at revision {revision}"),
+        (None, None) => "nothing was changed".to_owned(),
+    });
+    print(&lines.join("\n"));
 }
 
 async fn list(place: &Place, output: Output) -> Result<(), Failure> {

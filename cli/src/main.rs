@@ -6,6 +6,7 @@
 
 mod account;
 mod audit;
+mod change;
 mod client;
 mod connection;
 mod demo;
@@ -60,6 +61,9 @@ enum Command {
     /// Lists, shows and changes flags.
     #[command(subcommand)]
     Flag(flag::Flag),
+    /// Makes, reviews, applies and schedules change sets.
+    #[command(subcommand)]
+    Change(change::Change),
     /// Evaluates flags for a context, and explains the answers.
     Eval(eval::Eval),
     /// Writes, tries, uploads and pins wasm policies.
@@ -136,6 +140,7 @@ async fn command() -> ExitCode {
 async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Flag(command) => flag::run(command, cli.output).await,
+        Command::Change(command) => change::run(command, cli.output).await,
         Command::Eval(command) => eval::run(command, cli.output).await,
         Command::Policy(command) => policy::run(command, cli.output).await,
         Command::Import(command) => transfer::import(command, cli.output).await,

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::audit::Entry;
+use crate::audit::{self, Entry};
 use crate::authorize::{self, CallerKind, NamespaceScope, Permission};
 use crate::change::{Change, Expected, Passage, Touches, pointer_segment};
 use crate::environments::{self, Environment};
@@ -1375,9 +1375,10 @@ async fn apply_by(
     expected: Expected,
     by: By,
 ) -> Result<Outcome, Refusal> {
-    // Which environments it touches is read before the lock, to lock them in their order, and again
-    // under it: an edit in between has raised the version.
-    let seen = find(tx, scope, number).await?;
+    // The namespace's lock first, as in every change: from here on the set stays as it is, and so do
+    // the environments that it touches, which are locked next, in their order.
+    audit::lock(tx, scope.id()).await?;
+    find(tx, scope, number).await?;
     let seen_items = items(tx, scope, number).await?;
     let all = environments_touched(tx, scope, &seen_items).await?;
     let touches = match &all {
@@ -1386,12 +1387,6 @@ async fn apply_by(
     };
     let change = Change::begin_by(tx, scope, touches, Passage::Approved).await?;
     let mut stepping = Stepping::on(tx, scope, number, expected, change).await?;
-    if stepping.before.version != seen.version {
-        return Err(Refusal::Stale {
-            version: stepping.before.version,
-            current: summary(&stepping.before),
-        });
-    }
     stepping.step(Step::Apply)?;
     match by {
         By::Caller => demand_items(tx, scope, &stepping.items).await?,

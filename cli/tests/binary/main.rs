@@ -2,6 +2,7 @@
 //! (control and edge apart), `authors` (docs/POLICIES.md followed to the letter).
 
 mod authors;
+mod changes;
 mod commands;
 #[expect(dead_code, reason = "these tests open no event stream")]
 #[path = "../../../e2e/src/ofrep_schema.rs"]
