@@ -1575,3 +1575,62 @@ fn placed(refusal: Refusal, items: &[Item]) -> Refusal {
     };
     Refusal::Invalid(problems.into_iter().map(place).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_follow_on_what_is_this_and_nothing_else() {
+        let (no, yes) = (false, true);
+        let steps = [
+            Step::Edit,
+            Step::Rebase,
+            Step::Submit { enough: no },
+            Step::Submit { enough: yes },
+            Step::Approve { enough: no },
+            Step::Approve { enough: yes },
+            Step::Reject,
+            Step::Schedule,
+            Step::Unschedule,
+            Step::Apply,
+            Step::Collide,
+            Step::Fail,
+            Step::Cancel,
+            Step::Comment,
+        ];
+        // One letter a step: the state that follows, or a dot.
+        let letter = |state: State| match state {
+            State::Draft => 'd',
+            State::Review => 'r',
+            State::Approved => 'a',
+            State::Scheduled => 's',
+            State::Applied => 'A',
+            State::Rejected => 'j',
+            State::Conflict => 'c',
+            State::Failed => 'f',
+            State::Cancelled => 'x',
+        };
+        let table: Vec<String> = State::ALL
+            .into_iter()
+            .map(|state| {
+                let after = steps.map(|step| state.after(step).map_or('.', letter));
+                format!("{} {}", letter(state), after.iter().collect::<String>())
+            })
+            .collect();
+        assert_eq!(
+            table,
+            [
+                "d ddra........xd",
+                "r dd..raj.....xr",
+                "a dd..aajs.Ac.xa",
+                "s dd..ssjsaAcfxs",
+                "A .............A",
+                "j ddra........xj",
+                "c dd..........xc",
+                "f dd..ffjs.Ac.xf",
+                "x .............x",
+            ]
+        );
+    }
+}

@@ -7,6 +7,7 @@ mod change_sets;
 mod clients;
 mod documents;
 mod edge_keys;
+mod four_eyes;
 mod growth;
 mod identity;
 mod impact;
