@@ -7,6 +7,7 @@ use reqwest::{Method, StatusCode, header};
 use serde_json::Value;
 
 use crate::failure::{Exit, Failure, Place};
+use crate::session;
 
 /// Between two bytes of an answer; a whole import may take longer.
 const IDLE_SECONDS_MAX: u64 = 60;
@@ -17,7 +18,15 @@ const PAGES_MAX: usize = 1_000;
 pub struct Client {
     http: reqwest::Client,
     url: String,
-    authorization: Option<header::HeaderValue>,
+    known: Known,
+}
+
+/// Who asks.
+enum Known {
+    Nobody,
+    Token(header::HeaderValue),
+    /// Whoever has signed in here; a request first takes a token that is good for a while.
+    Session,
 }
 
 /// An answer of 2xx, or of 412.
@@ -31,23 +40,40 @@ pub struct Answer {
 
 impl Client {
     pub fn new(url: String, token: &str) -> Result<Client, Failure> {
-        let mut authorization = header::HeaderValue::from_str(&format!("Bearer {token}"))
-            .map_err(|_| Failure::usage("the token holds bytes that no header may hold"))?;
-        authorization.set_sensitive(true);
-        Ok(Client { http: http(&url)?, url, authorization: Some(authorization) })
+        Ok(Client { http: http(&url)?, url, known: Known::Token(bearer(token)?) })
+    }
+
+    /// As whoever has signed in with `tidegate login`.
+    pub fn of_session(url: String) -> Result<Client, Failure> {
+        Ok(Client { http: http(&url)?, url, known: Known::Session })
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether it is the session of `tidegate login`.
+    pub fn is_session(&self) -> bool {
+        matches!(self.known, Known::Session)
     }
 
     /// For what nobody has to be known for.
     pub fn anonymous(url: String) -> Result<Client, Failure> {
-        Ok(Client { http: http(&url)?, url, authorization: None })
+        Ok(Client { http: http(&url)?, url, known: Known::Nobody })
     }
 
-    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<reqwest::RequestBuilder, Failure> {
         let request = self.http.request(method, format!("{}{path}", self.url));
-        match &self.authorization {
-            Some(authorization) => request.header(header::AUTHORIZATION, authorization.clone()),
-            None => request,
-        }
+        let authorization = match &self.known {
+            Known::Nobody => return Ok(request),
+            Known::Token(authorization) => authorization.clone(),
+            Known::Session => bearer(&session::access_token(&self.url).await?)?,
+        };
+        Ok(request.header(header::AUTHORIZATION, authorization))
     }
 
     pub async fn get(&self, path: &str) -> Result<Answer, Failure> {
@@ -63,6 +89,7 @@ impl Client {
     pub async fn post_wasm(&self, path: &str, wasm: Vec<u8>) -> Result<Answer, Failure> {
         let request = self
             .request(Method::POST, path)
+            .await?
             .header(header::CONTENT_TYPE, "application/wasm")
             .body(wasm);
         self.answered(request).await.and_then(|answer| self.accept(answer))
@@ -131,7 +158,7 @@ impl Client {
         body: Option<Vec<u8>>,
         etag: Option<&str>,
     ) -> Result<Raw, Failure> {
-        let mut request = self.request(method, path);
+        let mut request = self.request(method, path).await?;
         if let Some(body) = body {
             request = request.header(header::CONTENT_TYPE, "application/json").body(body);
         }
@@ -158,6 +185,13 @@ impl Client {
         }
         Err(problem(raw.status, &raw.body, &self.url))
     }
+}
+
+fn bearer(token: &str) -> Result<header::HeaderValue, Failure> {
+    let mut value = header::HeaderValue::from_str(&format!("Bearer {token}"))
+        .map_err(|_| Failure::usage("the token holds bytes that no header may hold"))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// A client that has its ends, and trusts the system's certificates if `url` needs any.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
+use crate::session;
 
 /// What `tidegate dev` writes for programs and for the commands here. A contract: other tools
 /// read it.
@@ -82,22 +83,28 @@ impl Connection {
         read_dev_file(&self.dir)
     }
 
+    /// Where control is, by the options, dev.json, or as nobody says anything.
+    pub fn url(&self) -> Result<String, Failure> {
+        let dev = self.dev_file()?;
+        checked_url(match (&self.url, &dev) {
+            (Some(url), _) => url,
+            (None, Some(dev)) => &dev.control_url,
+            (None, None) => DEFAULT_URL,
+        })
+    }
+
     pub fn client(&self) -> Result<Client, Failure> {
         let dev = self.dev_file()?;
-        let url = match (&self.url, &dev) {
-            (Some(url), _) => url.clone(),
-            (None, Some(dev)) => dev.control_url.clone(),
-            (None, None) => DEFAULT_URL.to_owned(),
-        };
-        let url = checked_url(&url)?;
+        let url = self.url()?;
         let from_file = dev.filter(|dev| dev.control_url.trim_end_matches('/') == url);
         let token = match (&self.token, &self.token_file, from_file) {
             (Some(token), _, _) => token.trim().to_owned(),
             (None, Some(path), _) => secret_from_file(path)?,
             (None, None, Some(dev)) => dev.admin_token,
+            (None, None, None) if session::is_kept(&url) => return Client::of_session(url),
             (None, None, None) => {
                 return Err(Failure::usage(format!("no token for {url}")).mend(format!(
-                    "set TIDEGATE_TOKEN or --token-file, or run where `tidegate dev` left {}",
+                    "sign in with `tidegate login`, set TIDEGATE_TOKEN or --token-file, or run where `tidegate dev` left {}",
                     self.dir.join(DEV_FILE).display()
                 )));
             }

@@ -23,6 +23,7 @@ mod policy;
 mod readable;
 mod reference;
 mod serve;
+mod session;
 mod snapshot;
 mod trace;
 mod transfer;
@@ -82,13 +83,25 @@ enum Command {
     /// Runs control and an edge in one process, with demo flags, for trying and developing.
     Dev(dev::Dev),
     /// Runs control as a process of its own.
-    Control(serve::ControlArgs),
+    Control(Box<serve::ControlArgs>),
     /// Brings control's database to this version's schema, without serving.
     Migrate(serve::MigrateArgs),
     /// Runs an edge as a process of its own.
     Edge(serve::EdgeArgs),
     /// Makes the first owner of an installation, with the token of control's first start.
     Setup(account::Setup),
+    /// Signs in with an e-mail address and a password.
+    Login(account::Login),
+    /// Ends the session of `tidegate login`.
+    Logout(account::Logout),
+    /// Shows who a command acts as, and what their roles are.
+    Whoami(account::Whoami),
+    /// Lists, makes and deletes tokens: one's own, and a namespace's for programs.
+    #[command(subcommand)]
+    Token(account::Token),
+    /// Lists the members of a namespace, gives and takes their roles.
+    #[command(subcommand)]
+    Member(account::Member),
     /// Makes the keys and passwords that several processes begin with.
     Init(init::Init),
     /// Writes the demo flags to a control that runs.
@@ -148,10 +161,15 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Audit(command) => audit::run(command, cli.output).await,
         Command::Snapshot(command) => snapshot::run(command, cli.output).await,
         Command::Dev(command) => dev::run(command, cli.output).await,
-        Command::Control(command) => serve::control(command, cli.output).await,
+        Command::Control(command) => serve::control(*command, cli.output).await,
         Command::Migrate(command) => serve::migrate(command, cli.output).await,
         Command::Edge(command) => serve::edge(command, cli.output).await,
         Command::Setup(command) => account::setup(command, cli.output).await,
+        Command::Login(command) => account::login(command, cli.output).await,
+        Command::Logout(command) => account::logout(command, cli.output).await,
+        Command::Whoami(command) => account::whoami(command, cli.output).await,
+        Command::Token(command) => account::token(command, cli.output).await,
+        Command::Member(command) => account::member(command, cli.output).await,
         Command::Init(command) => init::run(command, cli.output),
         Command::Demo(command) => demo::run(command, cli.output).await,
         Command::Health(command) => health::run(command, cli.output).await,

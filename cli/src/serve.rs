@@ -106,6 +106,8 @@ pub struct ControlArgs {
     #[command(flatten)]
     walls: WallsArgs,
     #[command(flatten)]
+    oidc: Oidc,
+    #[command(flatten)]
     nats: Nats,
     #[command(flatten)]
     etcd: EtcdArgs,
@@ -171,6 +173,54 @@ impl WallsArgs {
             cors_origins: given(self.cors_origin).map(origin).collect::<Result<_, _>>()?,
             https_only: self.https_only,
         })
+    }
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Sign-in with an identity provider (OpenID Connect)")]
+struct Oidc {
+    /// Address of the provider, as its tokens say it: https, or http on this machine.
+    #[arg(long, env = "TIDEGATE_OIDC_ISSUER", value_name = "URL")]
+    oidc_issuer: Option<String>,
+    /// Who control is to the provider. What it may redirect to: URL/api/v1/oidc/callback.
+    #[arg(long, env = "TIDEGATE_OIDC_CLIENT_ID", value_name = "ID")]
+    oidc_client_id: Option<String>,
+    /// File of the client's secret; none for a public client.
+    #[arg(long, env = "TIDEGATE_OIDC_CLIENT_SECRET_FILE", value_name = "FILE")]
+    oidc_client_secret_file: Option<PathBuf>,
+    /// Domains of e-mail addresses whose people get an account, without roles, at their first sign-in.
+    /// Others have to have one.
+    #[arg(
+        long = "oidc-allowed-domain",
+        env = "TIDEGATE_OIDC_ALLOWED_DOMAINS",
+        value_name = "DOMAIN",
+        value_delimiter = ','
+    )]
+    oidc_allowed_domains: Vec<String>,
+    /// Where browsers find control.
+    #[arg(long, env = "TIDEGATE_PUBLIC_URL", value_name = "URL")]
+    public_url: Option<String>,
+}
+
+impl Oidc {
+    fn settings(&self) -> Result<Option<control::oidc::Settings>, Failure> {
+        // An empty variable, as container files set them, is one that is not set.
+        let said = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let Some(issuer) = said(&self.oidc_issuer) else { return Ok(None) };
+        let (Some(client_id), Some(public_url)) =
+            (said(&self.oidc_client_id), said(&self.public_url))
+        else {
+            let message = "--oidc-issuer needs --oidc-client-id and --public-url";
+            return Err(Failure::usage(message));
+        };
+        let secret = match &self.oidc_client_secret_file {
+            Some(file) => Some(Secret::new(secret_from_file(file)?)),
+            None => None,
+        };
+        let domains = self.oidc_allowed_domains.clone();
+        control::oidc::Settings::new(&issuer, &client_id, secret, &public_url, domains)
+            .map(Some)
+            .map_err(|error| Failure::usage(error.to_string()))
     }
 }
 
@@ -571,6 +621,7 @@ pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failu
     config.walls = arguments.walls.walls()?;
     config.broker = arguments.nats.broker()?;
     config.etcd = arguments.etcd.etcd()?;
+    config.oidc = arguments.oidc.settings()?;
     config.lease = Duration::from_secs(arguments.lease_seconds.max(1));
     if let Some(file) = arguments.signing_key_file {
         config.signing_key_file = file;

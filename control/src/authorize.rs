@@ -161,6 +161,8 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("POST", "/api/v1/sessions", Public),
     ("POST", "/api/v1/sessions/refresh", Public),
     ("POST", "/api/v1/invitations/accept", Public),
+    ("GET", "/api/v1/oidc/login", Public),
+    ("GET", "/api/v1/oidc/callback", Public),
     ("GET", "/api/v1/sessions", Account),
     ("DELETE", "/api/v1/sessions/current", Account),
     ("DELETE", "/api/v1/sessions/{id}", Account),
@@ -357,6 +359,16 @@ impl Caller {
             address: from.address,
             user_agent: from.user_agent.clone(),
             ..Caller::here(CallerKind::User, "")
+        }
+    }
+
+    /// An identity provider, by which somebody comes in for the first time.
+    pub fn provider(issuer: &str, device: &Device) -> Caller {
+        Caller {
+            address: device.address,
+            user_agent: device.user_agent.clone(),
+            via: Some(issuer.to_owned()),
+            ..Caller::here(CallerKind::Control, "control (identity provider)")
         }
     }
 

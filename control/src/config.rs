@@ -34,6 +34,8 @@ pub struct Config {
     /// Makes a token that may do everything, and takes it: for `tidegate dev` and for tests, which
     /// have nobody who could choose a password.
     pub bootstrap: bool,
+    /// Who else says who people are.
+    pub oidc: Option<crate::oidc::Settings>,
     /// Connections beyond this are closed at once.
     pub connections_max: usize,
     /// Rates, addresses and what browsers are told.
@@ -98,6 +100,7 @@ impl Config {
             data_dir,
             first: FirstKeys::default(),
             bootstrap: false,
+            oidc: None,
             connections_max: 10_000,
             walls: Walls::default(),
             drain: Duration::from_secs(10),

@@ -41,6 +41,7 @@ pub mod keys;
 pub mod lead;
 pub mod members;
 pub mod namespaces;
+pub mod oidc;
 pub mod outbox;
 pub mod outgoing;
 pub mod page;
@@ -139,6 +140,8 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    #[error("the identity provider cannot be spoken to")]
+    Oidc(#[source] reqwest::Error),
     #[error(transparent)]
     Route(#[from] http::Unguarded),
     #[error("no client can be made for webhooks")]
@@ -197,6 +200,10 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
     }
     let awaits_owner = begin.run(&store).await?;
     let sessions = sessions::Keys::of(&key);
+    let provider = match config.oidc.clone() {
+        Some(settings) => Some(oidc::Provider::new(settings).map_err(StartError::Oidc)?),
+        None => None,
+    };
     let authority = Arc::new(authorize::Authority::new(config.bootstrap, sessions));
 
     let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(store.clone()));
@@ -231,6 +238,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         anchors_file: anchors_file.clone(),
         outgoing: outgoing.clone(),
         streams: http::events::places(),
+        provider,
         bus: bus.clone(),
         doorbell: doorbell.clone(),
         lead: lead.clone(),

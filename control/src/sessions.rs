@@ -495,3 +495,186 @@ pub async fn revoke_others(tx: &mut Tx, user_id: &str, but: Option<&str>) -> Res
     query(REVOKE_ALL).bind(user_id).bind(now_us()).bind(but.unwrap_or("")).execute(tx).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn signing() -> SigningKey {
+        SigningKey::from_bytes(&[7; 32])
+    }
+
+    /// A token of these very texts, signed as ours are.
+    fn forged(pair: &Pair, header: &str, claims: &str) -> String {
+        let body = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+        let signature = SigningKey::from_bytes(&pair.seed).sign(body.as_bytes()).to_bytes();
+        format!("{body}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    fn header(pair: &Pair) -> Value {
+        json!({ "alg": "EdDSA", "typ": TYP, "kid": pair.kid })
+    }
+
+    fn claims() -> Value {
+        let now = now_us() / SECOND_US;
+        json!({ "iss": ISSUER, "aud": AUDIENCE, "sub": "u", "sid": "s", "nbf": now, "iat": now,
+            "exp": now + ACCESS_S })
+    }
+
+    /// The value with one member set, or taken away by null.
+    fn with(mut value: Value, name: &str, member: Value) -> Value {
+        let members = value.as_object_mut().unwrap();
+        match member {
+            Value::Null => drop(members.shift_remove(name)),
+            member => drop(members.insert(name.to_owned(), member)),
+        }
+        value
+    }
+
+    #[test]
+    fn no_token_is_taken_but_one_that_is_ours_in_every_part() {
+        let keys = Keys::of(&signing());
+        let pair = keys.current();
+        let ours =
+            |header: Value, claims: Value| forged(&pair, &header.to_string(), &claims.to_string());
+        let good = ours(header(&pair), claims());
+        let claimed = Claimed { session_id: "s".to_owned(), user_id: "u".to_owned() };
+        assert_eq!(keys.claimed(&good), Ok(claimed.clone()), "the table tests something");
+        assert_eq!(keys.claimed(keys.sign("u", "s").unwrap().reveal()), Ok(claimed));
+
+        let now = now_us() / SECOND_US;
+        let leeway = LEEWAY_S as i64;
+        let of_header =
+            |name: &str, member: Value| ours(with(header(&pair), name, member), claims());
+        let of_claims =
+            |name: &str, member: Value| ours(header(&pair), with(claims(), name, member));
+        let twice = |text: String, name: &str, member: &str| {
+            text.replacen('{', &format!("{{\"{name}\":{member},"), 1)
+        };
+        let (head, body) = (header(&pair).to_string(), claims().to_string());
+        let parts: Vec<&str> = good.split('.').collect();
+        let other = Pair::of(&SigningKey::from_bytes(&[8; 32]));
+        // The published key of the signatures as the secret of a keyed hash.
+        let hashed = {
+            let header = with(header(&pair), "alg", json!("HS256")).to_string();
+            let text =
+                format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(&body));
+            format!("{text}.{}", URL_SAFE_NO_PAD.encode(keyed(&pair.public, text.as_bytes())))
+        };
+        let mut flipped = good.clone().into_bytes();
+        let last = flipped.len() - 10;
+        flipped[last] = if flipped[last] == b'A' { b'B' } else { b'A' };
+        let span = |nbf: i64, exp: i64| {
+            let claims = with(with(claims(), "nbf", json!(nbf)), "iat", json!(nbf));
+            ours(header(&pair), with(claims, "exp", json!(exp)))
+        };
+        let table = [
+            ("nothing", String::new()),
+            ("dots", "..".to_owned()),
+            ("no signature", format!("{}.{}.", parts[0], parts[1])),
+            ("no third part", format!("{}.{}", parts[0], parts[1])),
+            ("a fourth part", format!("{good}.{}", parts[2])),
+            (
+                "another's claims",
+                format!(
+                    "{}.{}.{}",
+                    parts[0],
+                    URL_SAFE_NO_PAD.encode(with(claims(), "sub", json!("root")).to_string()),
+                    parts[2]
+                ),
+            ),
+            ("a flipped signature", String::from_utf8(flipped).unwrap()),
+            ("padded", format!("{good}=")),
+            ("another key under our name", forged(&other, &head, &body)),
+            ("another key under its own name", forged(&other, &header(&other).to_string(), &body)),
+            ("alg none", of_header("alg", json!("none"))),
+            ("alg None, unsigned", {
+                let header = with(header(&pair), "alg", json!("None")).to_string();
+                format!("{}.{}.", URL_SAFE_NO_PAD.encode(header), parts[1])
+            }),
+            ("HS256 with the public key", hashed),
+            ("alg HS256", of_header("alg", json!("HS256"))),
+            ("alg RS256", of_header("alg", json!("RS256"))),
+            ("alg ES256", of_header("alg", json!("ES256"))),
+            ("alg in small letters", of_header("alg", json!("eddsa"))),
+            ("no alg", of_header("alg", Value::Null)),
+            ("alg twice", forged(&pair, &twice(head.clone(), "alg", "\"none\""), &body)),
+            ("typ JWT", of_header("typ", json!("JWT"))),
+            ("typ of an access token", of_header("typ", json!("at+jwt"))),
+            ("no typ", of_header("typ", Value::Null)),
+            ("no kid", of_header("kid", Value::Null)),
+            ("a kid that is a path", of_header("kid", json!("../../../../dev/null"))),
+            ("a kid that is a query", of_header("kid", json!("' OR '1'='1"))),
+            ("an empty kid", of_header("kid", json!(""))),
+            (
+                "its own key along",
+                of_header(
+                    "jwk",
+                    json!({ "kty": "OKP", "crv": "Ed25519",
+                "x": URL_SAFE_NO_PAD.encode(other.public) }),
+                ),
+            ),
+            ("a place to get the key from", of_header("jku", json!("https://evil.example/keys"))),
+            ("certificates", of_header("x5c", json!(["MIIB"]))),
+            ("something critical", of_header("crit", json!(["exp"]))),
+            ("compressed", of_header("zip", json!("DEF"))),
+            ("no iss", of_claims("iss", Value::Null)),
+            ("another iss", of_claims("iss", json!("https://evil.example"))),
+            ("a list of iss", of_claims("iss", json!([ISSUER]))),
+            ("no aud", of_claims("aud", Value::Null)),
+            ("another aud", of_claims("aud", json!("urn:tidegate:edge"))),
+            ("a list of aud", of_claims("aud", json!([AUDIENCE]))),
+            ("a list of aud with others", of_claims("aud", json!([AUDIENCE, "x"]))),
+            ("no sub", of_claims("sub", Value::Null)),
+            ("a number for sub", of_claims("sub", json!(1))),
+            ("no sid", of_claims("sid", Value::Null)),
+            ("no exp", of_claims("exp", Value::Null)),
+            ("exp as text", of_claims("exp", json!((now + 60).to_string()))),
+            ("exp with a fraction", of_claims("exp", json!(now as f64 + 60.5))),
+            ("exp null", forged(&pair, &head, &body.replace("\"exp\":", "\"exp\":null,\"x\":"))),
+            ("a negative exp", of_claims("exp", json!(-1))),
+            ("expired", span(now - ACCESS_S - leeway - 1, now - leeway - 2)),
+            ("for ever", span(now, now + 10 * ACCESS_S)),
+            ("for ever and ever", of_claims("exp", json!(i64::MAX))),
+            ("no nbf", of_claims("nbf", Value::Null)),
+            ("nbf as text", of_claims("nbf", json!(now.to_string()))),
+            ("not yet", span(now + leeway + 5, now + leeway + 65)),
+            ("no iat", of_claims("iat", Value::Null)),
+            ("something more", of_claims("admin", json!(true))),
+            ("sub twice", forged(&pair, &head, &twice(body.clone(), "sub", "\"root\""))),
+            ("exp twice", forged(&pair, &head, &twice(body.clone(), "exp", "1"))),
+            ("claims that are a list", forged(&pair, &head, "[]")),
+            ("claims that are no JSON", forged(&pair, &head, "{")),
+            ("something after the claims", forged(&pair, &head, &format!("{body}{{}}"))),
+            ("a megabyte", of_claims("sid", json!("s".repeat(1024 * 1024)))),
+            ("a long sid", of_claims("sid", json!("s".repeat(TOKEN_BYTES_MAX)))),
+        ];
+        let taken: Vec<&str> = table
+            .iter()
+            .filter(|(_, token)| keys.claimed(token).is_ok())
+            .map(|(what, _)| *what)
+            .collect();
+        assert_eq!(taken, Vec::<&str>::new());
+        // Clocks may differ a little, and no more.
+        assert!(keys.claimed(&span(now - 60, now - leeway + 3)).is_ok());
+        assert!(keys.claimed(&span(now + leeway - 2, now + 60)).is_ok());
+    }
+
+    #[test]
+    fn after_a_change_of_keys_the_tokens_of_before_run_out_and_no_older_ones_are_taken() {
+        let keys = Keys::of(&signing());
+        let first = keys.sign("u", "s").unwrap();
+        let csrf = keys.csrf("s").unwrap();
+        keys.follow(&SigningKey::from_bytes(&[8; 32]));
+        assert!(keys.claimed(first.reveal()).is_ok() && keys.is_csrf("s", &csrf));
+        let second = keys.sign("u", "s").unwrap();
+        keys.follow(&SigningKey::from_bytes(&[9; 32]));
+        assert!(keys.claimed(second.reveal()).is_ok());
+        assert_eq!(keys.claimed(first.reveal()), Err(Forged));
+        keys.ring.write().unwrap().before.as_mut().unwrap().1 = now_us() - 1;
+        assert_eq!(keys.claimed(second.reveal()), Err(Forged));
+        assert!(!keys.is_csrf("other", &keys.csrf("s").unwrap()));
+    }
+}

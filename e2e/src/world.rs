@@ -260,6 +260,11 @@ impl World {
         self.edge = Some(edge);
     }
 
+    /// Control itself, for what is done behind its back.
+    pub fn control(&self) -> &control::Control {
+        self.control.as_ref().expect("it runs")
+    }
+
     /// Where the edge keeps what outlives it.
     pub fn edge_folder(&self) -> PathBuf {
         self.folder.path().join("edge")

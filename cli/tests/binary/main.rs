@@ -7,6 +7,7 @@ mod commands;
 #[expect(dead_code, reason = "these tests open no event stream")]
 #[path = "../../../e2e/src/ofrep_schema.rs"]
 mod ofrep_schema;
+mod people;
 mod policies;
 mod processes;
 mod snapshot;

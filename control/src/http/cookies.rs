@@ -11,29 +11,45 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use super::extract::cookie;
 use super::problem::Stop;
 use crate::authorize::Authority;
+use crate::oidc::LOGIN_S_MAX;
 use crate::refusal::Refusal;
 use crate::sessions::{ACCESS_S, IDLE_US, Started};
 
 pub const SESSION: &str = "__Host-tidegate-session";
 pub const REFRESH: &str = "__Host-tidegate-refresh";
+/// Of a browser that is on its way to an identity provider and back: a way that begins at another
+/// site, so that this one is sent along.
+pub const BROWSER: &str = "__Host-tidegate-oidc";
 pub const CSRF: &str = "x-csrf-token";
 
-const ATTRIBUTES: &str = "Path=/; Secure; HttpOnly; SameSite=Strict";
+const ATTRIBUTES: &str = "Path=/; Secure; HttpOnly";
+const STRICT: &str = "Strict";
+const LAX: &str = "Lax";
 
 pub fn set(mut response: Response, started: &Started) -> Response {
-    put(&mut response, SESSION, started.access.reveal(), ACCESS_S);
-    put(&mut response, REFRESH, started.refresh.reveal(), IDLE_US / 1_000_000);
+    put(&mut response, SESSION, started.access.reveal(), ACCESS_S, STRICT);
+    put(&mut response, REFRESH, started.refresh.reveal(), IDLE_US / 1_000_000, STRICT);
     response
 }
 
 pub fn clear(mut response: Response) -> Response {
-    put(&mut response, SESSION, "", 0);
-    put(&mut response, REFRESH, "", 0);
+    put(&mut response, SESSION, "", 0, STRICT);
+    put(&mut response, REFRESH, "", 0, STRICT);
     response
 }
 
-fn put(response: &mut Response, name: &str, value: &str, seconds: i64) {
-    let text = format!("{name}={value}; Max-Age={seconds}; {ATTRIBUTES}");
+pub fn set_browser(mut response: Response, value: &str) -> Response {
+    put(&mut response, BROWSER, value, LOGIN_S_MAX, LAX);
+    response
+}
+
+pub fn clear_browser(mut response: Response) -> Response {
+    put(&mut response, BROWSER, "", 0, LAX);
+    response
+}
+
+fn put(response: &mut Response, name: &str, value: &str, seconds: i64, sent: &str) {
+    let text = format!("{name}={value}; Max-Age={seconds}; {ATTRIBUTES}; SameSite={sent}");
     if let Ok(mut value) = HeaderValue::from_str(&text) {
         value.set_sensitive(true);
         response.headers_mut().append(SET_COOKIE, value);

@@ -272,6 +272,17 @@ impl FromRequest<Shared> for Writing {
     }
 }
 
+/// Whose connection a request came over.
+pub struct PeerAddress(pub Option<std::net::IpAddr>);
+
+impl FromRequestParts<Shared> for PeerAddress {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Self::Rejection> {
+        Ok(PeerAddress(parts.extensions.get::<Peer>().map(|peer| peer.0)))
+    }
+}
+
 /// What somebody says who is not known yet: to sign in, to set up, to join.
 pub struct Said {
     pub shared: Shared,

@@ -13,6 +13,7 @@ pub mod identity;
 pub mod impact;
 pub mod keys;
 pub mod members;
+mod oidc;
 pub mod pages;
 pub mod policies;
 mod policy_bodies;
@@ -49,6 +50,7 @@ use crate::authorize::{self, Asking, Authority, Permission};
 use crate::bus::Bus;
 use crate::delta::Deltas;
 use crate::lead::Lead;
+use crate::oidc::Provider;
 use crate::outgoing::Outgoing;
 use crate::passwords::Passwords;
 use crate::publisher::Publisher;
@@ -69,6 +71,8 @@ pub struct App {
     pub outgoing: Outgoing,
     /// Of events.
     pub streams: Arc<Semaphore>,
+    /// Of identities, if there is one.
+    pub provider: Option<Provider>,
     pub bus: Arc<dyn Bus>,
     pub doorbell: Doorbell,
     pub lead: Arc<Lead>,
@@ -96,6 +100,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(admin::router())
         .merge(keys::router())
         .merge(members::router())
+        .merge(oidc::router())
         .merge(transfer::router())
         .merge(segments::router())
         .merge(policies::router())

@@ -262,3 +262,292 @@ async fn whoever_is_disabled_is_out_at_once_and_the_last_operator_stays() {
     }
     world.control.shutdown().await;
 }
+
+#[tokio::test]
+async fn who_is_wrong_too_often_waits_and_is_told_how_long() {
+    let world = owned().await;
+    for _ in 0..5 {
+        let (status, body) = world.sign_in(OWNER, "not this one, either").await;
+        assert_eq!((status, &body["type"]), (401, &json!("urn:tidegate:problem:credentials")));
+    }
+    // Whoever is right now waits too, or the limit would tell who is.
+    let url = format!("{}/api/v1/sessions", world.url);
+    let body = json!({ "email": "ANN@example.com", "password": PASSWORD });
+    let answer = world.http.post(&url).json(&body).send().await.expect("an answer");
+    assert_eq!(answer.status(), 429);
+    let after = answer.headers()["retry-after"].to_str().expect("text").parse::<u64>();
+    assert!((1..=12).contains(&after.expect("seconds")));
+    // The same for an address that has no account: nothing tells the two apart.
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        seen.push(world.sign_in("nobody@example.com", "not this one, either").await.0);
+    }
+    assert_eq!(seen, [401, 401, 401, 401, 401, 429]);
+    world.control.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_page_signs_in_with_cookies_and_only_a_page_of_ours_changes_anything_with_them() {
+    let world = owned().await;
+    let url = |path: &str| format!("{}{path}", world.url);
+    let body = json!({ "email": OWNER, "password": PASSWORD, "cookie": true });
+    let answer = world.http.post(url("/api/v1/sessions")).json(&body).send().await.expect("in");
+    let set: Vec<String> = answer
+        .headers()
+        .get_all("set-cookie")
+        .iter()
+        .map(|value| value.to_str().expect("text").to_owned())
+        .collect();
+    assert_eq!(set.len(), 2, "{set:?}");
+    for (cookie, name) in set.iter().zip(["__Host-tidegate-session=", "__Host-tidegate-refresh="]) {
+        assert!(cookie.starts_with(name), "{cookie}");
+        for attribute in ["; Path=/", "; Secure", "; HttpOnly", "; SameSite=Strict"] {
+            assert!(cookie.contains(attribute), "{cookie}");
+        }
+        assert!(!cookie.contains("Domain"), "{cookie}");
+    }
+    let body: Value = answer.json().await.expect("JSON");
+    assert!(body["accessToken"].is_null() && body["refreshToken"].is_null(), "{body}");
+    let csrf = text(&body, "csrfToken");
+    let pair = |cookie: &String| cookie.split(';').next().expect("a pair").to_owned();
+    let cookies = set.iter().map(pair).collect::<Vec<_>>().join("; ");
+
+    let me = world.http.get(url("/api/v1/me")).header("cookie", &cookies);
+    let (status, me) = read(me).await;
+    assert_eq!((status, &me["csrfToken"]), (200, &json!(csrf)), "{me}");
+    let host = world.url.trim_start_matches("http://").to_owned();
+    let own = format!("http://{host}");
+    let ask = |headers: &[(&str, &str)]| {
+        let mut request = world.http.post(url("/api/v1/namespaces")).header("cookie", &cookies);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        read(request.json(&json!({ "key": "ours" })))
+    };
+    let token = ("x-csrf-token", csrf.as_str());
+    for (what, headers) in [
+        ("neither", vec![]),
+        ("no origin", vec![token]),
+        ("no token", vec![("origin", own.as_str())]),
+        ("another token", vec![("origin", &own), ("x-csrf-token", "AAAA")]),
+        ("another origin", vec![("origin", "https://evil.example"), token]),
+        ("another port", vec![("origin", "http://127.0.0.1:1"), token]),
+        ("no origin at all", vec![("origin", "null"), token]),
+        ("another site", vec![("sec-fetch-site", "cross-site"), token]),
+        ("a site beside", vec![("sec-fetch-site", "same-site"), ("origin", &own), token]),
+    ] {
+        let (status, body) = ask(&headers).await;
+        assert_eq!((status, &body["type"]), (403, &json!("urn:tidegate:problem:csrf")), "{what}");
+    }
+    let (status, body) = ask(&[("sec-fetch-site", "same-origin"), token]).await;
+    assert_eq!(status, 201, "{body}");
+    assert_eq!(ask(&[("origin", &own), token]).await.0, 409, "it is let in, and there already");
+    // Whoever names a token means it.
+    let named = world.http.get(url("/api/v1/me")).header("cookie", &cookies).bearer_auth("x.y.z");
+    assert_eq!(read(named).await.0, 401);
+    // A cookie holds a session and nothing else.
+    let other = format!("__Host-tidegate-session={}", "tg_admin_x_y_z");
+    assert_eq!(read(world.http.get(url("/api/v1/me")).header("cookie", other)).await.0, 401);
+
+    let refresh = |headers: &[(&str, &str)]| {
+        let path = url("/api/v1/sessions/refresh");
+        let mut request = world.http.post(path).header("cookie", &cookies).json(&json!({}));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send()
+    };
+    assert_eq!(refresh(&[token]).await.expect("an answer").status(), 403);
+    let next = refresh(&[("origin", &own), token]).await.expect("an answer");
+    assert_eq!(
+        (next.status().as_u16(), next.headers().get_all("set-cookie").iter().count()),
+        (200, 2)
+    );
+    let out = world.http.delete(url("/api/v1/sessions/current")).header("cookie", &cookies);
+    let out = out.header("origin", &own).header("x-csrf-token", &csrf).send().await;
+    let out = out.expect("an answer");
+    assert_eq!(out.status(), 204);
+    assert!(out.headers()["set-cookie"].to_str().expect("text").contains("Max-Age=0"));
+    world.control.shutdown().await;
+}
+
+#[tokio::test]
+async fn nobody_gives_or_takes_more_than_they_have_and_the_last_owner_stays() {
+    let world = owned().await;
+    world.namespace("ours").await;
+    world.environment("ours", "staging").await;
+    let (owner, _) = world.person("owner@example.com").await;
+    let (admin, _) = world.person("admin@example.com").await;
+    let (keeper, _) = world.person("keeper@example.com").await;
+    world.member("owner@example.com", json!({ "role": "owner" })).await;
+    world.member("admin@example.com", json!({ "role": "admin" })).await;
+    let there = |role: &str| json!({ "environments": { "staging": { "role": role } } });
+    world.member("keeper@example.com", there("admin")).await;
+    let members = "/api/v1/namespaces/ours/members";
+    let set = |by: &str, who: &str, roles: Value| {
+        let (world, by, path) = (&world, by.to_owned(), format!("{members}/{who}@example.com"));
+        async move { world.as_with(&by, "PUT", &path, roles).await.0 }
+    };
+    let (bob, role) = ("bob", |role: &str| json!({ "role": role }));
+    let everywhere = json!({ "role": "viewer", "killSwitch": true });
+    for (by, who, roles, status) in [
+        (&admin, bob, role("owner"), 403),
+        (&admin, bob, role("admin"), 200),
+        (&admin, "owner", role("viewer"), 403),
+        (&admin, "admin", role("owner"), 403),
+        (&keeper, bob, role("viewer"), 403),
+        (&keeper, "eve", there("editor"), 200),
+        (&keeper, "eve", json!({ "environments": { "production": { "role": "viewer" } } }), 403),
+        (&keeper, "eve", everywhere.clone(), 403),
+        (&admin, "eve", everywhere, 200),
+        (&keeper, "eve", there("viewer"), 403),
+        (&owner, bob, role("owner"), 200),
+        (&admin, bob, role("viewer"), 403),
+        (&owner, bob, role("viewer"), 200),
+        // The last one, whoever asks.
+        (&owner, "owner", role("admin"), 409),
+        (&world.token, "owner", role("admin"), 409),
+        (&owner, bob, json!({}), 422),
+        (&owner, bob, json!({ "killSwitch": true }), 422),
+        (&owner, bob, there("owner"), 422),
+        (&owner, bob, json!({ "environments": { "none": { "role": "viewer" } } }), 422),
+        (&owner, bob, json!({ "role": "viewer", "namespace": "theirs" }), 422),
+    ] {
+        assert_eq!(set(by, who, roles.clone()).await, status, "{who} {roles}");
+    }
+    let last = world.delete(&format!("{members}/owner@example.com")).await;
+    assert_eq!((last.0, &last.1["type"]), (409, &json!("urn:tidegate:problem:last")), "{}", last.1);
+    // An invitation is for operators alone: bob's and eve's accounts were made by others.
+    let (_, listed) = world.get(members).await;
+    let emails: Vec<_> = listed["items"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|item| item["email"].as_str().expect("text"))
+        .collect();
+    assert_eq!(
+        emails,
+        ["admin", "bob", "eve", "keeper", "owner"].map(|name| format!("{name}@example.com"))
+    );
+    let path = format!("{members}/new1@example.com");
+    let (status, made) = world.as_with(&owner, "PUT", &path, role("viewer")).await;
+    assert!(status == 200 && made["invitation"].is_null(), "{made}");
+    let path = format!("{members}/new2@example.com");
+    let (status, made) = world.put(&path, role("viewer")).await;
+    assert!(status == 200 && made["invitation"]["token"].is_string(), "{made}");
+    // The audit says who gave what to whom.
+    let (_, audit) = world.get("/api/v1/namespaces/ours/audit?action=member.set").await;
+    let newest = &audit["items"][0];
+    assert_eq!((&newest["actor"], &newest["target"]), (&json!(OWNER), &json!("new2@example.com")));
+    world.control.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_service_token_has_roles_of_its_own_in_its_own_namespace() {
+    let world = owned().await;
+    for name in ["ours", "theirs"] {
+        world.namespace(name).await;
+    }
+    world.environment("ours", "staging").await;
+    let tokens = "/api/v1/namespaces/ours/tokens";
+    let body = json!({ "name": "ci", "environments": { "staging": { "role": "editor" } },
+        "expiresInDays": 1 });
+    let (status, made) = world.post(tokens, body).await;
+    assert_eq!(status, 201, "{made}");
+    let (token, id) = (text(&made, "token"), text(&made, "id"));
+    assert!(token.starts_with("tg_service_"));
+    assert_eq!(world.flag("ours", "f").await.0, 201);
+    let config = json!({ "enabled": true, "fallthrough": { "variant": "on" } });
+    let put =
+        |environment: &str| format!("/api/v1/namespaces/ours/environments/{environment}/flags/f");
+    for (method, path, body, status) in [
+        ("GET", "/api/v1/namespaces/ours/flags".to_owned(), Value::Null, 200),
+        ("GET", "/api/v1/namespaces/theirs/flags".to_owned(), Value::Null, 404),
+        ("PUT", put("staging"), config.clone(), 200),
+        ("PUT", put("production"), config, 403),
+        ("GET", "/api/v1/users".to_owned(), Value::Null, 403),
+        ("GET", tokens.to_owned(), Value::Null, 403),
+        ("GET", "/api/v1/me/tokens".to_owned(), Value::Null, 403),
+        ("GET", "/api/v1/sessions".to_owned(), Value::Null, 403),
+    ] {
+        let done = world.as_with(&token, method, &path, body).await;
+        assert_eq!(done.0, status, "{method} {path}: {}", done.1);
+    }
+    let (_, me) = world.as_with(&token, "GET", "/api/v1/me", Value::Null).await;
+    assert_eq!((&me["kind"], &me["name"]), (&json!("service"), &json!(format!("ci ({id})"))));
+    let (_, audit) = world.get("/api/v1/namespaces/ours/audit?action=config.set").await;
+    assert_eq!(audit["items"][0]["actor"], json!(format!("ci ({id})")), "{audit}");
+    // Nobody makes one that may more than they, nor takes away what they could not have given.
+    let (keeper, _) = world.person("keeper@example.com").await;
+    let there = json!({ "environments": { "production": { "role": "admin" } } });
+    world.member("keeper@example.com", there).await;
+    let more = json!({ "name": "x", "role": "viewer" });
+    assert_eq!(world.as_with(&keeper, "POST", tokens, more).await.0, 403);
+    let path = format!("{tokens}/{id}");
+    assert_eq!(world.as_with(&keeper, "DELETE", &path, Value::Null).await.0, 403);
+    assert_eq!(world.delete(&path).await.0, 204);
+    let flags = "/api/v1/namespaces/ours/flags";
+    assert_eq!(world.as_with(&token, "GET", flags, Value::Null).await.0, 401);
+    world.control.shutdown().await;
+}
+
+#[tokio::test]
+async fn invitations_and_passwords_are_used_once_and_end_what_was_before() {
+    let world = owned().await;
+    let (_, made) = world.post("/api/v1/users", json!({ "email": "bob@example.com" })).await;
+    let first = text(&made["invitation"], "token");
+    let again = "/api/v1/users/bob@example.com/invitations";
+    let second = text(&world.post(again, Value::Null).await.1, "token");
+    let accept = |token: String, password: &str| {
+        let body = json!({ "token": token, "password": password });
+        let world = &world;
+        async move { say(world, "/api/v1/invitations/accept", body).await }
+    };
+    assert_eq!(accept(first, PASSWORD).await.0, 403, "a newer one voids it");
+    assert_eq!(accept(second.clone(), "short").await.0, 422);
+    let (status, session) = accept(second.clone(), PASSWORD).await;
+    assert_eq!(status, 201, "{session}");
+    assert_eq!(accept(second, "another good password").await.0, 403);
+    let late = text(&world.post(again, Value::Null).await.1, "token");
+    world.sql("UPDATE invitation SET expires_at = 1").await;
+    assert_eq!(accept(late, "another good password").await.0, 403);
+
+    let bob = text(&session, "accessToken");
+    let (_, other) = world.sign_in("bob@example.com", PASSWORD).await;
+    let other = text(&other, "accessToken");
+    let change = |current: &str| json!({ "current": current, "new": "another good password" });
+    let path = "/api/v1/me/password";
+    assert_eq!(world.as_with(&bob, "PUT", path, change("wrong, so wrong")).await.0, 422);
+    assert_eq!(world.as_with(&bob, "PUT", path, change(PASSWORD)).await.0, 204);
+    let me = |token: String| {
+        let world = &world;
+        async move { world.as_with(&token, "GET", "/api/v1/me", Value::Null).await.0 }
+    };
+    assert_eq!((me(bob).await, me(other).await), (200, 401), "the session that asked goes on");
+    assert_eq!(world.sign_in("bob@example.com", PASSWORD).await.0, 401);
+    assert_eq!(world.sign_in("bob@example.com", "another good password").await.0, 201);
+    // Who did it is in the installation's audit.
+    let (status, audit) = world.get("/api/v1/audit?action=user.password").await;
+    assert_eq!((status, &audit["items"][0]["actor"]), (200, &json!("bob@example.com")), "{audit}");
+    world.control.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_token_of_a_session_that_never_was_is_not_taken() {
+    use base64::Engine as _;
+    let world = owned().await;
+    let part = |bytes: &str| base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(bytes);
+    let unsigned = format!(
+        "{}.{}.",
+        part(r#"{"alg":"none","typ":"tg-session+jwt","kid":"x"}"#),
+        part(r#"{"sub":"x","sid":"y"}"#)
+    );
+    let cut = world.token[..world.token.len() - 4].to_owned();
+    for token in [unsigned, cut, "a.b.c".to_owned(), format!("{}.x", world.token)] {
+        assert_eq!(world.as_with(&token, "GET", "/api/v1/me", Value::Null).await.0, 401, "{token}");
+    }
+    world.sql("DELETE FROM session").await;
+    let token = world.token.clone();
+    assert_eq!(world.as_with(&token, "GET", "/api/v1/me", Value::Null).await.0, 401);
+    world.control.shutdown().await;
+}

@@ -90,6 +90,8 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
             Json(json!({})),
             [422; 6],
         ),
+        route("GET", "/api/v1/oidc/login", "/api/v1/oidc/login", None, [404; 6]),
+        route("GET", "/api/v1/oidc/callback", "/api/v1/oidc/callback", None, [404; 6]),
         // The bootstrap token is no person: it has no account, no sessions, no tokens.
         route("GET", "/api/v1/me", "/api/v1/me", None, people(200)),
         route("GET", "/api/v1/sessions", "/api/v1/sessions", None, people(403)),
