@@ -32,8 +32,8 @@ struct Chain {
     /// Namespace.
     #[arg(short, long, env = "TIDEGATE_NAMESPACE", value_name = "KEY")]
     namespace: Option<String>,
-    /// The installation's own record: accounts, operators, namespaces, keys of edges.
-    #[arg(long, conflicts_with = "namespace")]
+    /// The installation's own record instead: accounts, operators, namespaces, keys of edges.
+    #[arg(long)]
     instance: bool,
     #[command(flatten)]
     connection: Connection,

@@ -18,7 +18,7 @@ pub struct Process {
 ///
 /// A build of the whole workspace puts it there, since `cli` has tests that run it. The test does
 /// not build it: `cargo build -p cli` has other features than the workspace, which is minutes.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     // …/target/debug/deps/this-test
     let test = std::env::current_exe().expect("this test's own path");
     let name = format!("tidegate{}", std::env::consts::EXE_SUFFIX);

@@ -162,6 +162,7 @@ fn fill(path: &str, namespace: &str, environment: &str) -> String {
         .replace("{environment}", environment)
         .replace("{number}", "999999")
         .replace("{version}", "999999")
+        .replace("{delivery}", "999999")
         .replace("{digest}", &"0".repeat(64))
         .replace("{list}", "included")
         .split('/')
@@ -265,7 +266,11 @@ async fn furnish(world: &World) -> BTreeMap<&'static str, String> {
     let set = json!({ "title": "hidden", "items": [{ "kind": "config",
         "environment": "hidden-place", "key": "hidden-flag", "value": config }] });
     ok(world, token, "POST", &format!("{base}/change-sets"), set).await;
+    let hook = json!({ "url": "https://hooks.example.com/hook", "description": "hidden" });
+    let hook = ok(world, token, "POST", &format!("{base}/webhooks"), hook).await;
     BTreeMap::from([
+        ("webhook", hook["id"].as_str().expect("an id").to_owned()),
+        ("delivery", "1".to_owned()),
         ("environment", "hidden-place".to_owned()),
         ("flag", "hidden-flag".to_owned()),
         ("segment", "hidden-segment".to_owned()),
@@ -291,6 +296,7 @@ async fn state(world: &World) -> Vec<String> {
         format!("{base}/tokens"),
         format!("{base}/change-sets"),
         format!("{base}/audit"),
+        format!("{base}/webhooks"),
         place.clone(),
         format!("{place}/flags"),
         format!("{place}/segments"),
@@ -358,7 +364,9 @@ async fn what_another_tenant_has_is_as_good_as_absent_under_every_name_in_a_path
         "number" | "version" => "424242".to_owned(),
         "digest" => "1".repeat(64),
         "list" => real.to_owned(),
-        // As long as the real one, and as well-formed.
+        // As well-formed as the real ones.
+        "delivery" => "424242".to_owned(),
+        "webhook" => "00000000-0000-7000-8000-000000000000".to_owned(),
         "id" => "zzzzzzzz".chars().take(real.len()).collect(),
         "user" => "nobody0@example.com".to_owned(),
         _ => real.replace("hidden", "absent"),
@@ -402,7 +410,9 @@ async fn what_another_tenant_has_is_as_good_as_absent_under_every_name_in_a_path
             let absent = send(&world, token, &method, &of_nobody, Some(&renamed)).await;
             // An answer may repeat the name that was asked for.
             let mut text = found.1;
-            for name in names.iter().filter(|name| !matches!(**name, "number" | "version")) {
+            for name in
+                names.iter().filter(|name| !matches!(**name, "number" | "version" | "delivery"))
+            {
                 text = text.replace(&real(name), &nothing(name, &real(name)));
             }
             assert_eq!((found.0, &text), (absent.0, &absent.1), "{method} {of_theirs}");
