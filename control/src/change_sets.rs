@@ -2,36 +2,33 @@
 //! with one revision per environment.
 //!
 //! Every step holds the namespace's lock (`Change::begin`) and moves the row from the version that it
-//! read, so of two that race one comes after the other and is judged by what it finds. What may
-//! follow on what is said in one place, `State::after`. Approvals are of an edition, the items as they
-//! were; they are counted when the set is applied, by who may approve in each environment then.
+//! read, so of two that race one comes after the other and is judged by what it finds. Approvals are of
+//! an edition, the items as they were; they are counted when the set is applied, by who may approve in
+//! each environment then.
 //!
-//! Next: `protection.rs` (what is demanded), `schedule.rs` (who applies what is due).
+//! Next: `change_sets/state.rs` (what may follow on what), `change_sets/items.rs` (what is to be
+//! changed), `protection.rs` (what is demanded), `schedule.rs` (who applies what is due).
+
+pub mod items;
+pub mod state;
 
 use std::collections::BTreeMap;
 
-use rules::model::{FlagConfig, FlagDefinition};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use self::items::{Item, NewItem, Standing};
+use self::state::{State, Step};
 use crate::audit::{self, Entry};
 use crate::authorize::{self, CallerKind, NamespaceScope, Permission};
-use crate::change::{Change, Expected, Passage, Touches, pointer_segment};
-use crate::environments::{self, Environment};
+use crate::change::{Change, Expected, Passage, Touches};
 use crate::page::{Page, Paged};
-use crate::policies::{self, Move, Pin};
 use crate::protection;
-use crate::refusal::{Refusal, check_name, stored, written};
-use crate::segments;
+use crate::refusal::{Refusal, check_name, check_zero, stored, written};
 use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, Tx, rfc3339};
-use crate::versions::diff;
-use crate::{configs, flags};
 
-pub const ITEMS_MAX: usize = 200;
-/// Of the items' values together.
-pub const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Of one namespace: sets that are neither applied nor cancelled.
 pub const OPEN_MAX: usize = 1_000;
 /// Of one set: what was done and said about it. Steps have as many more than words as `STEPS_MAX`, and
@@ -59,236 +56,11 @@ const MOVE: &str = "UPDATE change_set SET title = $4, description = $5, state = 
     edition = $8, apply_at = $9, scheduled_key = $10, scheduled_by = $11, applied_at = $12, \
     applied_by = $13, revisions = $14, updated_at = $15, version = version + 1 \
     WHERE namespace_id = $1 AND number = $2 AND version = $3";
-const ITEMS: &str = "SELECT kind, environment, key, value, base_version, base FROM change_set_item \
-    WHERE namespace_id = $1 AND number = $2 ORDER BY position";
-const ITEM_INSERT: &str = "INSERT INTO change_set_item (namespace_id, number, position, kind, \
-    environment, key, value, base_version, base) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-const ITEMS_DELETE: &str = "DELETE FROM change_set_item WHERE namespace_id = $1 AND number = $2";
 const EVENTS: &str = "SELECT sequence, kind, actor_key, actor, text, edition, at \
     FROM change_set_event WHERE namespace_id = $1 AND number = $2 ORDER BY sequence";
 const EVENT_INSERT: &str = "INSERT INTO change_set_event (namespace_id, number, sequence, kind, \
     actor_key, actor, text, edition, at) SELECT $1, $2, COALESCE(MAX(sequence), 0) + 1, $3, $4, $5, \
     $6, $7, $8 FROM change_set_event WHERE namespace_id = $1 AND number = $2";
-
-/// What a change set has come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// It is written.
-    Draft,
-    /// It waits for approvals.
-    Review,
-    /// It can be applied.
-    Approved,
-    /// It is applied when its time comes.
-    Scheduled,
-    Applied,
-    /// Somebody said no; it can be edited, or submitted again.
-    Rejected,
-    /// What it was made on has changed meanwhile; it can be rebased, or edited.
-    Conflict,
-    /// It could not be applied when its time had come.
-    Failed,
-    Cancelled,
-}
-
-/// What is done to a change set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    Edit,
-    Rebase,
-    /// `enough`: all approvals that are needed are there, if only because none is.
-    Submit {
-        enough: bool,
-    },
-    Approve {
-        enough: bool,
-    },
-    Reject,
-    Schedule,
-    Unschedule,
-    Apply,
-    /// It was to be applied, and what it was made on has changed.
-    Collide,
-    /// It was due and could not be applied.
-    Fail,
-    Cancel,
-    Comment,
-}
-
-impl State {
-    pub const ALL: [State; 9] = [
-        State::Draft,
-        State::Review,
-        State::Approved,
-        State::Scheduled,
-        State::Applied,
-        State::Rejected,
-        State::Conflict,
-        State::Failed,
-        State::Cancelled,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            State::Draft => "draft",
-            State::Review => "review",
-            State::Approved => "approved",
-            State::Scheduled => "scheduled",
-            State::Applied => "applied",
-            State::Rejected => "rejected",
-            State::Conflict => "conflict",
-            State::Failed => "failed",
-            State::Cancelled => "cancelled",
-        }
-    }
-
-    fn parse(name: &str) -> Result<State, Refusal> {
-        let state = State::ALL.into_iter().find(|state| state.name() == name);
-        state.ok_or_else(|| Refusal::Internal(format!("a change set is stored as {name:?}")))
-    }
-
-    /// The whole of what may follow on what. None: not from here.
-    pub fn after(self, step: Step) -> Option<State> {
-        use State::{
-            Applied, Approved, Cancelled, Conflict, Draft, Failed, Rejected, Review, Scheduled,
-        };
-        match (self, step) {
-            (state, Step::Comment) => Some(state),
-            // What is over stays as it is.
-            (Applied | Cancelled, _) => None,
-            // Whatever was approved was something else.
-            (_, Step::Edit | Step::Rebase) => Some(Draft),
-            (_, Step::Cancel) => Some(Cancelled),
-            (Draft | Rejected, Step::Submit { enough }) => {
-                Some(if enough { Approved } else { Review })
-            }
-            (Review, Step::Approve { enough }) => Some(if enough { Approved } else { Review }),
-            // More than are needed: some may not count any more when it is applied.
-            (Approved | Scheduled | Failed, Step::Approve { .. }) => Some(self),
-            (Review | Approved | Scheduled | Failed, Step::Reject) => Some(Rejected),
-            (Approved | Scheduled | Failed, Step::Schedule) => Some(Scheduled),
-            (Scheduled, Step::Unschedule) => Some(Approved),
-            (Approved | Scheduled | Failed, Step::Apply) => Some(Applied),
-            (Approved | Scheduled | Failed, Step::Collide) => Some(Conflict),
-            (Scheduled, Step::Fail) => Some(Failed),
-            (
-                Draft | Review | Approved | Scheduled | Rejected | Conflict | Failed,
-                Step::Submit { .. }
-                | Step::Approve { .. }
-                | Step::Reject
-                | Step::Schedule
-                | Step::Unschedule
-                | Step::Apply
-                | Step::Collide
-                | Step::Fail,
-            ) => None,
-        }
-    }
-}
-
-impl Step {
-    /// As in "it cannot be …", and in the list of what was done.
-    pub fn name(self) -> &'static str {
-        match self {
-            Step::Edit => "edited",
-            Step::Rebase => "rebased",
-            Step::Submit { .. } => "submitted",
-            Step::Approve { .. } => "approved",
-            Step::Reject => "rejected",
-            Step::Schedule => "scheduled",
-            Step::Unschedule => "unscheduled",
-            Step::Apply => "applied",
-            Step::Collide => "conflicted",
-            Step::Fail => "failed",
-            Step::Cancel => "cancelled",
-            Step::Comment => "commented",
-        }
-    }
-
-    fn action(self) -> &'static str {
-        match self {
-            Step::Edit => "change-set.edit",
-            Step::Rebase => "change-set.rebase",
-            Step::Submit { .. } => "change-set.submit",
-            Step::Approve { .. } => "change-set.approve",
-            Step::Reject => "change-set.reject",
-            Step::Schedule => "change-set.schedule",
-            Step::Unschedule => "change-set.unschedule",
-            Step::Apply => "change-set.apply",
-            Step::Collide => "change-set.conflict",
-            Step::Fail => "change-set.fail",
-            Step::Cancel => "change-set.cancel",
-            Step::Comment => "change-set.comment",
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// What a flag does in an environment.
-    Config,
-    /// What a flag is in all environments.
-    Definition,
-    /// A segment of an environment, with its ids if they are few.
-    Segment,
-    /// The version of a policy that an environment runs.
-    PolicyPin,
-}
-
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Kind::Config => "config",
-            Kind::Definition => "definition",
-            Kind::Segment => "segment",
-            Kind::PolicyPin => "policy-pin",
-        }
-    }
-
-    fn parse(name: &str) -> Result<Kind, Refusal> {
-        [Kind::Config, Kind::Definition, Kind::Segment, Kind::PolicyPin]
-            .into_iter()
-            .find(|kind| kind.name() == name)
-            .ok_or_else(|| Refusal::Internal(format!("an item is stored as {name:?}")))
-    }
-}
-
-/// One edit, as its author writes it.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct NewItem {
-    pub kind: Kind,
-    /// Of all kinds but definitions.
-    #[serde(default)]
-    pub environment: Option<String>,
-    /// Of the flag, the segment or the policy.
-    pub key: String,
-    /// What shall be there, as the body of its own PUT; null: it shall be gone (not of a config).
-    #[schema(value_type = Option<Object>)]
-    pub value: Value,
-    /// The version that it is made on, 0 for what is not there yet; the current one unless said.
-    #[serde(default)]
-    pub base_version: Option<i64>,
-}
-
-#[derive(Debug, Clone)]
-pub struct Item {
-    pub kind: Kind,
-    pub environment: Option<String>,
-    pub key: String,
-    pub value: Option<Value>,
-    pub base_version: i64,
-    pub base: Option<Value>,
-}
-
-/// What is there of an item's thing.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Standing {
-    pub version: i64,
-    pub content: Option<Value>,
-}
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 struct Row {
@@ -405,43 +177,6 @@ pub struct Whole {
     pub events: Vec<Event>,
 }
 
-impl Item {
-    /// What has to be done to what it was made on.
-    pub fn diff(&self) -> Value {
-        diff(
-            self.base.as_ref().unwrap_or(&Value::Null),
-            self.value.as_ref().unwrap_or(&Value::Null),
-        )
-    }
-
-    pub fn is_in_conflict(&self, now: &Standing) -> bool {
-        self.base_version != now.version || self.base != now.content
-    }
-
-    fn told(&self) -> String {
-        match &self.environment {
-            Some(environment) => format!("{} {:?} in {environment:?}", self.kind.name(), self.key),
-            None => format!("{} {:?}", self.kind.name(), self.key),
-        }
-    }
-
-    /// Whether some environment may answer somebody differently once it is applied.
-    fn serves_the_same(&self) -> Result<bool, Refusal> {
-        if self.kind != Kind::Definition {
-            return Ok(false);
-        }
-        let parse = |value: &Value| -> Result<FlagDefinition, Refusal> {
-            stored("flag definition", &value.to_string())
-        };
-        Ok(match (&self.base, &self.value) {
-            // As `flags::create`: it is off everywhere.
-            (None, Some(_)) => true,
-            (Some(base), Some(value)) => flags::serves_the_same(&parse(base)?, &parse(value)?),
-            (_, None) => false,
-        })
-    }
-}
-
 // --- What is asked for ---------------------------------------------------------------------------
 
 async fn find(
@@ -452,22 +187,6 @@ async fn find(
     let row: Option<Row> =
         query_as(COLUMNS_ONE).bind(scope.id()).bind(number).fetch_optional(read).await?;
     row.ok_or(Refusal::NotFound("change set"))?.try_into()
-}
-
-async fn items(
-    read: &mut Connection,
-    scope: &NamespaceScope,
-    number: i64,
-) -> Result<Vec<Item>, Refusal> {
-    type Stored = (String, Option<String>, String, Option<String>, i64, Option<String>);
-    let rows: Vec<Stored> = query_as(ITEMS).bind(scope.id()).bind(number).fetch_all(read).await?;
-    let json = |text: Option<String>| text.map(|text| stored("item", &text)).transpose();
-    rows.into_iter()
-        .map(|(kind, environment, key, value, base_version, base)| {
-            let (kind, value, base) = (Kind::parse(&kind)?, json(value)?, json(base)?);
-            Ok(Item { kind, environment, key, value, base_version, base })
-        })
-        .collect()
 }
 
 async fn events(
@@ -502,84 +221,19 @@ pub async fn get(
     number: i64,
 ) -> Result<Whole, Refusal> {
     let set = find(read, scope, number).await?;
-    let items = items(read, scope, number).await?;
+    let items = items::of(read, scope, number).await?;
     let events = events(read, scope, number).await?;
     let approvals = approvals(read, scope, &set, &items, &events).await?;
     let mut with_standing = Vec::with_capacity(items.len());
     for item in items {
-        let standing = match environments_of(read, scope, &item).await? {
-            Ok(environment) => standing(read, scope, &item, environment.as_ref()).await?,
+        let standing = match items::environments_of(read, scope, &item).await? {
+            Ok(environment) => items::standing(read, scope, &item, environment.as_ref()).await?,
             // Its environment is gone, and with it whatever was there.
             Err(_) => Standing { version: 0, content: None },
         };
         with_standing.push((item, standing));
     }
     Ok(Whole { set, items: with_standing, approvals, events })
-}
-
-/// An item's environment; the inner refusal: it is not there.
-async fn environments_of(
-    read: &mut Connection,
-    scope: &NamespaceScope,
-    item: &Item,
-) -> Result<Result<Option<Environment>, Refusal>, Refusal> {
-    let Some(key) = &item.environment else { return Ok(Ok(None)) };
-    match environments::get(read, scope, key).await {
-        Ok(environment) => Ok(Ok(Some(environment))),
-        Err(refusal @ Refusal::NotFound(_)) => Ok(Err(refusal)),
-        Err(refusal) => Err(refusal),
-    }
-}
-
-/// How an item's thing stands now.
-async fn standing(
-    read: &mut Connection,
-    scope: &NamespaceScope,
-    item: &Item,
-    environment: Option<&Environment>,
-) -> Result<Standing, Refusal> {
-    const NOTHING: Standing = Standing { version: 0, content: None };
-    let none_if_absent = |refusal| match refusal {
-        Refusal::NotFound(_) => Ok(NOTHING),
-        refusal => Err(refusal),
-    };
-    let place = environment.map_or("", |environment| environment.id.as_str());
-    match item.kind {
-        Kind::Definition => match flags::find(read, scope, &item.key).await? {
-            None => Ok(NOTHING),
-            Some(row) => {
-                let content = Some(stored("flag definition", &row.definition)?);
-                Ok(Standing { version: row.version, content })
-            }
-        },
-        Kind::Config => match flags::find(read, scope, &item.key).await? {
-            None => Ok(NOTHING),
-            Some(flag) => {
-                let row = configs::with_config(read, place, flag).await?;
-                let (version, config) = (row.version(), row.config);
-                let content = config.map(|text| stored("flag configuration", &text)).transpose()?;
-                Ok(Standing { version, content })
-            }
-        },
-        Kind::Segment => match segments::find(read, place, &item.key).await {
-            Ok(row) => {
-                let mut content = segments::shown(read, &row).await?;
-                if let Value::Object(fields) = &mut content {
-                    for own in
-                        ["version", "createdAt", "updatedAt", "includedCount", "excludedCount"]
-                    {
-                        fields.remove(own);
-                    }
-                }
-                Ok(Standing { version: row.version, content: Some(content) })
-            }
-            Err(refusal) => none_if_absent(refusal),
-        },
-        Kind::PolicyPin => match policies::pinned(read, scope, place, &item.key).await? {
-            None => Ok(NOTHING),
-            Some(row) => Ok(Standing { version: row.version, content: Some(json!(row.pin())) }),
-        },
-    }
 }
 
 /// Which protected environments a set needs approval in, and who has approved this edition and may
@@ -629,154 +283,6 @@ fn has_written(events: &[Event], actor_key: &str) -> bool {
     })
 }
 
-// --- Items, as they are taken in -----------------------------------------------------------------
-
-/// What shall be there, read as strictly as its own route reads it.
-enum Wanted {
-    Config(FlagConfig),
-    Definition(FlagDefinition),
-    Segment(rules::model::Segment, segments::Ids),
-    Pin(Pin),
-    Gone,
-}
-
-fn wanted(item: &Item) -> Result<Wanted, Refusal> {
-    fn parse<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, Refusal> {
-        rules::compile::parse(value.to_string().as_bytes())
-            .map_err(|problem| Refusal::Invalid(vec![problem]))
-    }
-    let Some(value) = &item.value else {
-        return match item.kind {
-            Kind::Config => {
-                let message = "a configuration is not taken away; turn the flag off";
-                Err(Refusal::invalid("", message))
-            }
-            _ => Ok(Wanted::Gone),
-        };
-    };
-    let keeps_key = |key: &str| match key == item.key {
-        true => Ok(()),
-        false => {
-            Err(Refusal::invalid("/key", format!("it is not that of the item, {:?}", item.key)))
-        }
-    };
-    match item.kind {
-        Kind::Config => Ok(Wanted::Config(parse(value)?)),
-        Kind::Definition => {
-            let definition: FlagDefinition = parse(value)?;
-            keeps_key(&definition.key)?;
-            Ok(Wanted::Definition(definition))
-        }
-        Kind::Segment => {
-            let (segment, ids) = segments::parse(parse(value)?)?;
-            keeps_key(&segment.key)?;
-            Ok(Wanted::Segment(segment, ids))
-        }
-        Kind::PolicyPin => Ok(Wanted::Pin(parse(value)?)),
-    }
-}
-
-/// Problems of a part, with where that part is.
-fn within(refusal: Refusal, place: &str) -> Refusal {
-    match refusal {
-        Refusal::Invalid(mut problems) => {
-            for problem in &mut problems {
-                problem.pointer.insert_str(0, place);
-            }
-            Refusal::Invalid(problems)
-        }
-        refusal => refusal,
-    }
-}
-
-/// Reads items, finds what they are made on, and asks whether the caller may make them.
-async fn take_in(
-    read: &mut Connection,
-    scope: &NamespaceScope,
-    new: Vec<NewItem>,
-) -> Result<Vec<Item>, Refusal> {
-    if !(1..=ITEMS_MAX).contains(&new.len()) {
-        let message = format!("a change set has 1 to {ITEMS_MAX} items");
-        return Err(Refusal::invalid("/items", message));
-    }
-    let mut items: Vec<Item> = Vec::with_capacity(new.len());
-    let mut bytes = 0usize;
-    for (index, new) in new.into_iter().enumerate() {
-        let place = format!("/items/{index}");
-        let invalid =
-            |field: &str, message: &str| Refusal::invalid(format!("{place}{field}"), message);
-        if (new.kind == Kind::Definition) != new.environment.is_none() {
-            let message = "all kinds of items have an environment, but definitions";
-            return Err(invalid("/environment", message));
-        }
-        check_zero(&format!("{place}/key"), &new.key)?;
-        check_zero(&format!("{place}/environment"), new.environment.as_deref().unwrap_or(""))?;
-        let value = Some(new.value).filter(|value| !value.is_null());
-        let mut item = Item {
-            kind: new.kind,
-            environment: new.environment,
-            key: new.key,
-            value,
-            base_version: 0,
-            base: None,
-        };
-        let same = |other: &Item| {
-            (other.kind, &other.environment, &other.key)
-                == (item.kind, &item.environment, &item.key)
-        };
-        if items.iter().any(same) {
-            return Err(invalid("", "another item is about the same"));
-        }
-        wanted(&item).map_err(|refusal| within(refusal, &format!("{place}/value")))?;
-        let environment = match environments_of(read, scope, &item).await? {
-            Ok(environment) => environment,
-            Err(_) => return Err(invalid("/environment", "there is no such environment")),
-        };
-        match &environment {
-            Some(environment) => scope.demand_in(Permission::Configure, &environment.id)?,
-            None => scope.demand(Permission::Write)?,
-        }
-        let standing = standing(read, scope, &item, environment.as_ref()).await?;
-        if item.value.is_none() && standing.version == 0 {
-            return Err(invalid("/key", "there is nothing that could be taken away"));
-        }
-        item.base_version = new.base_version.unwrap_or(standing.version);
-        // Made on another version than the current one, it is in conflict from the beginning, and says so.
-        item.base = standing.content.filter(|_| item.base_version == standing.version);
-        bytes += item.value.as_ref().map_or(0, |value| value.to_string().len());
-        items.push(item);
-    }
-    if bytes > BYTES_MAX {
-        let message = format!("{bytes} bytes, the limit is {BYTES_MAX}");
-        return Err(Refusal::invalid("/items", message));
-    }
-    Ok(items)
-}
-
-async fn keep_items(
-    tx: &mut Connection,
-    scope: &NamespaceScope,
-    number: i64,
-    items: &[Item],
-) -> Result<(), Refusal> {
-    query(ITEMS_DELETE).bind(scope.id()).bind(number).execute(&mut *tx).await?;
-    for (position, item) in items.iter().enumerate() {
-        query(ITEM_INSERT)
-            .bind(scope.id())
-            .bind(number)
-            .bind(i64::try_from(position).unwrap_or(i64::MAX))
-            .bind(item.kind.name())
-            .bind(&item.environment)
-            .bind(&item.key)
-            .bind(item.value.as_ref().map(Value::to_string))
-            .bind(item.base_version)
-            .bind(item.base.as_ref().map(Value::to_string))
-            .execute(&mut *tx)
-            .await?;
-    }
-    Ok(())
-}
-
 // --- Steps ---------------------------------------------------------------------------------------
 
 async fn note(
@@ -798,14 +304,6 @@ async fn note(
         .execute(tx)
         .await?;
     Ok(())
-}
-
-/// What PostgreSQL cannot keep.
-fn check_zero(pointer: &str, text: &str) -> Result<(), Refusal> {
-    match text.contains('\0') {
-        true => Err(Refusal::invalid(pointer, "a zero byte")),
-        false => Ok(()),
-    }
 }
 
 fn check_text(pointer: &str, text: &str) -> Result<(), Refusal> {
@@ -867,7 +365,7 @@ pub async fn create(
     if open >= OPEN_MAX as i64 {
         return Err(Refusal::TooMany { what: "open change sets", max: OPEN_MAX });
     }
-    let items = take_in(tx, scope, new).await?;
+    let items = items::take_in(tx, scope, new).await?;
     let number: i64 = query_scalar(NEXT).bind(scope.id()).fetch_one(tx).await?;
     query(INSERT)
         .bind(scope.id())
@@ -879,7 +377,7 @@ pub async fn create(
         .bind(change.at)
         .execute(tx)
         .await?;
-    keep_items(tx, scope, number, &items).await?;
+    items::keep(tx, scope, number, &items).await?;
     change.of_change_set(&number.to_string());
     let set = find(tx, scope, number).await?;
     note(tx, scope, &set, ("created", ""), change.at).await?;
@@ -921,7 +419,7 @@ impl Stepping {
         if expected != Expected::Unsaid {
             expected.check(before.version, || summary(&before))?;
         }
-        let items = items(tx, scope, number).await?;
+        let items = items::of(tx, scope, number).await?;
         let events = events(tx, scope, number).await?;
         let set = before.clone();
         Ok(Stepping { change, before, set, items, events })
@@ -1044,7 +542,7 @@ pub async fn edit(
         return Err(Refusal::VersionRequired { current: stepping.before.version });
     }
     stepping.step(Step::Edit)?;
-    demand_items(tx, scope, &stepping.items).await?;
+    items::demand_items(tx, scope, &stepping.items).await?;
     if let Some(title) = edit.title {
         check_title(&title)?;
         stepping.set.title = title;
@@ -1054,28 +552,11 @@ pub async fn edit(
         stepping.set.description = description;
     }
     if let Some(new) = edit.items {
-        stepping.items = take_in(tx, scope, new).await?;
-        keep_items(tx, scope, number, &stepping.items).await?;
+        stepping.items = items::take_in(tx, scope, new).await?;
+        items::keep(tx, scope, number, &stepping.items).await?;
     }
     stepping.renew();
     stepping.finish(tx, scope, Step::Edit, "").await
-}
-
-/// Whether the caller may make these changes at all, approved or not.
-async fn demand_items(
-    read: &mut Connection,
-    scope: &NamespaceScope,
-    items: &[Item],
-) -> Result<(), Refusal> {
-    for item in items {
-        match environments_of(read, scope, item).await? {
-            Ok(Some(environment)) => scope.demand_in(Permission::Configure, &environment.id)?,
-            Ok(None) => scope.demand(Permission::Write)?,
-            // Gone; what remains of it harms nobody.
-            Err(_) => scope.demand(Permission::Configure)?,
-        }
-    }
-    Ok(())
 }
 
 /// The same items on what is there now.
@@ -1087,10 +568,10 @@ pub async fn rebase(
 ) -> Result<Whole, Refusal> {
     let mut stepping = Stepping::begin(tx, scope, number, expected).await?;
     stepping.step(Step::Rebase)?;
-    demand_items(tx, scope, &stepping.items).await?;
+    items::demand_items(tx, scope, &stepping.items).await?;
     for item in &mut stepping.items {
-        let environment = environments_of(tx, scope, item).await??;
-        let now = standing(tx, scope, item, environment.as_ref()).await?;
+        let environment = items::environments_of(tx, scope, item).await??;
+        let now = items::standing(tx, scope, item, environment.as_ref()).await?;
         (item.base_version, item.base) = (now.version, now.content);
     }
     // What was to be taken away and is gone already is done.
@@ -1098,7 +579,7 @@ pub async fn rebase(
     if stepping.items.is_empty() {
         return Err(Refusal::invalid("", "nothing is left of it to be done; cancel it"));
     }
-    keep_items(tx, scope, number, &stepping.items).await?;
+    items::keep(tx, scope, number, &stepping.items).await?;
     stepping.renew();
     stepping.finish(tx, scope, Step::Rebase, "").await
 }
@@ -1111,11 +592,11 @@ pub async fn submit(
     expected: Expected,
 ) -> Result<Whole, Refusal> {
     let mut stepping = Stepping::begin(tx, scope, number, expected).await?;
-    demand_items(tx, scope, &stepping.items).await?;
+    items::demand_items(tx, scope, &stepping.items).await?;
     let enough = stepping.enough(tx, scope).await?;
     let step = Step::Submit { enough };
     stepping.step(step)?;
-    let conflicts = conflicts(tx, scope, &stepping.items).await?;
+    let conflicts = items::conflicts(tx, scope, &stepping.items).await?;
     if !conflicts.is_empty() {
         return Err(Refusal::Conflict { of: conflicts });
     }
@@ -1206,7 +687,7 @@ pub async fn cancel(
     check_text("/text", text)?;
     let mut stepping = Stepping::begin(tx, scope, number, expected).await?;
     stepping.step(Step::Cancel)?;
-    demand_items(tx, scope, &stepping.items).await?;
+    items::demand_items(tx, scope, &stepping.items).await?;
     stepping.unschedule();
     stepping.finish(tx, scope, Step::Cancel, text).await
 }
@@ -1239,7 +720,7 @@ pub async fn schedule(
     at: Option<i64>,
 ) -> Result<Whole, Refusal> {
     let mut stepping = Stepping::begin(tx, scope, number, expected).await?;
-    demand_items(tx, scope, &stepping.items).await?;
+    items::demand_items(tx, scope, &stepping.items).await?;
     let step = if at.is_some() { Step::Schedule } else { Step::Unschedule };
     stepping.step(step)?;
     stepping.unschedule();
@@ -1274,29 +755,6 @@ async fn demand_approvals(
             given: lacking.given(),
         }),
     }
-}
-
-/// Items whose things are not as they were made on.
-async fn conflicts(
-    read: &mut Connection,
-    scope: &NamespaceScope,
-    items: &[Item],
-) -> Result<Vec<String>, Refusal> {
-    let mut conflicts = Vec::new();
-    for item in items {
-        let now = match environments_of(read, scope, item).await? {
-            Ok(environment) => standing(read, scope, item, environment.as_ref()).await?,
-            Err(_) => {
-                conflicts.push(format!("{} (the environment is gone)", item.told()));
-                continue;
-            }
-        };
-        if item.is_in_conflict(&now) {
-            let (made, is) = (item.base_version, now.version);
-            conflicts.push(format!("{} (made on version {made}, at {is} now)", item.told()));
-        }
-    }
-    Ok(conflicts)
 }
 
 /// What became of a set that was to be applied.
@@ -1379,8 +837,8 @@ async fn apply_by(
     // the environments that it touches, which are locked next, in their order.
     audit::lock(tx, scope.id()).await?;
     find(tx, scope, number).await?;
-    let seen_items = items(tx, scope, number).await?;
-    let all = environments_touched(tx, scope, &seen_items).await?;
+    let seen_items = items::of(tx, scope, number).await?;
+    let all = items::environments_touched(tx, scope, &seen_items).await?;
     let touches = match &all {
         None => Touches::All,
         Some(ids) => Touches::Some(ids),
@@ -1389,21 +847,22 @@ async fn apply_by(
     let mut stepping = Stepping::on(tx, scope, number, expected, change).await?;
     stepping.step(Step::Apply)?;
     match by {
-        By::Caller => demand_items(tx, scope, &stepping.items).await?,
+        By::Caller => items::demand_items(tx, scope, &stepping.items).await?,
         By::Schedule => demand_of_scheduler(tx, scope, &stepping).await?,
     }
     demand_approvals(tx, scope, &stepping).await?;
-    let conflicts = conflicts(tx, scope, &stepping.items).await?;
+    let conflicts = items::conflicts(tx, scope, &stepping.items).await?;
     if !conflicts.is_empty() {
         return Ok(Outcome::Conflict(conflicts));
     }
-    let (environments, order) = in_order(tx, scope, &stepping.items).await?;
+    let (environments, order) = items::in_order(tx, scope, &stepping.items).await?;
     stepping.change.change_set = Some(number);
     for index in order {
         let Some(item) = stepping.items.get(index) else { continue };
         let place = item.environment.as_ref().and_then(|key| environments.get(key));
-        let row = apply_item(tx, scope, &stepping.change, item, place).await;
-        let row = row.map_err(|refusal| within(refusal, &format!("/items/{index}/value")))?;
+        let row = items::apply_item(tx, scope, &stepping.change, item, place).await;
+        let row =
+            row.map_err(|refusal| items::within(refusal, &format!("/items/{index}/value")))?;
         stepping.change.record(tx, row).await?;
     }
     let raised = &stepping.change.raised;
@@ -1419,7 +878,9 @@ async fn apply_by(
     stepping.set.reason = None;
     let items = std::mem::take(&mut stepping.items);
     let whole = stepping.finish(tx, scope, Step::Apply, "").await;
-    whole.map(|whole| Outcome::Applied(Box::new(whole))).map_err(|refusal| placed(refusal, &items))
+    whole
+        .map(|whole| Outcome::Applied(Box::new(whole)))
+        .map_err(|refusal| items::placed(refusal, &items))
 }
 
 /// Writes down that a set is in conflict, in a transaction of its own: the one that found it out had
@@ -1431,7 +892,7 @@ pub async fn collide(
     of: &[String],
 ) -> Result<(), Refusal> {
     let mut stepping = Stepping::begin(tx, scope, number, Expected::Any).await?;
-    let conflicts = conflicts(tx, scope, &stepping.items).await?;
+    let conflicts = items::conflicts(tx, scope, &stepping.items).await?;
     if conflicts.is_empty() || stepping.step(Step::Collide).is_err() {
         // It was mended meanwhile, or somebody has said what becomes of it.
         return Ok(());
@@ -1443,25 +904,6 @@ pub async fn collide(
     Ok(())
 }
 
-/// Ids of the environments, in the order of locks; None: all of the namespace.
-async fn environments_touched(
-    read: &mut Connection,
-    scope: &NamespaceScope,
-    items: &[Item],
-) -> Result<Option<Vec<String>>, Refusal> {
-    let mut ids = Vec::new();
-    for item in items {
-        match environments_of(read, scope, item).await? {
-            Ok(Some(environment)) => ids.push(environment.id),
-            Ok(None) => return Ok(None),
-            Err(_) => {}
-        }
-    }
-    ids.sort();
-    ids.dedup();
-    Ok(Some(ids))
-}
-
 /// Whoever scheduled it has to be one who may apply it, still.
 async fn demand_of_scheduler(
     tx: &mut Tx,
@@ -1470,7 +912,7 @@ async fn demand_of_scheduler(
 ) -> Result<(), Refusal> {
     let key = stepping.set.scheduled_key.clone().unwrap_or_default();
     for item in &stepping.items {
-        let environment = environments_of(tx, scope, item).await??;
+        let environment = items::environments_of(tx, scope, item).await??;
         let (needed, place) = match &environment {
             Some(environment) => (Permission::Configure, Some(environment.id.as_str())),
             None => (Permission::Write, None),
@@ -1481,156 +923,4 @@ async fn demand_of_scheduler(
         }
     }
     Ok(())
-}
-
-/// What others need comes before them, and what is taken away goes last.
-async fn in_order(
-    tx: &mut Tx,
-    scope: &NamespaceScope,
-    items: &[Item],
-) -> Result<(BTreeMap<String, Environment>, Vec<usize>), Refusal> {
-    let mut environments = BTreeMap::new();
-    for item in items {
-        if let Some(environment) = environments_of(tx, scope, item).await?? {
-            environments.insert(environment.key.clone(), environment);
-        }
-    }
-    let rank = |item: &Item| match (item.kind, item.value.is_some()) {
-        (Kind::Definition, true) => 0,
-        (Kind::Segment, true) => 1,
-        (Kind::PolicyPin, true) => 2,
-        (Kind::Config, _) => 3,
-        (Kind::PolicyPin, false) => 4,
-        (Kind::Segment, false) => 5,
-        (Kind::Definition, false) => 6,
-    };
-    let mut order: Vec<usize> = (0..items.len()).collect();
-    order.sort_by_key(|index| items.get(*index).map(rank));
-    Ok((environments, order))
-}
-
-async fn apply_item(
-    tx: &mut Tx,
-    scope: &NamespaceScope,
-    change: &Change,
-    item: &Item,
-    place: Option<&Environment>,
-) -> Result<Entry, Refusal> {
-    // The versions were compared before.
-    let any = Expected::Any;
-    let key = &item.key;
-    let is_new = item.base_version == 0;
-    match (wanted(item)?, place) {
-        (Wanted::Definition(definition), None) if is_new => {
-            Ok(flags::create_within(tx, scope, change, &definition).await?.1)
-        }
-        (Wanted::Definition(definition), None) => {
-            Ok(flags::update_within(tx, scope, change, key, any, &definition).await?.1)
-        }
-        (Wanted::Gone, None) => flags::delete_within(tx, scope, change, key, any).await,
-        (Wanted::Config(config), Some(place)) => {
-            Ok(configs::set_within(tx, scope, change, place, key, any, &config).await?.1)
-        }
-        (Wanted::Segment(segment, ids), Some(place)) => {
-            let expected = (!is_new).then_some(any);
-            Ok(segments::put_within(tx, change, place, expected, &segment, &ids).await?.1)
-        }
-        (Wanted::Pin(pin), Some(place)) => {
-            let to = Move::To(pin);
-            Ok(policies::pin_within(tx, scope, change, place, key, any, to).await?.1)
-        }
-        (Wanted::Gone, Some(place)) if item.kind == Kind::Segment => {
-            segments::delete_within(tx, place, key, any).await
-        }
-        (Wanted::Gone, Some(place)) => policies::unpin_within(tx, scope, place, key, any).await,
-        (Wanted::Definition(_), Some(_))
-        | (Wanted::Config(_) | Wanted::Segment(..) | Wanted::Pin(_), None) => {
-            Err(Refusal::Internal("an item is in the wrong place".to_owned()))
-        }
-    }
-}
-
-/// Problems of the compiler at the items that they are of, as far as one is.
-fn placed(refusal: Refusal, items: &[Item]) -> Refusal {
-    let Refusal::Invalid(problems) = refusal else { return refusal };
-    let place = |mut problem: rules::compile::Problem| {
-        for (index, item) in items.iter().enumerate() {
-            let key = pointer_segment(&item.key);
-            let prefix = match item.kind {
-                Kind::Config => format!("/flags/{key}/config"),
-                Kind::Definition => format!("/flags/{key}/definition"),
-                Kind::Segment => format!("/segments/{key}"),
-                Kind::PolicyPin => format!("/policies/{key}"),
-            };
-            if let Some(rest) = problem.pointer.strip_prefix(&prefix)
-                && (rest.is_empty() || rest.starts_with('/'))
-            {
-                problem.pointer = format!("/items/{index}/value{rest}");
-                return problem;
-            }
-        }
-        problem.message = format!("at {}: {}", problem.pointer, problem.message);
-        problem.pointer = String::new();
-        problem
-    };
-    Refusal::Invalid(problems.into_iter().map(place).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_may_follow_on_what_is_this_and_nothing_else() {
-        let (no, yes) = (false, true);
-        let steps = [
-            Step::Edit,
-            Step::Rebase,
-            Step::Submit { enough: no },
-            Step::Submit { enough: yes },
-            Step::Approve { enough: no },
-            Step::Approve { enough: yes },
-            Step::Reject,
-            Step::Schedule,
-            Step::Unschedule,
-            Step::Apply,
-            Step::Collide,
-            Step::Fail,
-            Step::Cancel,
-            Step::Comment,
-        ];
-        // One letter a step: the state that follows, or a dot.
-        let letter = |state: State| match state {
-            State::Draft => 'd',
-            State::Review => 'r',
-            State::Approved => 'a',
-            State::Scheduled => 's',
-            State::Applied => 'A',
-            State::Rejected => 'j',
-            State::Conflict => 'c',
-            State::Failed => 'f',
-            State::Cancelled => 'x',
-        };
-        let table: Vec<String> = State::ALL
-            .into_iter()
-            .map(|state| {
-                let after = steps.map(|step| state.after(step).map_or('.', letter));
-                format!("{} {}", letter(state), after.iter().collect::<String>())
-            })
-            .collect();
-        assert_eq!(
-            table,
-            [
-                "d ddra........xd",
-                "r dd..raj.....xr",
-                "a dd..aajs.Ac.xa",
-                "s dd..ssjsaAcfxs",
-                "A .............A",
-                "j ddra........xj",
-                "c dd..........xc",
-                "f dd..ffjs.Ac.xf",
-                "x .............x",
-            ]
-        );
-    }
 }

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::authorize::{NamespaceScope, Permission};
 use crate::change::{Change, Expected, Touches, pointer_segment};
-use crate::change_sets::{self, ITEMS_MAX, Kind, NewItem, Whole};
+use crate::change_sets::items::{ITEMS_MAX, Kind, NewItem};
+use crate::change_sets::{self, Whole};
 use crate::configs::{self, Configured};
 use crate::environments::{self, Environment, absent_config};
 use crate::flags;

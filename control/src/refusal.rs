@@ -105,3 +105,11 @@ pub fn check_name(pointer: &str, name: &str) -> Result<(), Refusal> {
         bytes => Err(Refusal::invalid(pointer, format!("{bytes} bytes, the limit is 256"))),
     }
 }
+
+/// What PostgreSQL cannot keep.
+pub fn check_zero(pointer: &str, text: &str) -> Result<(), Refusal> {
+    match text.contains('\0') {
+        true => Err(Refusal::invalid(pointer, "a zero byte")),
+        false => Ok(()),
+    }
+}

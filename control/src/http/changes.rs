@@ -15,9 +15,9 @@ use super::extract::{Asked, At, Handled, Shared, Write, Writing, answer};
 use super::problem::respond;
 use super::versions::operations;
 use crate::authorize::Scope;
-use crate::change_sets::{
-    self, Approvals, ChangeSet, Edit, Kind, NewItem, Outcome, State as SetState, Whole,
-};
+use crate::change_sets::items::{Item, Kind, NewItem, Standing};
+use crate::change_sets::state::State as SetState;
+use crate::change_sets::{self, Approvals, ChangeSet, Edit, Outcome, Whole};
 use crate::configs;
 use crate::page::Page;
 use crate::protection::{self, NewProtection, Protection};
@@ -200,7 +200,7 @@ impl ChangeSetSummary {
 impl WholeChangeSet {
     fn of(whole: &Whole) -> WholeChangeSet {
         let over = matches!(whole.set.state, SetState::Applied | SetState::Cancelled);
-        let item = |(item, now): &(change_sets::Item, change_sets::Standing)| {
+        let item = |(item, now): &(Item, Standing)| {
             let conflict = !over && item.is_in_conflict(now);
             let null = Value::Null;
             let since = match conflict {

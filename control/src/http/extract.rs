@@ -22,7 +22,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::authorize::{Asking, EdgeScope, NamespaceScope, Scope};
 use crate::change::Expected;
-use crate::change_sets::BYTES_MAX as CHANGE_SET_BYTES_MAX;
+use crate::change_sets::items::BYTES_MAX as CHANGE_SET_BYTES_MAX;
 use crate::fleet;
 use crate::http::problem::{Stop, respond};
 use crate::http::{App, Peer};
