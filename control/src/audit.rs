@@ -14,7 +14,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::anchors::Anchor;
-use crate::authorize::Caller;
+use crate::authorize::callers::Caller;
 use crate::refusal::Refusal;
 use crate::store::query::{query, query_as};
 use crate::store::{Connection, now_us};

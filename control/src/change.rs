@@ -7,7 +7,8 @@ use rules::compile::Problem;
 use serde_json::Value;
 
 use crate::audit;
-use crate::authorize::{Caller, NamespaceScope};
+use crate::authorize::NamespaceScope;
+use crate::authorize::callers::Caller;
 use crate::environments::{self, Read};
 use crate::outbox::{self, Raised};
 use crate::protection;

@@ -7,7 +7,7 @@
 use serde_json::json;
 
 use crate::audit::{self, Entry};
-use crate::authorize::Caller;
+use crate::authorize::callers::Caller;
 use crate::outbox::{self, Raised};
 use crate::refusal::Refusal;
 use crate::store::query::{query, query_as, query_scalar};

@@ -85,6 +85,7 @@ use rules::keys::KeyKind;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::authorize::callers;
 use crate::bus::nats::NatsBus;
 use crate::bus::{Bus, InProcessBus};
 use crate::carrier::Carrier;
@@ -204,7 +205,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         Some(settings) => Some(oidc::Provider::new(settings).map_err(StartError::Oidc)?),
         None => None,
     };
-    let authority = Arc::new(authorize::Authority::new(config.bootstrap, sessions));
+    let authority = Arc::new(callers::Authority::new(config.bootstrap, sessions));
 
     let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(store.clone()));
     let public_key = PublicKey::of(&key);
@@ -418,7 +419,7 @@ pub struct LocalReports {
 impl LocalReports {
     pub async fn take(&self, receipts: &rules::head::Receipts) -> Result<(), authorize::Denied> {
         let mut tx = self.store.write().await?;
-        let scope = authorize::local_edge(&mut tx).await?;
+        let scope = callers::local_edge(&mut tx).await?;
         edges::receive(&mut tx, &scope, receipts).await?;
         Ok(tx.commit().await?)
     }
@@ -429,7 +430,7 @@ impl LocalReports {
         report: &rules::sample::SampleReport,
     ) -> Result<rules::sample::SampleOrders, authorize::Denied> {
         let mut tx = self.store.write().await?;
-        let scope = authorize::local_edge(&mut tx).await?;
+        let scope = callers::local_edge(&mut tx).await?;
         samples::receive(&mut tx, &scope, report).await?;
         let orders = samples::orders(&mut tx, &scope).await?;
         tx.commit().await?;
@@ -442,7 +443,7 @@ impl LocalReports {
         report: &rules::usage::UsageReport,
     ) -> Result<(), authorize::Denied> {
         let mut tx = self.store.write().await?;
-        let scope = authorize::local_edge(&mut tx).await?;
+        let scope = callers::local_edge(&mut tx).await?;
         usage::receive(&mut tx, &scope, report).await?;
         Ok(tx.commit().await?)
     }
@@ -472,13 +473,13 @@ impl Begin<'_> {
         let mut tx = store.write().await.map_err(failed)?;
         // Of replicas that start at once, one makes it.
         tx.take_turn("first tokens").await.map_err(failed)?;
-        let without = authorize::is_without_bootstrap(&mut tx).await.map_err(failed)?;
+        let without = callers::is_without_bootstrap(&mut tx).await.map_err(failed)?;
         let owned = users::is_owned(&mut tx).await.map_err(StartError::Bootstrap)?;
         let begun = owned || users::is_begun(&mut tx).await.map_err(StartError::Bootstrap)?;
         match self.admin {
             Some(file) if without => {
                 let key = made(KeyKind::Admin, file)?;
-                authorize::begin(&mut tx, &key).await.map_err(StartError::Bootstrap)?;
+                callers::begin(&mut tx, &key).await.map_err(StartError::Bootstrap)?;
             }
             None if !begun => {
                 let key = match &self.first.setup {

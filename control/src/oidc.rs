@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 use url::Url;
 
-use crate::authorize::Caller;
+use crate::authorize::callers::Caller;
 use crate::refusal::Refusal;
 use crate::sessions::Device;
 use crate::store::query::{query, query_as, query_scalar};

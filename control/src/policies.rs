@@ -14,7 +14,8 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::audit::Entry;
-use crate::authorize::{self, NamespaceScope};
+use crate::authorize::NamespaceScope;
+use crate::authorize::callers;
 use crate::change::{Change, Expected, Passage, Touches};
 use crate::environments::{self, Environment};
 use crate::page::{Page, Paged};
@@ -624,7 +625,7 @@ pub async fn revert(
     why: &str,
 ) -> Result<bool, Refusal> {
     let mut tx = store.write().await?;
-    let scope = authorize::of_control(&mut tx, namespace).await?;
+    let scope = callers::of_control(&mut tx, namespace).await?;
     let environment = environments::get(&mut tx, &scope, environment).await?;
     let policy = find(&mut tx, &scope, name).await?;
     let touches = Touches::One(&environment.id);

@@ -9,7 +9,8 @@ use rules::limits::ADMIN_BODY_BYTES_MAX;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::authorize::{self, Denied};
+use crate::authorize::Denied;
+use crate::authorize::callers;
 use crate::bus::nats::Report;
 use crate::edges;
 use crate::refusal::Refusal;
@@ -55,7 +56,7 @@ async fn take(store: &Store, report: &Report) -> Result<(), Denied> {
     let receipts: Receipts = serde_json::from_slice(&report.body)
         .map_err(|error| Refusal::invalid("", error.to_string()))?;
     let mut tx = store.write().await?;
-    let scope = authorize::edge_by_broker(&mut tx, &report.edge_key_id).await?;
+    let scope = callers::edge_by_broker(&mut tx, &report.edge_key_id).await?;
     edges::receive(&mut tx, &scope, &receipts).await?;
     tx.commit().await?;
     Ok(())

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::authorize;
+use crate::authorize::callers;
 use crate::change_sets::{self, Outcome};
 use crate::lead::Lead;
 use crate::refusal::Refusal;
@@ -90,7 +90,7 @@ pub async fn pass(
 /// Whether something was written.
 async fn fire(store: &Store, namespace: &str, number: i64) -> Result<bool, Refusal> {
     let mut tx = store.write().await?;
-    let scope = match authorize::of_control(&mut tx, namespace).await {
+    let scope = match callers::of_control(&mut tx, namespace).await {
         // Deleted meanwhile, and with it all that was scheduled in it.
         Err(Refusal::NotFound(_)) => return Ok(false),
         scope => scope?,

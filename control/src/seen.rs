@@ -69,7 +69,7 @@ impl Seen {
 
 pub async fn run(
     store: Store,
-    seen: std::sync::Arc<crate::authorize::Authority>,
+    seen: std::sync::Arc<crate::authorize::callers::Authority>,
     stop: CancellationToken,
 ) {
     let seen = &seen.seen;

@@ -25,7 +25,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::authorize::Caller;
+use crate::authorize::callers::Caller;
 use crate::page::{Page, Paged};
 use crate::refusal::Refusal;
 use crate::store::query::{query, query_as, query_scalar};

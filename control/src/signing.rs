@@ -13,7 +13,7 @@ use ed25519_dalek::SigningKey;
 use rules::head::PublicKey;
 use tokio_util::sync::CancellationToken;
 
-use crate::authorize::Authority;
+use crate::authorize::callers::Authority;
 use crate::publisher::{PublishError, Publisher};
 use crate::relay::jittered;
 

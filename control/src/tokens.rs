@@ -5,7 +5,8 @@ use rules::keys::{ApiKey, KeyKind};
 use serde_json::json;
 
 use crate::audit::Entry;
-use crate::authorize::{Caller, NamespaceScope, Permission, Permissions};
+use crate::authorize::callers::Caller;
+use crate::authorize::{NamespaceScope, Permission, Permissions};
 use crate::change::{Change, Touches};
 use crate::members::{self, Holder, Roles};
 use crate::page::{Page, Paged};

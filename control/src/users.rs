@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
 use crate::audit::{self, Entry};
-use crate::authorize::Caller;
+use crate::authorize::callers::Caller;
 use crate::change::Expected;
 use crate::page::{Page, Paged};
 use crate::refusal::{Refusal, check_name};

@@ -253,9 +253,9 @@ fn every_described_operation_has_a_permission_and_every_permission_a_route() {
     assert!(described["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));
     let operations = control::http::operations(&described);
     for (method, path) in &operations {
-        assert!(control::authorize::permission(method, path).is_some(), "{method} {path}");
+        assert!(control::authorize::routes::permission(method, path).is_some(), "{method} {path}");
     }
-    for (method, path) in control::authorize::guarded() {
+    for (method, path) in control::authorize::routes::guarded() {
         assert!(
             operations.contains(&(method.clone(), path.clone())),
             "{method} {path} has no route"

@@ -5,6 +5,7 @@ mod store;
 use std::sync::Arc;
 use std::time::Duration;
 
+use control::authorize::callers;
 use control::authorize::{NamespaceScope, Scope};
 use control::bus::{Bus, InProcessBus};
 use control::change::Expected;
@@ -14,7 +15,7 @@ use control::publisher::{PublishError, Publisher};
 use control::reconciler::{self, Drift};
 use control::store::now_us;
 use control::store::query::query;
-use control::{authorize, edges, flags, keys, policies, relay};
+use control::{edges, flags, keys, policies, relay};
 use rules::head::{PolicyHealth, PolicyReport, Receipt, Receipts, Version};
 
 struct World {
@@ -116,7 +117,7 @@ impl World {
 
     async fn receive(&self, receipt: Receipt) {
         let mut tx = self.publisher.store.write().await.expect("a write");
-        let scope = authorize::edge(&mut tx, Some(self.edge_key.reveal())).await.expect("an edge");
+        let scope = callers::edge(&mut tx, Some(self.edge_key.reveal())).await.expect("an edge");
         let receipts = Receipts { receipts: vec![receipt] };
         edges::receive(&mut tx, &scope, &receipts).await.expect("received");
         tx.commit().await.expect("a commit");

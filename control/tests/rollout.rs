@@ -6,7 +6,8 @@ mod store;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::authorize::{self, NamespaceScope};
+use control::authorize::NamespaceScope;
+use control::authorize::callers;
 use control::bus::{Bus, InProcessBus};
 use control::lead::Lead;
 use control::publisher::{PublishError, Publisher};
@@ -87,7 +88,7 @@ impl World {
 
     async fn report(&self, edge: &str, revision: u64, rejected: Option<Rejection>) {
         let mut tx = self.publisher.store.write().await.expect("a write");
-        let scope = authorize::edge(&mut tx, Some(self.edge_key.reveal())).await.expect("an edge");
+        let scope = callers::edge(&mut tx, Some(self.edge_key.reveal())).await.expect("an edge");
         let receipt = Receipt {
             edge: edge.to_owned(),
             namespace: "ours".to_owned(),

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
 use super::extract::cookie;
 use super::problem::Stop;
-use crate::authorize::Authority;
+use crate::authorize::callers::Authority;
 use crate::oidc::LOGIN_S_MAX;
 use crate::refusal::Refusal;
 use crate::sessions::{ACCESS_S, IDLE_US, Started};

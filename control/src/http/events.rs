@@ -25,7 +25,8 @@ use utoipa_axum::routes;
 use super::extract::{Handled, Shared};
 use super::problem::Stop;
 use crate::audit;
-use crate::authorize::{self, Asking, Permission, Scope};
+use crate::authorize::callers::{self, Asking};
+use crate::authorize::{Permission, Scope};
 use crate::events;
 use crate::refusal::Refusal;
 use crate::relay::jittered;
@@ -188,7 +189,7 @@ impl Following {
         let shared = self.shared.clone();
         let mut read = shared.store.read().await?;
         let asking = Asking { bearer: self.bearer.as_deref(), ..Asking::default() };
-        let scope = authorize::caller(&mut read, &shared.authority, asking).await?;
+        let scope = callers::caller(&mut read, &shared.authority, asking).await?;
         let keys: Vec<String> = self.chains.keys().cloned().collect();
         for key in keys {
             let namespace = scope.namespace(&mut read, &key).await?;

@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::authorize::{Asking, EdgeScope, NamespaceScope, Scope};
+use crate::authorize::callers::Asking;
+use crate::authorize::{EdgeScope, NamespaceScope, Scope};
 use crate::change::Expected;
 use crate::change_sets::items::BYTES_MAX as CHANGE_SET_BYTES_MAX;
 use crate::fleet;

@@ -1,6 +1,6 @@
 //! The way in over HTTP: every route, who may take it, and its description.
 //!
-//! No SQL here. A route without a permission in `authorize.rs` does not start.
+//! No SQL here. A route without a permission in `authorize/routes.rs` does not start.
 
 pub mod admin;
 pub mod changes;
@@ -46,7 +46,8 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::admission::Admission;
 use crate::attempts::Attempts;
-use crate::authorize::{self, Asking, Authority, Permission};
+use crate::authorize::callers::{self, Asking, Authority};
+use crate::authorize::{Permission, routes};
 use crate::bus::Bus;
 use crate::delta::Deltas;
 use crate::lead::Lead;
@@ -87,7 +88,7 @@ pub struct App {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("{method} {path} has no permission in authorize::ROUTES")]
+#[error("{method} {path} has no permission in authorize/routes.rs")]
 pub struct Unguarded {
     pub method: String,
     pub path: String,
@@ -120,7 +121,7 @@ pub fn router(app: Shared) -> Result<axum::Router, Unguarded> {
     let (router, api) = routes().split_for_parts();
     let described = serde_json::to_value(&api).unwrap_or_default();
     for (method, path) in operations(&described) {
-        if authorize::permission(&method, &path).is_none() {
+        if routes::permission(&method, &path).is_none() {
             return Err(Unguarded { method, path });
         }
     }
@@ -158,7 +159,7 @@ async fn let_in(State(app): State<Shared>, mut request: Request, next: Next) -> 
         &http::Method::HEAD => "GET",
         method => method.as_str(),
     };
-    let permission = path.as_deref().and_then(|path| authorize::permission(method, path));
+    let permission = path.as_deref().and_then(|path| routes::permission(method, path));
     let known = match permission {
         None => Err(Stop::new(StatusCode::FORBIDDEN, "forbidden", "nobody may take this route")),
         Some(Permission::Public) => Ok(()),
@@ -188,7 +189,7 @@ async fn identify(app: &App, request: &mut Request, permission: Permission) -> R
         && cookie(request.headers(), cookies::SESSION).is_some();
     let bearer = bearer_of(request.headers());
     if permission == Permission::Edge {
-        let scope = authorize::edge(&mut read, bearer.as_deref()).await?;
+        let scope = callers::edge(&mut read, bearer.as_deref()).await?;
         request.extensions_mut().insert(scope);
     } else {
         let headers = request.headers();
@@ -203,7 +204,7 @@ async fn identify(app: &App, request: &mut Request, permission: Permission) -> R
             user_agent: headers.get(USER_AGENT).and_then(|value| value.to_str().ok()),
             trace_context,
         };
-        let scope = authorize::caller(&mut read, &app.authority, asking).await?;
+        let scope = callers::caller(&mut read, &app.authority, asking).await?;
         if of_page && !request.method().is_safe() {
             let (_, session) = scope.signed_in()?;
             cookies::check(&app.authority, session, request.uri(), request.headers())?;
@@ -295,7 +296,7 @@ pub fn openapi() -> String {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
             let mut parameters = places.clone();
             parameters.extend(operation["parameters"].as_array().cloned().unwrap_or_default());
-            let permission = authorize::permission(&method.to_uppercase(), path);
+            let permission = routes::permission(&method.to_uppercase(), path);
             let is_admin = !matches!(permission, Some(Permission::Edge | Permission::Public));
             if is_admin && method != "get" {
                 parameters.push(header("Idempotency-Key", "the same request again is done once"));

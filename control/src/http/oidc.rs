@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use super::cookies;
 use super::extract::{Asked, Handled, PeerAddress, Shared, cookie};
 use super::problem::Stop;
-use crate::authorize::Asking;
+use crate::authorize::callers::Asking;
 use crate::oidc::{self, OidcError, Provider};
 use crate::refusal::Refusal;
 use crate::sessions::{self, Device, How};

@@ -22,7 +22,7 @@ pub fn config_item(flag: &str, variant: &str) -> Value {
 pub async fn person(world: &World) -> String {
     let key = control::keys::random(KeyKind::Admin).expect("a token");
     let mut tx = world.control.store.write().await.expect("a write");
-    control::authorize::begin(&mut tx, &key).await.expect("made");
+    control::authorize::callers::begin(&mut tx, &key).await.expect("made");
     tx.commit().await.expect("a commit");
     key.reveal().to_owned()
 }

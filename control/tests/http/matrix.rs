@@ -180,7 +180,7 @@ async fn every_operation_lets_in_exactly_the_roles_that_may() {
     let (world, people) = world().await;
     let mut cells = 0;
     for (method, template) in operations(&world).await {
-        let permission = control::authorize::permission(&method, &template)
+        let permission = control::authorize::routes::permission(&method, &template)
             .unwrap_or_else(|| panic!("{method} {template} has no permission"));
         if streams(&template) {
             continue;
@@ -336,8 +336,8 @@ fn body_of(template: &str) -> Value {
 fn no_route_that_changes_something_is_open_to_viewers() {
     let looks = ["/evaluate", "/impact", "/comment"];
     let mut unsafe_routes = 0;
-    for (method, path) in control::authorize::guarded() {
-        let permission = control::authorize::permission(&method, &path).expect("guarded");
+    for (method, path) in control::authorize::routes::guarded() {
+        let permission = control::authorize::routes::permission(&method, &path).expect("guarded");
         let below = path.strip_prefix("/api/v1/namespaces/{namespace}");
         if method == "GET" || below.is_none() || looks.iter().any(|end| path.ends_with(end)) {
             continue;

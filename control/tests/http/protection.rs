@@ -364,7 +364,8 @@ async fn walk(world: &World) -> Vec<(Way, u16, Value, bool)> {
 
 #[tokio::test]
 async fn no_route_leads_past_the_approvals_of_a_protected_environment() {
-    use control::authorize::{Permission, guarded, permission};
+    use control::authorize::Permission;
+    use control::authorize::routes::{guarded, permission};
     // A route that is added and not thought about fails here.
     let walked: BTreeSet<(String, String)> = ways()
         .iter()

@@ -1,7 +1,8 @@
 //! A store of a test's own, without a server in front of it; on SQLite, or on PostgreSQL where xtask
 //! started one.
 
-use control::authorize::{self, Asking, Authority, NamespaceScope, Scope};
+use control::authorize::callers::{self, Asking, Authority};
+use control::authorize::{NamespaceScope, Scope};
 use control::sessions::Keys;
 use control::store::{Database, Store};
 use control::{environments, namespaces};
@@ -24,12 +25,12 @@ pub async fn open(dir: &tempfile::TempDir) -> Store {
 pub async fn furnish(store: &Store) -> (Scope, NamespaceScope, String) {
     let mut tx = store.write().await.expect("a write");
     let token = control::keys::random(rules::keys::KeyKind::Admin).expect("a token");
-    authorize::begin(&mut tx, &token).await.expect("the first");
+    callers::begin(&mut tx, &token).await.expect("the first");
     let token = Some(token.reveal());
     let asking = Asking { bearer: token, ..Asking::default() };
     let signing = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
     let authority = Authority::new(true, Keys::of(&signing));
-    let admin = authorize::caller(&mut tx, &authority, asking).await.expect("in");
+    let admin = callers::caller(&mut tx, &authority, asking).await.expect("in");
     namespaces::create(&mut tx, &admin, "ours", "").await.expect("a namespace");
     let scope = admin.namespace(&mut tx, "ours").await.expect("a scope");
     let made = environments::create(&mut tx, &scope, "production", "").await.expect("made");

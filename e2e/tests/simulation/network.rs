@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use control::authorize;
+use control::authorize::{EdgeScope, callers};
 use control::bus::{Bus, BusError, BusFuture, PublishedHead};
 use control::parsed::Parsed;
 use control::store::Store;
@@ -446,10 +446,10 @@ impl SimFeed {
         }
     }
 
-    async fn scope(&self, control: &Served) -> Result<authorize::EdgeScope, FeedError> {
+    async fn scope(&self, control: &Served) -> Result<EdgeScope, FeedError> {
         let failed = |_| FeedError::Status { status: 503 };
         let mut read = control.store.read().await.map_err(failed)?;
-        authorize::edge(&mut read, Some(&self.key))
+        callers::edge(&mut read, Some(&self.key))
             .await
             .map_err(|_| FeedError::Denied { status: 401 })
     }

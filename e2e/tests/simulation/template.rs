@@ -7,7 +7,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use control::authorize::{self, Asking, Authority, NamespaceScope};
+use control::authorize::NamespaceScope;
+use control::authorize::callers::{self, Asking, Authority};
 use control::bus::{Bus, InProcessBus};
 use control::change::Expected;
 use control::keys::NewKey;
@@ -115,11 +116,11 @@ async fn furnish(folder: &Path) -> Template {
     let store = Store::open(&Database::Sqlite(path.clone())).await.expect("a store");
     let mut tx = store.write().await.expect("a write");
     let token = keys::random(KeyKind::Admin).expect("a token");
-    authorize::begin(&mut tx, &token).await.expect("the first");
+    callers::begin(&mut tx, &token).await.expect("the first");
     let token = Some(token.reveal());
     let asking = Asking { bearer: token, ..Asking::default() };
     let authority = Authority::new(true, Keys::of(&signing_key()));
-    let admin = authorize::caller(&mut tx, &authority, asking).await.expect("in");
+    let admin = callers::caller(&mut tx, &authority, asking).await.expect("in");
     let mut scopes = Vec::new();
     for namespace in NAMESPACES {
         namespaces::create(&mut tx, &admin, namespace, "").await.expect("a namespace");
