@@ -155,6 +155,20 @@ async fn scheduled(world: &World, after: Duration) -> i64 {
     at
 }
 
+/// A change set comes due and its firing dies at `point`: the revision that is published before.
+async fn until_interrupted(world: &World, point: &str) -> i64 {
+    let seen = interrupted(world).await;
+    fail::cfg(point, "return").expect("a failpoint");
+    scheduled(world, Duration::from_millis(200)).await;
+    let before = world.published("ours").await;
+    let began = Instant::now();
+    while interrupted(world).await == seen {
+        assert!(began.elapsed() < PATIENCE, "it never fired");
+        tokio::task::yield_now().await;
+    }
+    before
+}
+
 /// It is applied, once, and published.
 async fn is_applied_once(world: &World, before: i64) {
     let applied = world.until(&format!("{SETS}/1"), |set| set["state"] == "applied").await;
@@ -177,15 +191,7 @@ async fn is_applied_once(world: &World, before: i64) {
 async fn a_schedule_that_dies_before_its_commit_has_done_nothing_and_fires_after_the_restart() {
     let scenario = FailScenario::setup();
     let world = World::new().await;
-    let seen = interrupted(&world).await;
-    fail::cfg("schedule::commit", "return").expect("a failpoint");
-    scheduled(&world, Duration::from_millis(200)).await;
-    let before = world.published("ours").await;
-    let began = Instant::now();
-    while interrupted(&world).await == seen {
-        assert!(began.elapsed() < PATIENCE, "it never fired");
-        tokio::task::yield_now().await;
-    }
+    let before = until_interrupted(&world, "schedule::commit").await;
     let (_, set) = world.get(&format!("{SETS}/1")).await;
     assert_eq!(set["state"], "scheduled", "{set}");
     assert_eq!(world.published("ours").await, before, "no revision was used up");
@@ -200,15 +206,7 @@ async fn a_schedule_that_dies_before_its_commit_has_done_nothing_and_fires_after
 async fn a_schedule_that_dies_after_its_commit_is_published_by_the_next_start_and_not_done_twice() {
     let scenario = FailScenario::setup();
     let world = World::new().await;
-    let seen = interrupted(&world).await;
-    fail::cfg("schedule::committed", "return").expect("a failpoint");
-    scheduled(&world, Duration::from_millis(200)).await;
-    let before = world.published("ours").await;
-    let began = Instant::now();
-    while interrupted(&world).await == seen {
-        assert!(began.elapsed() < PATIENCE, "it never fired");
-        tokio::task::yield_now().await;
-    }
+    let before = until_interrupted(&world, "schedule::committed").await;
     fail::remove("schedule::committed");
     let world = world.restart().await;
     is_applied_once(&world, before).await;

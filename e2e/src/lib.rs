@@ -1,5 +1,5 @@
 //! Whole-system tests and what they share. `world` starts control and edge, `http` speaks to them,
-//! `nats`, `postgres` and `etcd` are servers that can be mistreated, `ofrep_schema` holds what the edge says against the
+//! `nats`, `postgres` and `etcd` are servers that can be mistreated, `oidc` is an identity provider, `ofrep_schema` holds what the edge says against the
 //! protocol, `tap` does so between the edge and clients of other languages. The tests are in
 //! `tests/`, clients
 //! of other languages in `interop/`; how to run them is in `README.md`.
@@ -8,6 +8,7 @@ pub mod etcd;
 pub mod http;
 pub mod nats;
 pub mod ofrep_schema;
+pub mod oidc;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

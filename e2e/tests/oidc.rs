@@ -2,60 +2,17 @@
 //! follows redirects and keeps cookies.
 
 use std::collections::BTreeMap;
-use std::process::Stdio;
 
 use control::oidc::Settings;
 use control::store::query::query;
-use e2e::world::{Setup, World, workspace};
+use e2e::oidc::{CLIENT, Provider};
+use e2e::world::{Setup, World};
 use rules::secret::Secret;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
 use url::Url;
 
-const CLIENT: &str = "tidegate";
 const SECRET: &str = "a secret of tests, and of nobody else";
 const HOPS_MAX: usize = 12;
-
-struct Provider {
-    process: Child,
-    /// Closed, its next word would be its last.
-    _said: ChildStdout,
-    issuer: String,
-}
-
-impl Provider {
-    async fn start(control: &str, user_info: bool) -> Provider {
-        let folder = workspace().join("e2e/interop/oidc");
-        assert!(
-            folder.join("node_modules/oidc-provider").is_dir(),
-            "the npm packages are not installed: run `cargo xtask test` (or `npm ci` in e2e/interop/oidc)"
-        );
-        let person = |email: &str, verified: bool| json!({ "email": email, "email_verified": verified, "name": "Somebody" });
-        let people = json!({ "ann": person("Ann@example.com", true), "new": person("new@example.com", true),
-            "far": person("far@elsewhere.example", true), "liar": person("bob@example.com", false),
-            "bob": person("bob@example.com", true) });
-        let mut process = Command::new("node")
-            .current_dir(folder)
-            .arg("provider.mjs")
-            .env("PEOPLE", people.to_string())
-            .env("CLIENT_ID", CLIENT)
-            .env("CLIENT_SECRET", SECRET)
-            .env("REDIRECT_URI", format!("{control}/api/v1/oidc/callback"))
-            .env("USER_INFO", if user_info { "1" } else { "0" })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("node starts");
-        let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
-        let line = tokio::time::timeout(e2e::http::DEADLINE, lines.next_line());
-        let line = line.await.expect("in time").expect("its output").expect("a line");
-        let said: Value = serde_json::from_str(&line).expect("JSON");
-        let issuer = said["issuer"].as_str().expect("an issuer").to_owned();
-        Provider { process, _said: lines.into_inner().into_inner(), issuer }
-    }
-}
 
 /// Cookies of each host and port. Marks of security are not its business: there is no TLS here.
 struct Browser {
@@ -148,7 +105,11 @@ async fn me(world: &World, browser: &mut Browser) -> Value {
 async fn world(user_info: bool) -> (World, Provider) {
     let address = e2e::postgres::ports::free().expect("a port");
     let url = format!("http://{address}");
-    let provider = Provider::start(&url, user_info).await;
+    let person = |email: &str, verified: bool| json!({ "email": email, "email_verified": verified, "name": "Somebody" });
+    let people = json!({ "ann": person("Ann@example.com", true), "new": person("new@example.com", true),
+        "far": person("far@elsewhere.example", true), "liar": person("bob@example.com", false),
+        "bob": person("bob@example.com", true) });
+    let provider = Provider::start(&url, SECRET, &people, user_info).await;
     let secret = Some(Secret::new(SECRET.to_owned()));
     let domains = vec!["example.com".to_owned()];
     let settings = Settings::new(&provider.issuer, CLIENT, secret, &url, domains).expect("fit");
@@ -278,8 +239,7 @@ async fn what_does_not_come_back_as_it_went_is_refused() {
     assert_eq!(me(&world, &mut ann).await["name"], "ann@example.com");
     // Without the provider nobody comes in, who is in stays in, and control goes on.
     let back = way_back(&mut ann).await;
-    let Provider { mut process, .. } = provider;
-    process.kill().await.expect("it ran");
+    provider.kill().await;
     assert_eq!(ann.get(&back).await.status, 503);
     assert_eq!(me(&world, &mut ann).await["name"], "ann@example.com");
     world.stop().await;

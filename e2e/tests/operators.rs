@@ -4,9 +4,10 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use e2e::oidc::Provider;
 use e2e::world::workspace;
-use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use serde_json::json;
+use tokio::io::AsyncReadExt as _;
 
 /// All of the page; it waits for states, and would wait for ever for one that never comes.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -27,42 +28,19 @@ fn page() -> String {
     script
 }
 
-/// A provider whose client is whoever asks at `control`.
-async fn provider(control: &str) -> (tokio::process::Child, String) {
-    let folder = workspace().join("e2e/interop/oidc");
-    assert!(
-        folder.join("node_modules/oidc-provider").is_dir(),
-        "the npm packages are not installed: run `cargo xtask test` (or `npm ci` in e2e/interop/oidc)"
-    );
-    let mut provider = tokio::process::Command::new("node")
-        .current_dir(folder)
-        .arg("provider.mjs")
-        .env("PEOPLE", json!({ "ann": { "email": "ann@example.com" } }).to_string())
-        .env("CLIENT_ID", "tidegate")
-        .env("CLIENT_SECRET", "what the provider calls the client secret")
-        .env("REDIRECT_URI", format!("{control}/api/v1/oidc/callback"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .env("USER_INFO", "0")
-        .kill_on_drop(true)
-        .spawn()
-        .expect("node starts");
-    let mut lines = BufReader::new(provider.stdout.take().expect("its output")).lines();
-    let line = lines.next_line().await.expect("its output").expect("a line");
-    let said: Value = serde_json::from_str(&line).expect("JSON");
-    let issuer = said["issuer"].as_str().expect("an issuer").to_owned();
-    (provider, issuer)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_leads_from_an_empty_folder_to_a_restored_backup() {
     let port = || e2e::ports::free().expect("a port").port();
     let (control, edge) = (port(), port());
-    let (_provider, issuer) = provider(&format!("http://127.0.0.1:{control}")).await;
+    let (url, people) =
+        (format!("http://127.0.0.1:{control}"), json!({ "ann": { "email": "ann@example.com" } }));
+    let secret = "what the provider calls the client secret";
+    let provider = Provider::start(&url, secret, &people, false).await;
+    let issuer = &provider.issuer;
     let script = page()
         .replace("127.0.0.1:8080", &format!("127.0.0.1:{control}"))
         .replace("127.0.0.1:8016", &format!("127.0.0.1:{edge}"))
-        .replace("https://login.example.com", &issuer);
+        .replace("https://login.example.com", issuer);
     let folder = tempfile::tempdir().expect("a folder");
     // Whatever becomes of it, nothing that it started outlives it.
     let script = format!(

@@ -5,16 +5,16 @@ use http::StatusCode;
 use indexmap::IndexMap;
 use rules::model::{FlagConfig, FlagDefinition};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, Writing, answer, list, moment, no_content, parse, read};
+use super::extract::{At, Handled, Shared, Writing, answer, moment, no_content, parse, read};
 use super::problem::respond;
 use crate::authorize::Scope;
 use crate::impact::{self, FlagImpact, Impact, Served, Transition};
-use crate::page::{Page, Paged};
+use crate::page::Page;
 use crate::refusal::Refusal;
 use crate::samples::{self, Sampling};
 use crate::store::{now_us, rfc3339};
@@ -249,13 +249,11 @@ async fn unset_sampling(at: At, writing: Writing) -> Handled {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-#[allow(dead_code, reason = "for the description only")]
 struct ShownContexts {
     items: Vec<ShownContext>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-#[allow(dead_code, reason = "for the description only")]
 struct ShownContext {
     /// RFC 3339, by the edge's clock.
     at: String,
@@ -271,7 +269,8 @@ async fn list_contexts(State(shared): State<Shared>, scope: Scope, at: At, page:
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
     let limit = page.fetch() - 1;
-    let items = samples::newest(&mut read, &scope, &at.environment, limit).await?;
-    let shown = |(at, context): &(i64, Value)| json!({ "at": rfc3339(*at), "context": context });
-    Ok(list(Paged { items, next_cursor: None }, shown))
+    let found = samples::newest(&mut read, &scope, &at.environment, limit).await?;
+    let shown = |(at, context)| ShownContext { at: rfc3339(at), context };
+    let shown = ShownContexts { items: found.into_iter().map(shown).collect() };
+    Ok(respond(answer(StatusCode::OK, None, &shown)))
 }

@@ -5,19 +5,13 @@ use serde_json::{Value, json};
 use crate::change_sets::{
     OURS, SETS, approve_as, config_item, furnished, is_problem, protect, send_as, serving,
 };
-use crate::world::{World, read};
+use crate::world::World;
 
-const PASSWORD: &str = "correct horse battery";
 const PRODUCTION: &str = "/api/v1/namespaces/ours/environments/production";
 
 /// An account with a password and these roles in `ours`: its session's token.
 async fn member(world: &World, email: &str, roles: Value) -> String {
-    let (status, made) = world.post("/api/v1/users", json!({ "email": email })).await;
-    assert_eq!(status, 201, "{made}");
-    let accept = json!({ "token": made["invitation"]["token"], "password": PASSWORD });
-    let url = format!("{}/api/v1/invitations/accept", world.url);
-    let (status, session) = read(world.http.post(url).json(&accept)).await;
-    assert_eq!(status, 201, "{session}");
+    let session = world.account(email, false).await;
     give(world, email, roles).await;
     session["accessToken"].as_str().expect("a token").to_owned()
 }

@@ -3,9 +3,8 @@
 use rules::keys::{ApiKey, KEY_ENTROPY_BYTES, KeyKind};
 use serde_json::{Value, json};
 
-use crate::world::{World, read};
+use crate::world::{PASSWORD, World, read};
 
-const PASSWORD: &str = "correct horse battery";
 const OWNER: &str = "ann@example.com";
 
 /// A control as it runs in production: nobody can enter but with the setup token.
@@ -46,12 +45,7 @@ impl World {
 
     /// An account with a password, and its session.
     async fn person(&self, email: &str) -> (String, Value) {
-        let (status, made) = self.post("/api/v1/users", json!({ "email": email })).await;
-        assert_eq!(status, 201, "{made}");
-        let invitation = text(&made["invitation"], "token");
-        let body = json!({ "token": invitation, "password": PASSWORD });
-        let (status, session) = say(self, "/api/v1/invitations/accept", body).await;
-        assert_eq!(status, 201, "{session}");
+        let session = self.account(email, false).await;
         (text(&session, "accessToken"), session)
     }
 

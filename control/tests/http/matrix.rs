@@ -13,8 +13,6 @@ use serde_json::{Value, json};
 
 use crate::world::World;
 
-const PASSWORD: &str = "a long enough password";
-
 /// Which permissions a role gives in the namespace, in the words of docs/API.md.
 fn gives(role: &str) -> &'static [&'static str] {
     match role {
@@ -89,10 +87,7 @@ async fn ok(world: &World, token: &str, method: &str, path: &str, body: Value) -
 
 /// An account, and a personal token of it.
 async fn person(world: &World, email: &str, operator: bool, scopes: Value) -> String {
-    let body = json!({ "email": email, "operator": operator });
-    let made = ok(world, &world.token, "POST", "/api/v1/users", body).await;
-    let body = json!({ "token": made["invitation"]["token"], "password": PASSWORD });
-    let session = ok(world, "none", "POST", "/api/v1/invitations/accept", body).await;
+    let session = world.account(email, operator).await;
     let session = session["accessToken"].as_str().expect("a session").to_owned();
     let body = json!({ "name": "matrix", "scopes": scopes });
     let token = ok(world, &session, "POST", "/api/v1/me/tokens", body).await;

@@ -20,6 +20,9 @@ mod postgres;
 /// Whatever is waited for, it comes within this or the test fails with the last state seen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Of every account that tests make.
+pub const PASSWORD: &str = "correct horse battery";
+
 pub struct World {
     pub control: control::Control,
     pub http: reqwest::Client,
@@ -37,7 +40,8 @@ impl World {
         World::with(dir, |_| {}).await
     }
 
-    pub async fn with(dir: tempfile::TempDir, change: impl FnOnce(&mut Config)) -> World {
+    /// Of a control on this folder, with whatever is there already.
+    pub fn config(dir: &tempfile::TempDir) -> Config {
         let mut config = Config::new("127.0.0.1:0".parse().expect("an address"), dir.path());
         // The same folder is the same database, or a restart would find another.
         let url = dir.path().join("postgres-url");
@@ -51,6 +55,11 @@ impl World {
         }
         config.bootstrap = true;
         config.walls = Walls::without_rates();
+        config
+    }
+
+    pub async fn with(dir: tempfile::TempDir, change: impl FnOnce(&mut Config)) -> World {
+        let mut config = World::config(&dir);
         change(&mut config);
         let control = control::start(config).await.expect("control starts");
         // One that takes no bootstrap token has made none.
@@ -122,6 +131,18 @@ impl World {
         let definition =
             json!({ "key": key, "type": "boolean", "variants": { "on": true, "off": false } });
         self.post(&format!("/api/v1/namespaces/{namespace}/flags"), definition).await
+    }
+
+    /// An account that took up its invitation: the session that it began with.
+    pub async fn account(&self, email: &str, operator: bool) -> Value {
+        let body = json!({ "email": email, "operator": operator });
+        let (status, made) = self.post("/api/v1/users", body).await;
+        assert_eq!(status, 201, "{made}");
+        let accept = json!({ "token": made["invitation"]["token"], "password": PASSWORD });
+        let url = format!("{}/api/v1/invitations/accept", self.url);
+        let (status, session) = read(self.http.post(url).json(&accept)).await;
+        assert_eq!(status, 201, "{session}");
+        session
     }
 
     pub async fn edge_key(&self, namespaces: Value) -> String {
