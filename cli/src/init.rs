@@ -19,6 +19,7 @@ use crate::paint::{Output, print, print_json};
 
 DIR gets these files, which only this user can read; those that are there stay as they are:
   signing-key, trust            control's --signing-key-file, edges' --trust-file
+  secrets-key                   control's --secrets-key-file
   setup-token, edge-key         control's --first-setup-token-file and --first-edge-key-file,
                                 edges' --edge-key-file; the former is for `tidegate setup` too
   owner-password                of the first owner, for `tidegate setup --password-file`
@@ -117,6 +118,12 @@ fn make(folder: &mut Folder, database_host: &str) -> Result<PublicKey, Failure> 
     let signing = signing::load_or_make(&signing_file)
         .map_err(|error| Failure::new(Exit::Failed, format!("{:#}", anyhow::Error::from(error))))?;
     let public_key = PublicKey::of(&signing);
+    let secrets_file = folder.dir.join("secrets-key");
+    if !secrets_file.exists() {
+        folder.made.push("secrets-key");
+    }
+    control::vault::load_or_make(&secrets_file)
+        .map_err(|error| Failure::new(Exit::Failed, format!("{:#}", anyhow::Error::from(error))))?;
     folder.file("trust", || Ok(public_key.to_string()))?;
     folder.key("setup-token", KeyKind::Setup)?;
     folder.file("owner-password", password)?;

@@ -84,6 +84,10 @@ pub struct ControlArgs {
     /// copy [default: DIR/signing-key].
     #[arg(long, env = "TIDEGATE_SIGNING_KEY_FILE", value_name = "FILE")]
     signing_key_file: Option<PathBuf>,
+    /// File of the key that secrets in the database are sealed with, made on the first start; replicas
+    /// share a copy [default: secrets-key beside the signing key].
+    #[arg(long, env = "TIDEGATE_SECRETS_KEY_FILE", value_name = "FILE")]
+    secrets_key_file: Option<PathBuf>,
     /// File of the setup token that makes the first owner, instead of one that is made. Only a new
     /// database takes it.
     #[arg(long, env = "TIDEGATE_FIRST_SETUP_TOKEN_FILE", value_name = "FILE")]
@@ -235,6 +239,37 @@ enum ControlTask {
     AdoptCoordinator(AdoptCoordinator),
     /// Makes a key to sign snapshots with, for a change of keys, and prints its public half.
     NewSigningKey(NewSigningKey),
+    /// When the secrets key is lost: gives up what was sealed with it, so that control starts with
+    /// another one.
+    ForgetSecrets(ForgetSecrets),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  tidegate control forget-secrets --database-url-file /etc/tidegate/database-url
+
+End every control first. Webhooks are disabled until their secrets are rotated; nothing else was sealed.
+A backup of the key is worth looking for before: with it in its place, nothing is lost.")]
+struct ForgetSecrets {
+    #[command(flatten)]
+    store: Store,
+}
+
+async fn forget_secrets(arguments: ForgetSecrets, output: Output) -> Result<(), Failure> {
+    let database = arguments.store.database()?;
+    let store = control::store::Store::open(&database)
+        .await
+        .map_err(|error| Failure::new(Exit::Failed, format!("{:#}", anyhow::Error::from(error))))?;
+    let forgot = control::webhooks::forget_secrets(&store).await;
+    store.close().await;
+    let webhooks = forgot.map_err(|refusal| Failure::new(Exit::Failed, refusal.to_string()))?;
+    match output {
+        Output::Json => print_json(&json!({ "webhooks": webhooks })),
+        Output::Text => print(&format!(
+            "{webhooks} webhook(s) are disabled until their secrets are rotated; control starts with another key"
+        )),
+    }
+    Ok(())
 }
 
 #[derive(Debug, clap::Args)]
@@ -602,6 +637,7 @@ pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failu
         Some(ControlTask::RaiseGeneration(task)) => return raise_generation(task, output).await,
         Some(ControlTask::AdoptCoordinator(task)) => return adopt_coordinator(task, output).await,
         Some(ControlTask::NewSigningKey(task)) => return new_signing_key(&task, output),
+        Some(ControlTask::ForgetSecrets(task)) => return forget_secrets(task, output).await,
         None => {}
     }
     let database = arguments.store.database()?;
@@ -626,6 +662,8 @@ pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failu
     if let Some(file) = arguments.signing_key_file {
         config.signing_key_file = file;
     }
+    config.secrets_key_file =
+        arguments.secrets_key_file.filter(|file| !file.as_os_str().is_empty());
     config.first = FirstKeys {
         setup: first_key(arguments.first_setup_token_file.as_deref(), KeyKind::Setup)?,
         edge: first_key(arguments.first_edge_key_file.as_deref(), KeyKind::Edge)?,

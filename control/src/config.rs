@@ -24,12 +24,15 @@ use crate::webhooks::SCHEDULE;
 pub struct Config {
     /// Where the admin API and the edges' routes are served; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Holds the signing key, the first token and, if it is SQLite, the database. Made if
+    /// Holds the signing key, the secrets key, the first token and, if it is SQLite, the database. Made if
     /// it is missing.
     pub data_dir: PathBuf,
     pub database: Database,
     /// The key that heads are signed with; replicas of one control share it. Made if it is missing.
     pub signing_key_file: PathBuf,
+    /// The key that secrets in the database are sealed with; replicas share it. Made if neither it nor
+    /// such a secret is there. None: `secrets-key` beside the signing key.
+    pub secrets_key_file: Option<PathBuf>,
     pub first: FirstKeys,
     /// Makes a token that may do everything, and takes it: for `tidegate dev` and for tests, which
     /// have nobody who could choose a password.
@@ -97,6 +100,7 @@ impl Config {
             listen,
             database: Database::embedded(&data_dir),
             signing_key_file: data_dir.join("signing-key"),
+            secrets_key_file: None,
             data_dir,
             first: FirstKeys::default(),
             bootstrap: false,

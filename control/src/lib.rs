@@ -69,6 +69,7 @@ pub mod store;
 pub mod tokens;
 pub mod usage;
 pub mod users;
+pub mod vault;
 pub mod versions;
 mod wake;
 pub mod webhooks;
@@ -133,6 +134,10 @@ pub enum StartError {
     Schema(#[source] sqlx::Error),
     #[error(transparent)]
     Signing(#[from] signing::SigningError),
+    #[error(transparent)]
+    Vault(#[from] vault::VaultError),
+    #[error("the secrets of webhooks cannot be sealed")]
+    Sealing(#[source] refusal::Refusal),
     #[error("the first token cannot be made")]
     Bootstrap(#[source] refusal::Refusal),
     #[error("the first token cannot be written to {path}")]
@@ -193,6 +198,14 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
 
     let (listener, store) = open_store(listener, &config).await?;
     let key = signing::load_or_make(&config.signing_key_file)?;
+    let secrets_key = config.secrets_key_file.clone();
+    let secrets_key = secrets_key.unwrap_or_else(|| vault::beside(&config.signing_key_file));
+    let vault = Arc::new(vault::Vault::open(&store, &secrets_key).await?);
+    // Of a control from before there was a vault, or of one that still runs beside this one.
+    let sealed = webhooks::seal_plain(&store, &vault).await.map_err(StartError::Sealing)?;
+    if sealed > 0 {
+        tracing::info!(webhooks = sealed, "secrets that lay in the database in plain are sealed");
+    }
     let admin_token_file = config.data_dir.join("admin-token");
     let setup_token_file = config.data_dir.join("setup-token");
     let mut begin = Begin { first: &config.first, admin: None, setup: &setup_token_file };
@@ -238,6 +251,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         publisher: publisher.clone(),
         anchors_file: anchors_file.clone(),
         outgoing: outgoing.clone(),
+        vault: vault.clone(),
         streams: http::events::places(),
         provider,
         bus: bus.clone(),
@@ -293,7 +307,7 @@ pub async fn start(config: Config) -> Result<Control, StartError> {
         tasks.push(tokio::spawn(reports::run(store.clone(), reports, stopping.clone())));
     }
     let schedule = config.webhook_schedule.clone();
-    let telling = webhooks::Worker::new(store.clone(), lead.clone(), outgoing, schedule);
+    let telling = webhooks::Worker::new(store.clone(), lead.clone(), outgoing, vault, schedule);
     let (news, until) = (doorbell.news(), stopping.clone());
     tasks.push(tokio::spawn(telling.run(news, config.tick, until)));
     let (anchored, file) = (publisher.clone(), anchors_file);

@@ -179,6 +179,9 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            // What is written over is gone from its page, also a secret; whole pages that are freed are not
+            // written once more for it.
+            .pragma("secure_delete", "FAST")
             .busy_timeout(ACQUIRE_TIMEOUT);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)

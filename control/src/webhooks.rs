@@ -31,10 +31,13 @@ use crate::page::{Page, Paged};
 use crate::refusal::{Refusal, stored, written};
 use crate::relay::jittered;
 use crate::store::query::{query, query_as, query_scalar};
-use crate::store::{Connection, Store, Tx, new_id, rfc3339};
+use crate::store::{Connection, Store, Tx, new_id, now_us, rfc3339};
+use crate::vault::{self, Shut, Vault};
 
 const WEBHOOKS_MAX: i64 = 20;
 const LISTED_MAX: usize = 100;
+/// Of one transaction in which secrets are sealed.
+const SEALED_MAX: i64 = 100;
 const SECRET_BYTES: usize = 32;
 const OVERLAP_SECONDS_MAX: i64 = 7 * 24 * 60 * 60;
 /// Of one request, its answer included.
@@ -99,8 +102,18 @@ const INSERT: &str = "INSERT INTO webhook (id, namespace_id, url, description, a
 const UPDATE: &str = "UPDATE webhook SET url = $2, description = $3, actions = $4, \
     environments = $5, enabled = $6, disabled_reason = $7, version = version + 1, updated_at = $8 \
     WHERE id = $1";
-const ROTATE: &str = "UPDATE webhook SET secret_before = secret, secret = $2, \
+/// One that is lost (empty) is no secret before.
+const ROTATE: &str = "UPDATE webhook SET secret = $2, \
+    secret_before = CASE WHEN LENGTH(secret) > 0 THEN secret END, \
     secret_before_until = $3, version = version + 1, updated_at = $4 WHERE id = $1";
+/// As controls from before there was a vault kept them: `SECRET_BYTES`, which nothing sealed has.
+const PLAIN: &str = "SELECT id, secret, secret_before FROM webhook \
+    WHERE id > $1 AND (LENGTH(secret) = 32 OR LENGTH(secret_before) = 32) ORDER BY id LIMIT $2";
+const SEAL: &str =
+    "UPDATE webhook SET secret = $3, secret_before = $4 WHERE id = $1 AND secret = $2";
+const LOSE: &str = "UPDATE webhook SET secret = $1, secret_before = NULL, \
+    secret_before_until = NULL, enabled = FALSE, disabled_reason = $2, version = version + 1, \
+    updated_at = $3";
 const DELETE: &str = "DELETE FROM webhook WHERE id = $1";
 const NAMESPACE_KEY: &str = "SELECT key FROM namespace WHERE id = $1";
 
@@ -142,7 +155,9 @@ pub struct Webhook {
     pub description: String,
     actions: String,
     environments: String,
+    /// Sealed, of `secret_of` this endpoint; empty once it is lost.
     secret: Vec<u8>,
+    /// Sealed too.
     secret_before: Option<Vec<u8>>,
     secret_before_until: Option<i64>,
     pub enabled: bool,
@@ -250,6 +265,56 @@ fn new_secret() -> Result<Vec<u8>, Refusal> {
     Ok(secret)
 }
 
+/// What a sealed secret is bound to.
+fn secret_of(id: &str) -> String {
+    format!("webhook {id}")
+}
+
+/// A stored secret, also one that waits to be sealed.
+fn opened(vault: &Vault, id: &str, stored: &[u8]) -> Result<Vec<u8>, Shut> {
+    match stored.len() {
+        SECRET_BYTES => Ok(stored.to_vec()),
+        _ => vault.unseal(&secret_of(id), stored),
+    }
+}
+
+/// Seals what lies there in plain; how many endpoints had such secrets. Beside other controls that do the
+/// same: what was changed meanwhile is left to whoever changed it.
+pub async fn seal_plain(store: &Store, vault: &Vault) -> Result<u64, Refusal> {
+    let (mut sealed, mut after) = (0, String::new());
+    loop {
+        let mut tx = store.write().await?;
+        tx.take_turn("secrets key").await?;
+        let rows: Vec<(String, Vec<u8>, Option<Vec<u8>>)> =
+            query_as(PLAIN).bind(&after).bind(SEALED_MAX).fetch_all(&mut tx).await?;
+        let Some((last, ..)) = rows.last() else { return Ok(sealed) };
+        after.clone_from(last);
+        for (id, secret, before) in rows {
+            let seal = |stored: &[u8]| match stored.len() {
+                SECRET_BYTES => vault.seal(&secret_of(&id), stored),
+                _ => Ok(stored.to_vec()),
+            };
+            let new = seal(&secret)?;
+            let new_before = before.as_deref().map(seal).transpose()?;
+            let seal = query(SEAL).bind(&id).bind(&secret).bind(new).bind(new_before);
+            sealed += seal.execute(&mut tx).await?;
+        }
+        tx.commit().await?;
+    }
+}
+
+/// The secrets key is lost, and what was sealed with it: endpoints rest until they have another secret.
+/// How many there are.
+pub async fn forget_secrets(store: &Store) -> Result<u64, Refusal> {
+    let mut tx = store.write().await?;
+    vault::forget(&mut tx).await?;
+    let reason = "its secret was lost with the secrets key; rotate it, then enable it";
+    let lost = query(LOSE).bind(Vec::<u8>::new()).bind(reason).bind(now_us());
+    let lost = lost.execute(&mut tx).await?;
+    tx.commit().await?;
+    Ok(lost)
+}
+
 fn check(settings: &Settings, outgoing: &Outgoing) -> Result<(), Refusal> {
     outgoing.check(&settings.url).map_err(|error| Refusal::invalid("/url", error.to_string()))?;
     crate::refusal::check_name("/description", &settings.description)?;
@@ -296,6 +361,7 @@ pub async fn create(
     tx: &mut Tx,
     scope: &NamespaceScope,
     outgoing: &Outgoing,
+    vault: &Vault,
     settings: &Settings,
 ) -> Result<(Webhook, String), Refusal> {
     check(settings, outgoing)?;
@@ -314,7 +380,7 @@ pub async fn create(
         .bind(&settings.description)
         .bind(written("list", &settings.actions)?)
         .bind(written("list", &settings.environments)?)
-        .bind(&secret)
+        .bind(vault.seal(&secret_of(&id), &secret)?)
         .bind(settings.enabled)
         .bind(cursor)
         .bind(scope.actor())
@@ -378,6 +444,7 @@ pub async fn update(
 pub async fn rotate(
     tx: &mut Tx,
     scope: &NamespaceScope,
+    vault: &Vault,
     id: &str,
     overlap_seconds: i64,
 ) -> Result<(Webhook, String), Refusal> {
@@ -389,7 +456,8 @@ pub async fn rotate(
     let before = get(tx, scope, id).await?;
     let secret = new_secret()?;
     let until = tx.clock_us().await? + overlap_seconds * 1_000_000;
-    let rotate = query(ROTATE).bind(id).bind(&secret).bind(until).bind(change.at);
+    let sealed = vault.seal(&secret_of(id), &secret)?;
+    let rotate = query(ROTATE).bind(id).bind(sealed).bind(until).bind(change.at);
     rotate.execute(tx).await?;
     let after = get(tx, scope, id).await?;
     let entry = Entry {
@@ -544,6 +612,7 @@ pub struct Worker {
     pub store: Store,
     pub lead: Arc<Lead>,
     pub outgoing: Outgoing,
+    vault: Arc<Vault>,
     /// Of tests; `SCHEDULE` otherwise.
     pub schedule: Arc<[Duration]>,
     at_once: Arc<Semaphore>,
@@ -556,10 +625,11 @@ impl Worker {
         store: Store,
         lead: Arc<Lead>,
         outgoing: Outgoing,
+        vault: Arc<Vault>,
         schedule: Arc<[Duration]>,
     ) -> Worker {
         let at_once = Arc::new(Semaphore::new(AT_ONCE));
-        Worker { store, lead, outgoing, schedule, at_once, busy: Arc::default() }
+        Worker { store, lead, outgoing, vault, schedule, at_once, busy: Arc::default() }
     }
 
     /// Until told to stop; then what is being sent is given up, and sent again by whoever leads next.
@@ -725,7 +795,9 @@ impl Worker {
             .clone()
             .filter(|_| webhook.secret_before_until.is_some_and(|until| until > now));
         let mut signatures = Vec::new();
-        for secret in std::iter::once(webhook.secret.clone()).chain(before) {
+        for stored in std::iter::once(webhook.secret.clone()).chain(before) {
+            let shut = |shut: Shut| SendError::Failed(format!("{shut}; rotate it"));
+            let secret = opened(&self.vault, &webhook.id, &stored).map_err(shut)?;
             let signer = Signer::from_bytes(secret).map_err(failed)?;
             let body = delivery.body.as_bytes();
             signatures.push(signer.sign(&delivery.id, timestamp, body).map_err(failed)?);

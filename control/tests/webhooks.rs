@@ -12,6 +12,9 @@ use bytes::Bytes;
 use control::anchors::Due;
 use control::config::Config;
 use control::outgoing::Reach;
+use control::store::query::{query, query_scalar};
+use control::vault::{ADDED_BYTES, Vault};
+use control::webhooks::{forget_secrets, seal_plain};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
@@ -449,5 +452,177 @@ async fn a_webhook_is_changed_at_its_version_and_has_limits() {
     assert_eq!(world.delete(&path).await.0, 204);
     assert_eq!(world.get(&path).await.0, 404);
     assert_eq!(world.get(&format!("{path}/deliveries")).await.0, 404);
+    world.control.shutdown().await;
+}
+
+fn bytes_of(secret: &str) -> Vec<u8> {
+    use base64::Engine as _;
+    let text = secret.strip_prefix("whsec_").expect("a secret");
+    base64::engine::general_purpose::STANDARD.decode(text).expect("base64")
+}
+
+async fn stored(world: &World) -> Vec<Vec<u8>> {
+    let mut read = world.control.store.read().await.expect("a read");
+    let all = query_scalar("SELECT secret FROM webhook ORDER BY id").fetch_all(&mut read).await;
+    all.expect("secrets")
+}
+
+/// As a control from before there was a vault would have it.
+async fn put_plain(world: &World, secret: &[u8]) {
+    let mut tx = world.control.store.write().await.expect("a write");
+    let put = query("UPDATE webhook SET secret = $1, secret_before = $1").bind(secret.to_vec());
+    put.execute(&mut tx).await.expect("a statement");
+    tx.commit().await.expect("a commit");
+}
+
+const NOWHERE: [std::path::PathBuf; 0] = [];
+
+/// Where in the folder these bytes are.
+fn holding(folder: &std::path::Path, bytes: &[u8]) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(holding(&path, bytes));
+        } else if std::fs::read(&path).expect("a file").windows(bytes.len()).any(|at| at == bytes) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn secrets_lie_sealed_and_what_lay_there_in_plain_is_sealed_by_the_next_start() {
+    let world = world().await;
+    let receiver = Receiver::start().await;
+    let wanted = json!({ "url": receiver.url, "actions": ["flag.create"] });
+    let (_, secret) = hook(&world, wanted.clone()).await;
+    let plain = bytes_of(&secret);
+    assert_eq!(stored(&world).await[0].len(), plain.len() + ADDED_BYTES);
+    assert_eq!(holding(world.dir.path(), &plain), NOWHERE);
+
+    put_plain(&world, &plain).await;
+    assert_eq!(stored(&world).await, [&plain[..]]);
+    let World { control, dir, .. } = world;
+    control.shutdown().await;
+    // On PostgreSQL the folder holds no database.
+    if !dir.path().join("postgres-url").exists() {
+        assert_ne!(holding(dir.path(), &plain), NOWHERE, "the search finds what is there");
+    }
+    let world = World::with(dir, quickly).await;
+    assert_eq!(stored(&world).await[0].len(), plain.len() + ADDED_BYTES);
+    assert_eq!(world.flag("ours", "f0").await.0, 201);
+    assert!(receiver.received(1).await[0].is_signed_with(&secret));
+
+    // A sealed secret is its own endpoint's: in another's row it opens nothing.
+    let (other, _) = hook(&world, wanted).await;
+    let copy = "UPDATE webhook SET secret = (SELECT secret FROM webhook ORDER BY id LIMIT 1)";
+    world.sql(copy).await;
+    assert_eq!(world.flag("ours", "f1").await.0, 201);
+    let page = world
+        .until(&format!("{HOOKS}/{other}/deliveries"), |page| {
+            page["items"][0]["attempts"].as_i64().is_some_and(|attempts| attempts > 0)
+        })
+        .await;
+    let why = "the secret does not open with this control's secrets key; rotate it";
+    assert_eq!(page["items"][0]["log"][0]["error"], why, "{page}");
+
+    let World { control, dir, .. } = world;
+    control.shutdown().await;
+    assert_eq!(holding(dir.path(), &plain), NOWHERE, "nor what was written over");
+}
+
+#[tokio::test]
+async fn replicas_that_seal_at_once_seal_everything_once() {
+    let world = world().await;
+    let receiver = Receiver::start().await;
+    let (id, secret) = hook(&world, json!({ "url": receiver.url, "enabled": false })).await;
+    let plain = bytes_of(&secret);
+    put_plain(&world, &plain).await;
+    // More than two batches.
+    let copies = world.sql(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 230) \
+         INSERT INTO webhook (id, namespace_id, url, description, actions, environments, secret, \
+         secret_before, enabled, cursor, anchored, ordinal, version, created_by, created_at, updated_at) \
+         SELECT id || '-' || CAST(n AS TEXT), namespace_id, url, description, actions, environments, \
+         secret, secret_before, enabled, cursor, anchored, ordinal, version, created_by, created_at, \
+         updated_at FROM webhook, numbers",
+    );
+    assert_eq!(copies.await, 230);
+    let key = world.dir.path().join("secrets-key");
+    let store = &world.control.store;
+    let replicas = [
+        Vault::open(store, &key).await.expect("the key"),
+        Vault::open(store, &key).await.expect("the key"),
+    ];
+    let (one, two) = tokio::join!(seal_plain(store, &replicas[0]), seal_plain(store, &replicas[1]));
+    assert_eq!(one.expect("sealed") + two.expect("sealed"), 231);
+    for sealed in stored(&world).await {
+        assert_eq!(sealed.len(), plain.len() + ADDED_BYTES);
+    }
+    let mut read = store.read().await.expect("a read");
+    let copy = format!("{id}-17");
+    let row =
+        query_scalar::<Vec<u8>>("SELECT secret_before FROM webhook WHERE id = $1").bind(&copy);
+    let sealed = row.fetch_one(&mut read).await.expect("a secret");
+    drop(read);
+    for replica in &replicas {
+        assert_eq!(replica.unseal(&format!("webhook {copy}"), &sealed).expect("it opens"), plain);
+    }
+    world.control.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_control_with_another_secrets_key_or_none_does_not_start_and_says_what_mends_it() {
+    let world = world().await;
+    let receiver = Receiver::start().await;
+    let (id, _) = hook(&world, json!({ "url": receiver.url, "actions": ["flag.create"] })).await;
+    let World { control, dir, .. } = world;
+    control.shutdown().await;
+    let path = dir.path().join("secrets-key");
+    let right = std::fs::read(&path).expect("the key");
+    let refused = async || match control::start(World::config(&dir)).await {
+        Ok(_) => panic!("it started"),
+        Err(error) => error.to_string(),
+    };
+    std::fs::write(&path, [9; 32]).expect("another key");
+    let said = refused().await;
+    for part in ["sealed with the key", "holds the key", "from a backup", "forget-secrets"] {
+        assert!(said.contains(part), "{part:?} is not in {said:?}");
+    }
+    std::fs::write(&path, [9; 31]).expect("half a key");
+    assert!(refused().await.contains("not 32 bytes"));
+    std::fs::remove_file(&path).expect("it was there");
+    let said = refused().await;
+    assert!(said.contains("there is no key at") && said.contains("forget-secrets"), "{said}");
+    assert!(!path.exists(), "none is made over what is sealed");
+
+    // The right one in its place, and all is as it was.
+    std::fs::write(&path, &right).expect("the key");
+    let world = World::with(dir, quickly).await;
+    assert_eq!(world.flag("ours", "f0").await.0, 201);
+    receiver.received(1).await;
+
+    // Lost for good: the endpoint rests until it has another secret, and misses nothing.
+    let World { control, dir, .. } = world;
+    let store = control.store.clone();
+    assert_eq!(forget_secrets(&store).await.expect("forgotten"), 1);
+    control.shutdown().await;
+    std::fs::remove_file(&path).expect("it was there");
+    let world = World::with(dir, quickly).await;
+    assert_ne!(std::fs::read(&path).expect("another key"), right);
+    let place = format!("{HOOKS}/{id}");
+    let (_, shown) = world.get(&place).await;
+    assert!(shown["disabledReason"].as_str().is_some_and(|why| why.contains("rotate")), "{shown}");
+    assert_eq!(world.flag("ours", "f1").await.0, 201);
+    let (status, rotated) = world.post(&format!("{place}/rotate"), json!({})).await;
+    assert_eq!(status, 200, "{rotated}");
+    let secret = rotated["secret"].as_str().expect("a secret");
+    let enable =
+        world.ask("PATCH", &place).header("if-match", "*").json(&json!({ "enabled": true }));
+    assert_eq!(read(enable).await.0, 200);
+    let got = receiver.received(2).await;
+    assert!(got[1].is_signed_with(secret), "{got:?}");
+    assert_eq!(got[1].json()["data"]["target"], "f1");
     world.control.shutdown().await;
 }

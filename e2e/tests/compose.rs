@@ -110,7 +110,7 @@ impl Here {
     fn of(&self, service: &str, text: &str) -> String {
         let secrets = self.folder.join("secrets").to_string_lossy().into_owned();
         let data = self.folder.join(service).to_string_lossy().into_owned();
-        let mut text = text.replace(SECRETS, &secrets).replace("/var/lib/tidegate", &data);
+        let mut text = text.replacen(SECRETS, &secrets, 1).replace("/var/lib/tidegate", &data);
         for (host, address) in &self.hosts {
             text = text.replace(host, address);
         }

@@ -58,6 +58,7 @@ use crate::publisher::Publisher;
 use crate::registrations::Registrations;
 use crate::relay::Doorbell;
 use crate::store::Store;
+use crate::vault::Vault;
 use extract::{Shared, bearer, cookie};
 use problem::Stop;
 
@@ -70,6 +71,7 @@ pub struct App {
     pub publisher: Arc<Publisher>,
     pub anchors_file: PathBuf,
     pub outgoing: Outgoing,
+    pub vault: Arc<Vault>,
     /// Of events.
     pub streams: Arc<Semaphore>,
     /// Of identities, if there is one.

@@ -205,8 +205,8 @@ async fn create_webhook(at: At, writing: Writing) -> Handled {
         environments: new.environments,
         enabled: new.enabled,
     };
-    let (row, secret) =
-        webhooks::create(&mut write.tx, &scope, &shared.outgoing, &settings).await?;
+    let (outgoing, vault) = (&shared.outgoing, &shared.vault);
+    let (row, secret) = webhooks::create(&mut write.tx, &scope, outgoing, vault, &settings).await?;
     let version = Some(row.version);
     let shown = answer(StatusCode::CREATED, version, &WebhookBody::of(&row, Some(secret)));
     let kept = answer(StatusCode::CREATED, version, &WebhookBody::of(&row, None));
@@ -262,10 +262,11 @@ async fn delete_webhook(at: At, writing: Writing) -> Handled {
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/webhooks/{webhook}/rotate", tag = "webhooks", request_body = Rotation, responses((status = 200, body = WebhookBody)))]
 async fn rotate_webhook(at: At, writing: Writing) -> Handled {
     let rotation: Rotation = writing.json()?;
+    let shared = writing.shared().clone();
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
-    let (row, secret) =
-        webhooks::rotate(&mut write.tx, &scope, &at.webhook, rotation.overlap_seconds).await?;
+    let (id, overlap) = (&at.webhook, rotation.overlap_seconds);
+    let (row, secret) = webhooks::rotate(&mut write.tx, &scope, &shared.vault, id, overlap).await?;
     let version = Some(row.version);
     let shown = answer(StatusCode::OK, version, &WebhookBody::of(&row, Some(secret)));
     let kept = answer(StatusCode::OK, version, &WebhookBody::of(&row, None));

@@ -45,6 +45,7 @@ values! {
     &'q [u8] => Bytes(value) Some(Cow::Borrowed(value));
     &'q Vec<u8> => Bytes(value) Some(Cow::Borrowed(value.as_slice()));
     Vec<u8> => Bytes(value) Some(Cow::Owned(value));
+    Option<Vec<u8>> => Bytes(value) value.map(Cow::Owned);
 }
 
 /// A row that both databases can give.
