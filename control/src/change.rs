@@ -180,6 +180,15 @@ impl Change {
         for raised in &self.raised {
             check(tx, &raised.environment_id).await?;
         }
+        self.finish_checked(tx, entry).await
+    }
+
+    /// As `finish`, for who has asked `check` about all that it raised, to say more of what is wrong.
+    pub async fn finish_checked(
+        self,
+        tx: &mut Tx,
+        entry: audit::Entry,
+    ) -> Result<Vec<Raised>, Refusal> {
         let raised = self.raised.clone();
         tx.touched.extend(raised.iter().map(|raised| Touched {
             environment_id: raised.environment_id.clone(),
@@ -193,7 +202,7 @@ impl Change {
 
 /// Refuses a change after which the environment would not load at an edge. Problems that were
 /// there before (stored by an older build) are not held against it.
-async fn check(tx: &mut Tx, environment_id: &str) -> Result<(), Refusal> {
+pub async fn check(tx: &mut Tx, environment_id: &str) -> Result<(), Refusal> {
     let parsed = tx.parsed();
     let state = environments::load(tx, &parsed, Read::Own, environment_id).await?.state;
     let compiled = environments::try_compile(parsed.clone(), environment_id, state).await?;

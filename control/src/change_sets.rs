@@ -493,7 +493,8 @@ impl Stepping {
         let after = told(&self.set, items, text);
         let number = self.set.number;
         let entry = entry(step.action(), Some(&self.before), number, after);
-        self.change.finish(tx, entry).await?;
+        // Steps raise nothing, but the application, which has checked what it raised.
+        self.change.finish_checked(tx, entry).await?;
         get(tx, scope, number).await
     }
 
@@ -585,7 +586,8 @@ pub async fn rebase(
     stepping.finish(tx, scope, Step::Rebase, "").await
 }
 
-/// Hands it in for review; where nobody has to approve, it can be applied.
+/// Hands it in for review; where nobody has to approve, it can be applied. What could not be applied as
+/// things are is not taken.
 pub async fn submit(
     tx: &mut Tx,
     scope: &NamespaceScope,
@@ -597,12 +599,39 @@ pub async fn submit(
     let enough = stepping.enough(tx, scope).await?;
     let step = Step::Submit { enough };
     stepping.step(step)?;
-    let conflicts = items::conflicts(tx, scope, &stepping.items).await?;
+    rehearse(tx, scope, &stepping.items).await?;
+    stepping.set.reason = None;
+    stepping.finish(tx, scope, step, "").await
+}
+
+/// Does all that applying it would do, and takes it back: what is wrong with it is said to whoever wrote
+/// it, before others look at it. Under the namespace's lock, so it is said of what is handed in.
+async fn rehearse(tx: &mut Tx, scope: &NamespaceScope, items: &[Item]) -> Result<(), Refusal> {
+    let conflicts = items::conflicts(tx, scope, items).await?;
     if !conflicts.is_empty() {
         return Err(Refusal::Conflict { of: conflicts });
     }
-    stepping.set.reason = None;
-    stepping.finish(tx, scope, step, "").await
+    let mark = tx.mark().await?;
+    let done = match begin_applying(tx, scope, items).await {
+        Ok(mut change) => items::carry_out(tx, scope, &mut change, items).await,
+        Err(refusal) => Err(refusal),
+    };
+    tx.back_to(mark).await?;
+    done
+}
+
+/// A change that has raised all environments that the items touch.
+async fn begin_applying(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    items: &[Item],
+) -> Result<Change, Refusal> {
+    let all = items::environments_touched(tx, scope, items).await?;
+    let touches = match &all {
+        None => Touches::All,
+        Some(ids) => Touches::Some(ids),
+    };
+    Change::begin_by(tx, scope, touches, Passage::Approved).await
 }
 
 /// Of this very version: it must be said.
@@ -734,6 +763,7 @@ pub async fn schedule(
             return Err(Refusal::invalid("/applyAt", message));
         }
         demand_approvals(tx, scope, &stepping).await?;
+        rehearse(tx, scope, &stepping.items).await?;
         stepping.set.apply_at = Some(at);
         stepping.set.scheduled_key = Some(scope.caller().key());
         stepping.set.scheduled_by = Some(scope.actor().to_owned());
@@ -839,12 +869,7 @@ async fn apply_by(
     audit::lock(tx, scope.id()).await?;
     find(tx, scope, number).await?;
     let seen_items = items::of(tx, scope, number).await?;
-    let all = items::environments_touched(tx, scope, &seen_items).await?;
-    let touches = match &all {
-        None => Touches::All,
-        Some(ids) => Touches::Some(ids),
-    };
-    let change = Change::begin_by(tx, scope, touches, Passage::Approved).await?;
+    let change = begin_applying(tx, scope, &seen_items).await?;
     let mut stepping = Stepping::on(tx, scope, number, expected, change).await?;
     stepping.step(Step::Apply)?;
     match by {
@@ -856,16 +881,8 @@ async fn apply_by(
     if !conflicts.is_empty() {
         return Ok(Outcome::Conflict(conflicts));
     }
-    let (environments, order) = items::in_order(tx, scope, &stepping.items).await?;
     stepping.change.change_set = Some(number);
-    for index in order {
-        let Some(item) = stepping.items.get(index) else { continue };
-        let place = item.environment.as_ref().and_then(|key| environments.get(key));
-        let row = items::apply_item(tx, scope, &stepping.change, item, place).await;
-        let row =
-            row.map_err(|refusal| items::within(refusal, &format!("/items/{index}/value")))?;
-        stepping.change.record(tx, row).await?;
-    }
+    items::carry_out(tx, scope, &mut stepping.change, &stepping.items).await?;
     let raised = &stepping.change.raised;
     stepping.set.revisions = raised.iter().map(|one| (one.key.clone(), one.revision)).collect();
     stepping.set.applied_at = Some(stepping.change.at);
@@ -877,11 +894,8 @@ async fn apply_by(
     });
     stepping.unschedule();
     stepping.set.reason = None;
-    let items = std::mem::take(&mut stepping.items);
-    let whole = stepping.finish(tx, scope, Step::Apply, "").await;
-    whole
-        .map(|whole| Outcome::Applied(Box::new(whole)))
-        .map_err(|refusal| items::placed(refusal, &items))
+    let whole = stepping.finish(tx, scope, Step::Apply, "").await?;
+    Ok(Outcome::Applied(Box::new(whole)))
 }
 
 /// Writes down that a set is in conflict, in a transaction of its own: the one that found it out had

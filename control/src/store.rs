@@ -149,6 +149,12 @@ pub struct Tx {
     pub touched: Vec<Touched>,
 }
 
+/// Where a transaction was, to go back to.
+#[must_use]
+pub struct Mark {
+    touched: usize,
+}
+
 /// An environment as a transaction has raised it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Touched {
@@ -338,6 +344,22 @@ impl Tx {
         if let Connection::Postgres(_) = self.inner {
             query::query_scalar::<bool>(TURN).bind(name).fetch_one(&mut self.inner).await?;
         }
+        Ok(())
+    }
+
+    /// What is done from here on can be taken back without the rest. Marks do not nest.
+    pub async fn mark(&mut self) -> Result<Mark, sqlx::Error> {
+        query::query("SAVEPOINT mark").execute(&mut self.inner).await?;
+        Ok(Mark { touched: self.touched.len() })
+    }
+
+    /// Takes back what was done since, also if some of it failed. If this fails, the whole is not to be
+    /// committed.
+    pub async fn back_to(&mut self, mark: Mark) -> Result<(), sqlx::Error> {
+        for statement in ["ROLLBACK TO SAVEPOINT mark", "RELEASE SAVEPOINT mark"] {
+            query::query(statement).execute(&mut self.inner).await?;
+        }
+        self.touched.truncate(mark.touched);
         Ok(())
     }
 

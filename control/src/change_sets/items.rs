@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use rules::compile::Problem;
 use rules::model::{FlagConfig, FlagDefinition};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use utoipa::ToSchema;
 
 use crate::audit::Entry;
 use crate::authorize::{NamespaceScope, Permission};
-use crate::change::{Change, Expected, pointer_segment};
+use crate::change::{self, Change, Expected, pointer_segment};
 use crate::environments::{self, Environment};
 use crate::policies::{self, Move, Pin};
 use crate::refusal::{Refusal, check_zero, stored};
@@ -337,7 +338,7 @@ fn wanted(item: &Item) -> Result<Wanted, Refusal> {
 }
 
 /// Problems of a part, with where that part is.
-pub(super) fn within(refusal: Refusal, place: &str) -> Refusal {
+fn within(refusal: Refusal, place: &str) -> Refusal {
     match refusal {
         Refusal::Invalid(mut problems) => {
             for problem in &mut problems {
@@ -432,8 +433,57 @@ pub(super) async fn demand_items(
 
 // --- As they are applied -------------------------------------------------------------------------
 
+/// Carries them out, within a change that has raised all that they touch. What cannot be done and what
+/// would not load afterwards is said at the item that it is of; of what would not load, all of it.
+pub(super) async fn carry_out(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    change: &mut Change,
+    items: &[Item],
+) -> Result<(), Refusal> {
+    let (environments, order) = in_order(tx, scope, items).await?;
+    for index in order {
+        let Some(item) = items.get(index) else { continue };
+        let place = item.environment.as_ref().and_then(|key| environments.get(key));
+        let row = apply_item(tx, scope, change, item, place).await;
+        change.record(tx, row.map_err(|refusal| at_item(refusal, index))?).await?;
+    }
+    let mut problems: Vec<Problem> = Vec::new();
+    for raised in &change.raised {
+        match change::check(tx, &raised.environment_id).await {
+            Ok(()) => {}
+            // A definition's may be the same in each environment.
+            Err(Refusal::Invalid(more)) => {
+                for problem in more.into_iter().map(|one| placed(one, items, &raised.key)) {
+                    if !problems.contains(&problem) {
+                        problems.push(problem);
+                    }
+                }
+            }
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(Refusal::Invalid(problems)),
+    }
+}
+
+/// Why one item cannot be done, at that item.
+fn at_item(refusal: Refusal, index: usize) -> Refusal {
+    let place = format!("/items/{index}");
+    match refusal {
+        Refusal::Invalid(_) => within(refusal, &format!("{place}/value")),
+        Refusal::NotFound(_)
+        | Refusal::Exists { .. }
+        | Refusal::InUse { .. }
+        | Refusal::TooMany { .. } => Refusal::invalid(place, refusal.to_string()),
+        refusal => refusal,
+    }
+}
+
 /// What others need comes before them, and what is taken away goes last.
-pub(super) async fn in_order(
+async fn in_order(
     tx: &mut Tx,
     scope: &NamespaceScope,
     items: &[Item],
@@ -458,7 +508,7 @@ pub(super) async fn in_order(
     Ok((environments, order))
 }
 
-pub(super) async fn apply_item(
+async fn apply_item(
     tx: &mut Tx,
     scope: &NamespaceScope,
     change: &Change,
@@ -499,28 +549,28 @@ pub(super) async fn apply_item(
     }
 }
 
-/// Problems of the compiler at the items that they are of, as far as one is.
-pub(super) fn placed(refusal: Refusal, items: &[Item]) -> Refusal {
-    let Refusal::Invalid(problems) = refusal else { return refusal };
-    let place = |mut problem: rules::compile::Problem| {
-        for (index, item) in items.iter().enumerate() {
-            let key = pointer_segment(&item.key);
-            let prefix = match item.kind {
-                Kind::Config => format!("/flags/{key}/config"),
-                Kind::Definition => format!("/flags/{key}/definition"),
-                Kind::Segment => format!("/segments/{key}"),
-                Kind::PolicyPin => format!("/policies/{key}"),
-            };
-            if let Some(rest) = problem.pointer.strip_prefix(&prefix)
-                && (rest.is_empty() || rest.starts_with('/'))
-            {
-                problem.pointer = format!("/items/{index}/value{rest}");
-                return problem;
-            }
+/// A problem of the compiler in one environment, at the item that it is of, as far as one is.
+fn placed(mut problem: Problem, items: &[Item], environment: &str) -> Problem {
+    for (index, item) in items.iter().enumerate() {
+        if item.environment.as_ref().is_some_and(|key| key != environment) {
+            continue;
         }
-        problem.message = format!("at {}: {}", problem.pointer, problem.message);
-        problem.pointer = String::new();
-        problem
-    };
-    Refusal::Invalid(problems.into_iter().map(place).collect())
+        let key = pointer_segment(&item.key);
+        let prefix = match item.kind {
+            Kind::Config => format!("/flags/{key}/config"),
+            Kind::Definition => format!("/flags/{key}/definition"),
+            Kind::Segment => format!("/segments/{key}"),
+            Kind::PolicyPin => format!("/policies/{key}"),
+        };
+        if let Some(rest) = problem.pointer.strip_prefix(&prefix)
+            && (rest.is_empty() || rest.starts_with('/'))
+        {
+            problem.pointer = format!("/items/{index}/value{rest}");
+            return problem;
+        }
+    }
+    // Elsewhere: what was there before does not go together with it.
+    problem.message = format!("in {environment:?} at {}: {}", problem.pointer, problem.message);
+    problem.pointer = "/items".to_owned();
+    problem
 }

@@ -157,18 +157,146 @@ async fn fifty_flags_in_two_environments_are_one_revision_of_each() {
 }
 
 #[tokio::test]
-async fn one_item_that_does_not_load_takes_all_others_with_it() {
+async fn one_item_that_does_not_load_any_more_takes_all_others_with_it() {
     let world = furnished(&["a", "b"]).await;
-    let number =
-        draft(&world, json!([config_item("a", "on"), config_item("b", "no-such-variant")])).await;
+    let number = draft(&world, json!([config_item("a", "on"), config_item_for_beta("b")])).await;
+    segment(&world, "beta").await;
     step(&world, &number, "submit").await;
+    // Nothing that is there needs it, and nothing that the set is about changes.
+    assert_eq!(world.delete(&format!("{PRODUCTION}/segments/beta")).await.0, 204);
     let before = revision(&world, "production").await;
     let (status, body) = world.post(&format!("{SETS}/{number}/apply"), json!({})).await;
     assert_eq!(status, 422, "{body}");
-    assert_eq!(body["errors"][0]["pointer"], "/items/1/value/fallthrough/variant", "{body}");
+    assert_eq!(body["errors"][0]["pointer"], "/items/1/value/rules/0/when/segment", "{body}");
     assert_eq!(revision(&world, "production").await, before);
     assert_eq!(world.get(&format!("{PRODUCTION}/flags/a")).await.1["version"], 0);
     assert_eq!(world.get(&format!("{SETS}/{number}")).await.1["state"], "approved");
+    world.control.shutdown().await;
+}
+
+/// Serves "on" to whom the segment "beta" has.
+pub fn config_item_for_beta(flag: &str) -> Value {
+    let rule = json!({ "id": "beta", "when": { "segment": "beta" }, "serve": { "variant": "on" } });
+    let mut item = config_item(flag, "off");
+    item["value"]["rules"] = json!([rule]);
+    item
+}
+
+pub async fn segment(world: &World, key: &str) {
+    let path = format!("{PRODUCTION}/segments");
+    let (status, body) = world.post(&path, json!({ "key": key, "included": ["ann"] })).await;
+    assert_eq!(status, 201, "{body}");
+}
+
+#[tokio::test]
+async fn what_could_not_be_applied_is_said_with_its_place_when_it_is_submitted() {
+    let world = furnished(&["a", "b"]).await;
+    world.environment("ours", "staging").await;
+    let staging = |flag: &str, variant: &str| {
+        let mut item = config_item(flag, variant);
+        item["environment"] = json!("staging");
+        item
+    };
+    let definition = |variants: Value| {
+        json!({ "kind": "definition", "key": "a",
+            "value": { "key": "a", "type": "boolean", "variants": variants } })
+    };
+    let in_staging = format!("{OURS}/environments/staging/flags/a");
+    assert_eq!(world.put(&in_staging, serving("on")).await.0, 200);
+    let unknown_flag = config_item("nowhere", "on");
+    let table: [(&str, Value, &[&str]); 5] = [
+        (
+            "each of them, where it is",
+            json!([config_item("a", "nope"), staging("a", "never"), config_item("b", "neither")]),
+            &[
+                "/items/0/value/fallthrough/variant",
+                "/items/2/value/fallthrough/variant",
+                "/items/1/value/fallthrough/variant",
+            ],
+        ),
+        (
+            "of a flag that is not there",
+            json!([config_item("a", "on"), unknown_flag]),
+            &["/items/1"],
+        ),
+        (
+            "a segment that is not there",
+            json!([config_item_for_beta("a")]),
+            &["/items/0/value/rules/0/when/segment"],
+        ),
+        (
+            "with what it has, in an environment that it does not name",
+            json!([definition(json!({ "off": false }))]),
+            &["/items"],
+        ),
+        (
+            "a flag's type",
+            json!([{ "kind": "definition", "key": "a", "value": { "key": "a", "type": "string",
+                "variants": { "on": "1", "off": "0" } } }]),
+            &["/items/0/value/type"],
+        ),
+    ];
+    let before = (revision(&world, "production").await, revision(&world, "staging").await);
+    for (case, items, pointers) in table {
+        let number = draft(&world, items).await;
+        let audit = format!("{OURS}/audit?limit=1");
+        let (_, last) = world.get(&audit).await;
+        let (status, body) = world.post(&format!("{SETS}/{number}/submit"), json!({})).await;
+        assert_eq!(status, 422, "{case}: {body}");
+        let mut found: Vec<&str> = body["errors"]
+            .as_array()
+            .expect("errors")
+            .iter()
+            .filter_map(|error| error["pointer"].as_str())
+            .collect();
+        let mut pointers = pointers.to_vec();
+        found.sort_unstable();
+        pointers.sort_unstable();
+        assert_eq!(found, pointers, "{case}: {body}");
+        if pointers == ["/items"] {
+            let message = body["errors"][0]["message"].as_str().expect("a message");
+            assert!(message.starts_with("in \"staging\" at /flags/a/config"), "{message}");
+        }
+        assert_eq!(world.get(&format!("{SETS}/{number}")).await.1["state"], "draft", "{case}");
+        assert_eq!(world.get(&audit).await.1, last, "{case}: nothing of it was kept");
+    }
+    // Nor is anything kept of what is in order.
+    segment(&world, "beta").await;
+    let before = (before.0 + 1, before.1);
+    let number = draft(&world, json!([config_item_for_beta("a"), staging("a", "off")])).await;
+    assert_eq!(step(&world, &number, "submit").await["state"], "approved");
+    let after = (revision(&world, "production").await, revision(&world, "staging").await);
+    assert_eq!(after, before);
+    assert_eq!(world.get(&format!("{PRODUCTION}/flags/a")).await.1["version"], 0);
+    assert_eq!(world.get(&format!("{PRODUCTION}/flags/a/versions")).await.1["items"], json!([]));
+    assert_eq!(world.get(&format!("{OURS}/audit/verify")).await.1["valid"], true);
+
+    // What has come between is said when it is scheduled.
+    assert_eq!(world.delete(&format!("{PRODUCTION}/segments/beta")).await.0, 204);
+    let at = control::store::rfc3339(control::store::now_us() + 60_000_000);
+    let schedule = format!("{SETS}/{number}/schedule");
+    let (status, body) = world.post(&schedule, json!({ "applyAt": at })).await;
+    assert_eq!(status, 422, "{body}");
+    assert_eq!(body["errors"][0]["pointer"], "/items/0/value/rules/0/when/segment", "{body}");
+    assert_eq!(world.put(&in_staging, serving("on")).await.0, 200);
+    let (status, body) = world.post(&schedule, json!({ "applyAt": at })).await;
+    assert_eq!((status, is_problem(&body, "conflict")), (409, true), "{body}");
+    world.control.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_already_is_not_held_against_a_set() {
+    let world = furnished(&["a", "b"]).await;
+    assert_eq!(world.put(&format!("{PRODUCTION}/flags/b"), serving("off")).await.0, 200);
+    // As an older build may have stored it.
+    let broken = world
+        .sql("UPDATE flag_config SET config = REPLACE(config, '\"variant\":\"off\"', '\"variant\":\"gone\"'), \
+            version = version + 1")
+        .await;
+    assert_eq!(broken, 1);
+    let number = draft(&world, json!([config_item("a", "on")])).await;
+    step(&world, &number, "submit").await;
+    assert_eq!(step(&world, &number, "apply").await["state"], "applied");
     world.control.shutdown().await;
 }
 

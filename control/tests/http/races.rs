@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::change_sets::{
-    OURS, SETS, approve_as, config_item, draft, furnished, is_problem, person, protect, revision,
-    send_as, serving, step,
+    OURS, SETS, approve_as, config_item, config_item_for_beta, draft, furnished, is_problem,
+    person, protect, revision, segment, send_as, serving, step,
 };
 use crate::world::{PATIENCE, World, read};
 
@@ -272,20 +272,21 @@ async fn a_set_that_is_cancelled_when_it_is_due_is_applied_or_cancelled_and_neve
 #[tokio::test]
 async fn a_schedule_that_cannot_be_kept_says_why_and_one_that_was_overtaken_is_in_conflict() {
     let world = furnished(&["a", "b"]).await;
-    let broken = draft(&world, json!([config_item("b", "no-such-variant")])).await;
+    segment(&world, "beta").await;
+    let broken = draft(&world, json!([config_item_for_beta("b")])).await;
     let overtaken = draft(&world, json!([config_item("a", "on")])).await;
     for number in [&broken, &overtaken] {
         step(&world, number, "submit").await;
+        schedule_in(&world, number, Duration::from_secs(2)).await;
     }
     assert_eq!(world.put(CONFIG, serving("off")).await.0, 200);
+    let beta = format!("{OURS}/environments/production/segments/beta");
+    assert_eq!(world.delete(&beta).await.0, 204);
     let before = revision(&world, "production").await;
-    for number in [&broken, &overtaken] {
-        schedule_in(&world, number, Duration::from_millis(100)).await;
-    }
     let path = format!("{SETS}/{broken}");
     let failed = world.until(&path, |body| body["state"] == "failed").await;
     let why = failed["reason"].as_str().expect("why");
-    assert!(why.contains("/items/0/value/fallthrough/variant"), "{why}");
+    assert!(why.contains("/items/0/value/rules/0/when/segment"), "{why}");
     let path = format!("{SETS}/{overtaken}");
     let conflict = world.until(&path, |body| body["state"] == "conflict").await;
     assert!(conflict["reason"].as_str().expect("why").contains("config \"a\""), "{conflict}");
