@@ -57,11 +57,11 @@ const MOVE: &str = "UPDATE change_set SET title = $4, description = $5, state = 
     edition = $8, apply_at = $9, scheduled_key = $10, scheduled_by = $11, applied_at = $12, \
     applied_by = $13, revisions = $14, updated_at = $15, version = version + 1 \
     WHERE namespace_id = $1 AND number = $2 AND version = $3";
-const EVENTS: &str = "SELECT sequence, kind, actor_key, actor, text, edition, at \
+const EVENTS: &str = "SELECT sequence, kind, actor_key, maker_key, actor, text, edition, at \
     FROM change_set_event WHERE namespace_id = $1 AND number = $2 ORDER BY sequence";
 const EVENT_INSERT: &str = "INSERT INTO change_set_event (namespace_id, number, sequence, kind, \
-    actor_key, actor, text, edition, at) SELECT $1, $2, COALESCE(MAX(sequence), 0) + 1, $3, $4, $5, \
-    $6, $7, $8 FROM change_set_event WHERE namespace_id = $1 AND number = $2";
+    actor_key, actor, text, edition, at, maker_key) SELECT $1, $2, COALESCE(MAX(sequence), 0) + 1, \
+    $3, $4, $5, $6, $7, $8, $9 FROM change_set_event WHERE namespace_id = $1 AND number = $2";
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 struct Row {
@@ -141,6 +141,8 @@ pub struct Event {
     pub sequence: i64,
     pub kind: String,
     pub actor_key: String,
+    /// Of a service token's: who made that token.
+    pub maker_key: Option<String>,
     pub actor: String,
     pub text: String,
     pub edition: i64,
@@ -262,7 +264,11 @@ async fn approvals(
         for event in events {
             let is_one = event.kind == "approved" && event.edition == set.edition;
             let actor_key = event.actor_key.as_str();
-            if !is_one || counted.contains(&actor_key) || has_written(events, actor_key) {
+            if !is_one
+                || !is_of_person(actor_key)
+                || counted.contains(&actor_key)
+                || has_written(events, actor_key)
+            {
                 continue;
             }
             let (namespace, there) = (scope.id(), Some(id.as_str()));
@@ -276,12 +282,19 @@ async fn approvals(
     Ok(approvals)
 }
 
-/// Whether some of it is theirs: who wrote does not approve.
-fn has_written(events: &[Event], actor_key: &str) -> bool {
+/// Whether some of it is theirs, or a service token's that they made: who wrote does not approve.
+fn has_written(events: &[Event], person_key: &str) -> bool {
     events.iter().any(|event| {
-        event.actor_key == actor_key
+        event.maker_key.as_ref().unwrap_or(&event.actor_key) == person_key
             && matches!(event.kind.as_str(), "created" | "edited" | "rebased")
     })
+}
+
+/// Whether somebody has an account. Whoever else asks may be anybody: a program, or who holds the
+/// bootstrap token.
+fn is_of_person(actor_key: &str) -> bool {
+    let kind = actor_key.split_once(':').map(|(kind, _)| kind);
+    kind == Some(CallerKind::User.name())
 }
 
 // --- Steps ---------------------------------------------------------------------------------------
@@ -302,6 +315,7 @@ async fn note(
         .bind(text)
         .bind(set.edition)
         .bind(at)
+        .bind(&scope.caller().maker)
         .execute(tx)
         .await?;
     Ok(())
@@ -651,11 +665,15 @@ pub async fn approve(
     let caller = scope.caller();
     let key = caller.key();
     let refused = |why: &str| Refusal::MayNotApprove { why: why.to_owned() };
-    if has_written(&stepping.events, &key) {
-        return Err(refused("whoever made or edited a change does not approve it"));
+    if has_written(&stepping.events, &caller.responsible()) {
+        let why = "whoever made or edited a change does not approve it, nor who made the service \
+            token that did";
+        return Err(refused(why));
     }
-    if !matches!(caller.kind, CallerKind::User | CallerKind::Bootstrap) {
-        return Err(refused("approvals are given by people, not by service tokens"));
+    if !is_of_person(&key) {
+        let why = "approvals are given by people with accounts, not by service tokens nor with the \
+            bootstrap token";
+        return Err(refused(why));
     }
     let needed = approvals(tx, scope, &stepping.set, &stepping.items, &stepping.events).await?;
     let mut may = false;
@@ -677,6 +695,7 @@ pub async fn approve(
         sequence: 0,
         kind: "approved".to_owned(),
         actor_key: key,
+        maker_key: None,
         actor: scope.actor().to_owned(),
         text: text.to_owned(),
         edition: stepping.set.edition,

@@ -30,7 +30,8 @@ const ONE_OF_NAMESPACE: &str = "SELECT id, name, scopes, expires_at, last_used_a
 const COUNT_USER: &str = "SELECT COUNT(*) FROM access_token WHERE user_id = $1";
 const COUNT_NAMESPACE: &str = "SELECT COUNT(*) FROM access_token WHERE namespace_id = $1";
 const INSERT: &str = "INSERT INTO access_token (id, user_id, namespace_id, name, scopes, hash, \
-    expires_at, created_by, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    expires_at, created_by, created_at, maker_key) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 const DELETE_USER: &str = "DELETE FROM access_token WHERE user_id = $1 AND id = $2";
 const DELETE: &str = "DELETE FROM access_token WHERE namespace_id = $1 AND id = $2";
 
@@ -148,7 +149,7 @@ pub async fn personal(
     }
     let now = now_us();
     let (key, token) = made(KeyKind::Personal, name, &names, expiry(days, now)?, caller, now)?;
-    insert(tx, &key, &token, Some(user_id), None).await?;
+    insert(tx, &key, &token, Owner::User(user_id)).await?;
     let after = json!({ "name": token.name, "scopes": names,
         "expiresAt": token.expires_at.map(rfc3339) });
     users::record(tx, caller, "token.create", &token.id, None, Some(after)).await?;
@@ -176,13 +177,21 @@ fn made(
     Ok((key, token))
 }
 
-async fn insert(
-    tx: &mut Tx,
-    key: &ApiKey,
-    token: &Token,
-    user_id: Option<&str>,
-    namespace_id: Option<&str>,
-) -> Result<(), Refusal> {
+/// Whose a token is.
+enum Owner<'a> {
+    User(&'a str),
+    /// Whoever makes it answers for what it does.
+    Namespace {
+        id: &'a str,
+        maker_key: &'a str,
+    },
+}
+
+async fn insert(tx: &mut Tx, key: &ApiKey, token: &Token, owner: Owner<'_>) -> Result<(), Refusal> {
+    let (user_id, namespace_id, maker_key) = match owner {
+        Owner::User(id) => (Some(id), None, None),
+        Owner::Namespace { id, maker_key } => (None, Some(id), Some(maker_key)),
+    };
     query(INSERT)
         .bind(&token.id)
         .bind(user_id)
@@ -193,6 +202,7 @@ async fn insert(
         .bind(token.expires_at)
         .bind(&token.created_by)
         .bind(token.created_at)
+        .bind(maker_key)
         .execute(tx)
         .await?;
     Ok(())
@@ -246,7 +256,8 @@ pub async fn service(
     // What it may is what its roles give.
     let scopes = [TokenScope::Admin.name()];
     let (key, token) = made(KeyKind::Service, name, &scopes, until, &caller, change.at)?;
-    insert(tx, &key, &token, None, Some(scope.id())).await?;
+    let maker_key = caller.responsible();
+    insert(tx, &key, &token, Owner::Namespace { id: scope.id(), maker_key: &maker_key }).await?;
     let holder = Holder::Token(token.id.clone());
     members::give(tx, scope, &holder, &Roles::default(), roles, change.at).await?;
     let entry = Entry {

@@ -56,6 +56,8 @@ pub struct Caller {
     pub name: String,
     /// The personal token or the session that they came with, by its id.
     pub via: Option<String>,
+    /// Of a service token: who made it, by their `key`; never another service token.
+    pub maker: Option<String>,
     pub address: Option<IpAddr>,
     /// As their program calls itself, cut to 256 bytes.
     pub user_agent: Option<String>,
@@ -98,6 +100,7 @@ impl Caller {
             id: kind.name().to_owned(),
             name: name.to_owned(),
             via: None,
+            maker: None,
             address: None,
             user_agent: None,
         }
@@ -107,11 +110,17 @@ impl Caller {
     pub fn key(&self) -> String {
         format!("{}:{}", self.kind.name(), self.id)
     }
+
+    /// Who answers for what they do, by their key: whoever has a token made for a program can use it, so
+    /// what a service token does counts as done by its maker.
+    pub fn responsible(&self) -> String {
+        self.maker.clone().unwrap_or_else(|| self.key())
+    }
 }
 
 const SESSION: &str = "SELECT s.revoked_at, s.expires_at, u.id, u.email, u.operator, u.disabled_at, \
     u.last_seen_at FROM session s JOIN user_account u ON u.id = s.user_id WHERE s.id = $1";
-const TOKEN: &str = "SELECT t.hash, t.name, t.scopes, t.expires_at, t.last_used_at, \
+const TOKEN: &str = "SELECT t.hash, t.name, t.scopes, t.expires_at, t.last_used_at, t.maker_key, \
     t.user_id, u.email, u.operator, u.disabled_at FROM access_token t \
     LEFT JOIN user_account u ON u.id = t.user_id WHERE t.id = $1";
 const ADMIN_COUNT: &str = "SELECT COUNT(*) FROM admin_token";
@@ -153,7 +162,8 @@ impl Authority {
 
 impl Asking<'_> {
     fn caller(&self, kind: CallerKind, id: String, name: String, via: Option<String>) -> Caller {
-        Caller { kind, id, name, via, address: self.address, user_agent: self.program() }
+        let (address, user_agent) = (self.address, self.program());
+        Caller { kind, id, name, via, maker: None, address, user_agent }
     }
 
     /// As their program calls itself, cut.
@@ -232,6 +242,7 @@ struct TokenRow {
     scopes: String,
     expires_at: Option<i64>,
     last_used_at: Option<i64>,
+    maker_key: Option<String>,
     user_id: Option<String>,
     email: Option<String>,
     operator: Option<bool>,
@@ -265,7 +276,8 @@ async fn by_token(
         _ => {
             let name = format!("{} ({})", row.name, key.id);
             let id = key.id.clone();
-            (Principal::Bound(id.clone()), asking.caller(CallerKind::Service, id, name, None))
+            let caller = asking.caller(CallerKind::Service, id.clone(), name, None);
+            (Principal::Bound(id), Caller { maker: row.maker_key, ..caller })
         }
     };
     Ok(Scope::of(caller, principal, most, asking))

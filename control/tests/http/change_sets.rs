@@ -1,6 +1,5 @@
 //! Change sets: all of it or nothing, by those who may, as it was approved.
 
-use rules::keys::KeyKind;
 use serde_json::{Value, json};
 
 use crate::world::{World, read};
@@ -18,13 +17,10 @@ pub fn config_item(flag: &str, variant: &str) -> Value {
         "value": serving(variant) })
 }
 
-/// Somebody else who may do everything: their token.
-pub async fn person(world: &World) -> String {
-    let key = control::keys::random(KeyKind::Admin).expect("a token");
-    let mut tx = world.control.store.write().await.expect("a write");
-    control::authorize::callers::begin(&mut tx, &key).await.expect("made");
-    tx.commit().await.expect("a commit");
-    key.reveal().to_owned()
+/// Somebody who may do everything: their session's token.
+pub async fn person(world: &World, name: &str) -> String {
+    let session = world.account(&format!("{name}@example.com"), true).await;
+    session["accessToken"].as_str().expect("a token").to_owned()
 }
 
 pub async fn send_as(
@@ -395,7 +391,7 @@ async fn items_are_read_as_strictly_as_their_own_routes_read_them() {
 async fn who_wrote_it_never_approves_it_and_an_approval_counts_once() {
     let world = furnished(&["a"]).await;
     protect(&world, "production", 2).await;
-    let (bob, eve) = (person(&world).await, person(&world).await);
+    let (bob, eve) = (person(&world, "bob").await, person(&world, "eve").await);
     let number = draft(&world, json!([config_item("a", "on")])).await;
     assert_eq!(step(&world, &number, "submit").await["state"], "review");
 
@@ -429,7 +425,7 @@ async fn who_wrote_it_never_approves_it_and_an_approval_counts_once() {
 async fn approvals_are_counted_when_it_is_applied_and_an_edit_voids_them() {
     let world = furnished(&["a"]).await;
     protect(&world, "production", 1).await;
-    let (bob, eve) = (person(&world).await, person(&world).await);
+    let (bob, eve) = (person(&world, "bob").await, person(&world, "eve").await);
     let number = draft(&world, json!([config_item("a", "on")])).await;
     step(&world, &number, "submit").await;
     assert_eq!(approve_as(&world, &bob, &number).await.1["state"], "approved");
@@ -452,7 +448,7 @@ async fn approvals_are_counted_when_it_is_applied_and_an_edit_voids_them() {
         assert_eq!(approve_as(&world, token, &number).await.0, 200);
     }
     // Whoever is not known any more does not count any more.
-    let gone = world.sql("DELETE FROM admin_token WHERE id <> (SELECT id FROM admin_token ORDER BY created_at LIMIT 1)").await;
+    let gone = world.sql("DELETE FROM user_account WHERE email LIKE '%@example.com'").await;
     assert_eq!(gone, 2);
     let (status, body) = world.post(&format!("{SETS}/{number}/apply"), json!({})).await;
     assert_eq!((status, is_problem(&body, "approval-required")), (409, true), "{body}");

@@ -71,7 +71,7 @@ async fn of_editors_racing_on_one_flag_one_wins_each_round_and_the_others_see_wh
 async fn of_two_approvers_at_one_version_one_is_told_to_look_again() {
     let world = furnished(&["a"]).await;
     protect(&world, "production", 2).await;
-    let (bob, eve) = (person(&world).await, person(&world).await);
+    let (bob, eve) = (person(&world, "bob").await, person(&world, "eve").await);
     for _ in 0..ROUNDS {
         let number = draft(&world, json!([config_item("a", "on")])).await;
         let submitted = step(&world, &number, "submit").await;
@@ -111,7 +111,7 @@ async fn of_two_approvers_at_one_version_one_is_told_to_look_again() {
 async fn an_approval_that_races_an_edit_is_of_what_was_looked_at_or_none() {
     let world = furnished(&["a"]).await;
     protect(&world, "production", 1).await;
-    let bob = person(&world).await;
+    let bob = person(&world, "bob").await;
     let (mut approvals, mut edits) = (0, 0);
     for round in 0..ROUNDS * 2 {
         let number = draft(&world, json!([config_item("a", "on")])).await;
