@@ -134,7 +134,8 @@ impl Client {
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
         for _ in 0..PAGES_MAX {
-            let mut page = format!("{path}?limit=200");
+            let sign = if path.contains('?') { '&' } else { '?' };
+            let mut page = format!("{path}{sign}limit=200");
             if let Some(cursor) = &cursor {
                 page.push_str("&cursor=");
                 page.push_str(&crate::connection::percent_encoded(cursor));

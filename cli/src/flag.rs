@@ -16,7 +16,7 @@ use crate::client::{Answer, Client};
 use crate::connection::{Environment, Place, api_path};
 use crate::failure::{Exit, Failure};
 use crate::paint::{Output, Paint, print, print_json, table};
-use crate::{files, readable};
+use crate::{files, lifecycle, readable};
 
 #[derive(Debug, Subcommand)]
 pub enum Flag {
@@ -136,6 +136,76 @@ pub enum Flag {
         #[command(flatten)]
         place: Place,
     },
+    /// Lists flags that look as if nobody needed them any more, and why.
+    #[command(after_help = "Reasons:
+  ended     it is temporary, and the day that it was expected to be gone by is past
+  old       it is temporary, nobody said until when, and it was made 90 days ago
+  unused    it was not evaluated for 30 days, while others were
+  settled   it is temporary, and everybody has had the same for 30 days
+
+Examples:
+  tidegate flag stale
+  tidegate flag stale --reason unused --unused-days 60
+  tidegate flag stale --owner payments --output json | jq -r '.[].key'")]
+    Stale {
+        /// For this reason.
+        #[arg(long, default_value = "any")]
+        reason: lifecycle::Why,
+        /// After how many days without evaluation a flag is unused.
+        #[arg(long, value_name = "DAYS")]
+        unused_days: Option<u16>,
+        /// Only those of this owner.
+        #[arg(long)]
+        owner: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Says what a flag is for, whose it is and how long it is meant to stay; callers get what they got.
+    #[command(after_help = "Examples:
+  tidegate flag describe new-menu --owner ann@example.com --expected-end 2027-01-31
+  tidegate flag describe checkout-limit --lifetime permanent --tag payments")]
+    Describe {
+        /// The flag's key.
+        key: String,
+        #[command(flatten)]
+        words: lifecycle::Words,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Shows what refers to a flag: flags that need it, change sets that would change it.
+    References {
+        /// The flag's key.
+        key: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Puts a flag away: callers get their own default, as if it were deleted, in all environments.
+    #[command(
+        after_help = "It is refused while another flag needs it. `tidegate flag unarchive` takes it back."
+    )]
+    Archive {
+        /// The flag's key.
+        key: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Takes an archived flag back, as it was.
+    Unarchive {
+        /// The flag's key.
+        key: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Deletes a flag for good; its key is never used again.
+    Delete {
+        /// The flag's key.
+        key: String,
+        /// Yes, for good.
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Takes over what flags do in another environment.
     #[command(after_help = "Examples:
   tidegate flag promote checkout banner --from staging --dry-run
@@ -177,6 +247,18 @@ pub struct Definition {
     /// What browsers may have of it: nothing, its values, or its rules too.
     #[arg(long, default_value = "none")]
     clients: Audience,
+    /// Who answers for it: a person's address, or a team's name [default: whoever makes it].
+    #[arg(long, default_value = "", hide_default_value = true)]
+    owner: String,
+    /// A tag, once for each.
+    #[arg(long = "tag")]
+    tags: Vec<String>,
+    /// How long it is meant to stay.
+    #[arg(long, default_value = "temporary")]
+    lifetime: lifecycle::Lifetime,
+    /// The day by which a temporary flag is meant to be gone, as 2027-01-31.
+    #[arg(long, value_name = "DAY")]
+    expected_end: Option<String>,
 }
 
 /// `rules::model::FlagType`, for the command line.
@@ -282,6 +364,20 @@ pub async fn run(command: Flag, output: Output) -> Result<(), Failure> {
             let answer = client.post_over(&path, &json!({}), &etag).await?;
             report(&key, &before, answer, output)
         }
+        Flag::Stale { reason, unused_days, owner, place } => {
+            lifecycle::stale(reason, unused_days, owner.as_deref(), &place, output).await
+        }
+        Flag::Describe { key, words, place } => {
+            lifecycle::describe(&key, &words, &place, output).await
+        }
+        Flag::References { key, place } => lifecycle::references(&key, &place, output).await,
+        Flag::Archive { key, place } => {
+            lifecycle::step(&key, "archive", "archived", &place, output).await
+        }
+        Flag::Unarchive { key, place } => {
+            lifecycle::step(&key, "unarchive", "is back", &place, output).await
+        }
+        Flag::Delete { key, yes, place } => lifecycle::delete(&key, yes, &place, output).await,
         Flag::Promote { keys, from, to, dry_run, change_set, place } => {
             let (client, environment) = place.resolve()?;
             let to = to.unwrap_or_else(|| environment.environment.clone());
@@ -509,14 +605,13 @@ fn defined(key: &str, given: &Definition) -> Result<FlagDefinition, Failure> {
         }
     }
     Ok(FlagDefinition {
-        key: key.to_owned(),
-        kind,
-        variants,
         description: given.description.clone(),
         clients,
-        metadata: IndexMap::new(),
-        tags: Vec::new(),
-        salt: None,
+        tags: given.tags.clone(),
+        owner: given.owner.clone(),
+        lifetime: given.lifetime.into(),
+        expected_end: given.expected_end.clone(),
+        ..FlagDefinition::new(key.to_owned(), kind, variants)
     })
 }
 
@@ -740,6 +835,10 @@ mod tests {
             variants: variants.iter().map(|&variant| variant.to_owned()).collect(),
             description: String::new(),
             clients: Audience::None,
+            owner: String::new(),
+            tags: Vec::new(),
+            lifetime: lifecycle::Lifetime::Temporary,
+            expected_end: None,
         };
         defined("x", &given).map(|definition| definition.variants)
     }

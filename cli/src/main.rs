@@ -17,6 +17,7 @@ mod files;
 mod flag;
 mod health;
 mod init;
+mod lifecycle;
 mod openapi;
 mod paint;
 mod policy;

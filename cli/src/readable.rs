@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use rules::model::{Clause, Condition, FlagConfig, FlagDefinition, Op, Rule, Serve, Split, Units};
+use rules::model::{
+    Clause, Condition, FlagConfig, FlagDefinition, Lifetime, Op, Rule, Serve, Split, Units,
+};
 use serde_json::Value;
 
 use crate::paint::{Paint, grouped};
@@ -169,6 +171,24 @@ pub fn flag(
     text.push('\n');
     if !definition.description.is_empty() {
         let _ = writeln!(text, "{}", definition.description);
+    }
+    let mut life: Vec<String> = Vec::new();
+    if definition.archived {
+        life.push(paint.warn("archived"));
+    }
+    if !definition.owner.is_empty() {
+        life.push(format!("of {}", definition.owner));
+    }
+    match (definition.lifetime, &definition.expected_end) {
+        (Lifetime::Permanent, _) => life.push("permanent".to_owned()),
+        (Lifetime::Temporary, Some(day)) => life.push(format!("until {day}")),
+        (Lifetime::Temporary, None) => {}
+    }
+    if !definition.tags.is_empty() {
+        life.push(format!("tags {}", definition.tags.join(", ")));
+    }
+    if !life.is_empty() {
+        let _ = writeln!(text, "{}", life.join(", "));
     }
     let _ = writeln!(text, "\n{}", paint.dim("variants"));
     let width = definition.variants.keys().map(|name| name.chars().count()).max().unwrap_or(0);

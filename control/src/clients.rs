@@ -35,13 +35,15 @@ pub fn make(parsed: &Parsed, loaded: &Loaded) -> Result<Vec<u8>, String> {
     if !compiled.lists.is_empty() || !compiled.policies.is_empty() {
         return Err("the browsers' part names an id list or a policy".to_owned());
     }
-    let clients = |flag: &Arc<FlagState>| flag.definition.clients;
+    let is_at_edge = |flag: &Arc<FlagState>| {
+        flag.definition.clients == Clients::Edge && !flag.definition.archived
+    };
     let manifest = ClientManifest {
         namespace: loaded.namespace.clone(),
         environment: loaded.environment.clone(),
         tier: compiled.ruleset.tier().name().to_owned(),
         flags: u32::try_from(state.flags.len()).unwrap_or(u32::MAX),
-        edge: loaded.state.flags.iter().any(|flag| clients(flag) == Clients::Edge),
+        edge: loaded.state.flags.iter().any(is_at_edge),
         boundaries_ms: compiled.boundaries_ms.clone(),
     };
     let ruleset = blob::encode_ruleset(&compiled.ruleset);

@@ -89,6 +89,7 @@ pub async fn with_config(
     })
 }
 
+/// Without those that are archived. Call it in one transaction.
 pub async fn page(
     read: &mut Connection,
     scope: &NamespaceScope,
@@ -96,14 +97,24 @@ pub async fn page(
     page: &Page,
 ) -> Result<Paged<Configured>, Refusal> {
     let environment = environments::get(read, scope, environment).await?;
-    let rows = query_as(PAGE)
-        .bind(scope.id())
-        .bind(&environment.id)
-        .bind(&page.after)
-        .bind(page.fetch())
-        .fetch_all(read)
-        .await?;
-    Ok(page.cut(rows, |row: &Configured| row.flag.key.clone()))
+    let mut taken: Vec<Configured> = Vec::new();
+    let mut after = page.after.clone();
+    loop {
+        let rows = query_as(PAGE).bind(scope.id()).bind(&environment.id);
+        let rows = rows.bind(&after).bind(page.fetch()).fetch_all(&mut *read).await?;
+        let is_last = (rows.len() as i64) < page.fetch();
+        if let Some(Configured { flag: last, .. }) = rows.last() {
+            after.clone_from(&last.key);
+        }
+        for row in rows {
+            if !row.flag.definition()?.archived {
+                taken.push(row);
+            }
+        }
+        if is_last || taken.len() as i64 >= page.fetch() {
+            return Ok(page.cut(taken, |row| row.flag.key.clone()));
+        }
+    }
 }
 
 pub async fn set(
@@ -182,6 +193,9 @@ pub async fn set_within(
     config: &FlagConfig,
 ) -> Result<(Configured, Entry), Refusal> {
     let row = flags::get(tx, scope, flag).await?;
+    if row.definition()?.archived {
+        return Err(Refusal::Archived);
+    }
     let before = with_config(tx, &environment.id, row).await?;
     expected.check(before.version(), || before.state())?;
     put(tx, change, &environment.id, &before.flag.id, config).await?;

@@ -1,16 +1,21 @@
 //! Flags: what a flag is in every environment of its namespace.
 
-use rules::model::{FlagConfig, FlagDefinition};
+use rules::limits::FLAGS_MAX;
+use rules::model::{FlagDefinition, Lifetime};
 use serde_json::{Value, json};
 
 use crate::audit::Entry;
 use crate::authorize::NamespaceScope;
 use crate::change::{Change, Expected, Passage, Touches, pointer_segment, relative};
-use crate::page::{Page, Paged};
+use crate::references;
 use crate::refusal::{Refusal, stored, written};
 use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, Tx, new_id, rfc3339};
 use crate::versions;
+
+/// In all environments together, those that are archived among them; what is not archived has a limit
+/// of its own.
+pub const KEPT_MAX: usize = 3 * FLAGS_MAX;
 
 const ONE: &str = "SELECT id, key, definition, version, created_at, updated_at FROM flag \
     WHERE namespace_id = $1 AND key = $2";
@@ -21,13 +26,13 @@ const INSERT: &str = "INSERT INTO flag (id, namespace_id, key, definition, versi
 const UPDATE: &str = "UPDATE flag SET definition = $2, version = version + 1, updated_at = $3 \
     WHERE id = $1";
 const DELETE: &str = "DELETE FROM flag WHERE id = $1";
-const TOMBSTONE: &str = "SELECT kind FROM flag_tombstone WHERE namespace_id = $1 AND key = $2";
+const COUNT: &str = "SELECT COUNT(*) FROM flag WHERE namespace_id = $1";
+const TOMBSTONE: &str =
+    "SELECT deleted_at FROM flag_tombstone WHERE namespace_id = $1 AND key = $2";
+/// Builds before took keys back with their type, so one may be buried already.
 const BURY: &str = "INSERT INTO flag_tombstone (namespace_id, key, kind, deleted_at) \
     VALUES ($1, $2, $3, $4) ON CONFLICT (namespace_id, key) DO UPDATE SET kind = excluded.kind, \
     deleted_at = excluded.deleted_at";
-const CONFIGS: &str = "SELECT f.key, e.key, c.config FROM flag_config c \
-    JOIN flag f ON f.id = c.flag_id JOIN environment e ON e.id = c.environment_id \
-    WHERE f.namespace_id = $1 AND f.key <> $2 ORDER BY f.key, e.key";
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct FlagRow {
@@ -72,12 +77,14 @@ pub async fn get(
     find(read, scope, key).await?.ok_or(Refusal::NotFound("flag"))
 }
 
-pub async fn page(
+/// At most so many, by key.
+pub async fn after(
     read: &mut Connection,
     scope: &NamespaceScope,
-    page: &Page,
-) -> Result<Paged<FlagRow>, Refusal> {
-    page.of(read, PAGE, scope.id(), |row: &FlagRow| row.key.clone()).await
+    key: &str,
+    limit: i64,
+) -> Result<Vec<FlagRow>, Refusal> {
+    Ok(query_as(PAGE).bind(scope.id()).bind(key).bind(limit).fetch_all(read).await?)
 }
 
 pub async fn create(
@@ -117,11 +124,17 @@ pub async fn create_within(
 }
 
 /// Whether no environment answers anybody differently for the one than for the other: they differ
-/// in words for people alone.
+/// in words for people alone, or neither is there for callers.
 pub fn serves_the_same(one: &FlagDefinition, other: &FlagDefinition) -> bool {
+    if one.archived && other.archived {
+        return true;
+    }
     let without_words = |definition: &FlagDefinition| FlagDefinition {
         description: String::new(),
         tags: Vec::new(),
+        owner: String::new(),
+        lifetime: Lifetime::default(),
+        expected_end: None,
         ..definition.clone()
     };
     let (one, other) = (without_words(one), without_words(other));
@@ -136,16 +149,12 @@ pub async fn insert(
     change: &Change,
     definition: &FlagDefinition,
 ) -> Result<bool, Refusal> {
-    if let Some(kind) = tombstone(tx, scope, &definition.key).await?
-        && kind != kind_name(definition)
-    {
-        return Err(Refusal::invalid(
-            "/type",
-            format!(
-                "the key was used before for a {kind} flag, which callers may still ask for; \
-                 it can come back with that type or under another key"
-            ),
-        ));
+    if let Some(reason) = used_before(tx, scope, &definition.key).await? {
+        return Err(Refusal::invalid("/key", reason));
+    }
+    let count: i64 = query_scalar(COUNT).bind(scope.id()).fetch_one(&mut *tx).await?;
+    if count >= KEPT_MAX as i64 {
+        return Err(Refusal::TooMany { what: "flags", max: KEPT_MAX });
     }
     let id = new_id();
     let done = query(INSERT)
@@ -162,16 +171,24 @@ pub async fn insert(
     Ok(done == 1)
 }
 
-/// The type that a deleted flag with this key had.
-pub async fn tombstone(
+/// Why a key is not to be had: a flag that was deleted had it.
+pub async fn used_before(
     read: &mut Connection,
     scope: &NamespaceScope,
     key: &str,
 ) -> Result<Option<String>, Refusal> {
-    Ok(query_scalar(TOMBSTONE).bind(scope.id()).bind(key).fetch_optional(read).await?)
+    let deleted_at = query_scalar(TOMBSTONE).bind(scope.id()).bind(key);
+    let deleted_at: Option<i64> = deleted_at.fetch_optional(read).await?;
+    Ok(deleted_at.map(|at| {
+        let at = rfc3339(at);
+        format!(
+            "a flag with this key was deleted at {at}; callers may still ask for it and mean that \
+             one, so keys are not used again: choose another"
+        )
+    }))
 }
 
-pub fn kind_name(definition: &FlagDefinition) -> String {
+fn kind_name(definition: &FlagDefinition) -> String {
     serde_json::to_value(definition.kind)
         .ok()
         .and_then(|kind| kind.as_str().map(str::to_owned))
@@ -197,12 +214,47 @@ pub async fn write(
     definition: &FlagDefinition,
     action: &'static str,
 ) -> Result<FlagRow, Refusal> {
+    rewrite(tx, scope, key, expected, action, |_| definition.clone()).await
+}
+
+/// Puts a flag away: no environment has it any more, and its key stays taken. Refused while others
+/// need it.
+pub async fn archive(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    key: &str,
+    expected: Expected,
+) -> Result<FlagRow, Refusal> {
+    let archived = |there| FlagDefinition { archived: true, ..there };
+    rewrite(tx, scope, key, expected, "flag.archive", archived).await
+}
+
+/// Takes it back: each environment has it again as it had it before.
+pub async fn unarchive(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    key: &str,
+    expected: Expected,
+) -> Result<FlagRow, Refusal> {
+    let there_again = |there| FlagDefinition { archived: false, ..there };
+    rewrite(tx, scope, key, expected, "flag.unarchive", there_again).await
+}
+
+async fn rewrite(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    key: &str,
+    expected: Expected,
+    action: &'static str,
+    to: impl FnOnce(FlagDefinition) -> FlagDefinition,
+) -> Result<FlagRow, Refusal> {
     let change = Change::begin_by(tx, scope, Touches::All, Passage::Judged).await?;
     let before = get(tx, scope, key).await?.definition()?;
-    if !serves_the_same(&before, definition) {
+    let definition = to(before.clone());
+    if !serves_the_same(&before, &definition) {
         change.gate_all(tx).await?;
     }
-    let (after, entry) = update_within(tx, scope, &change, key, expected, definition).await?;
+    let (after, entry) = update_within(tx, scope, &change, key, expected, &definition).await?;
     let entry = Entry { action, ..entry };
     change.finish(tx, entry).await.map_err(|refusal| relative(refusal, &prefix(key)))?;
     Ok(after)
@@ -222,8 +274,12 @@ pub async fn update_within(
     if definition.key != key {
         return Err(Refusal::invalid("/key", format!("a flag keeps its key, {key:?}")));
     }
-    if definition.kind != before.definition()?.kind {
+    let there = before.definition()?;
+    if definition.kind != there.kind {
         return Err(Refusal::invalid("/type", "a flag keeps its type: callers rely on it"));
+    }
+    if definition.archived && !there.archived {
+        references::needing_flag(tx, scope, key).await?.refuse_if_needed()?;
     }
     replace(tx, change, &before.id, definition).await?;
     let after = get(tx, scope, key).await?;
@@ -249,7 +305,7 @@ pub async fn replace(
     versions::keep_definition(tx, change, id).await
 }
 
-/// Refused while others need it as their prerequisite. The key's type stays reserved.
+/// Refused while others need it. Its key is never used again.
 pub async fn delete(
     tx: &mut Tx,
     scope: &NamespaceScope,
@@ -272,10 +328,7 @@ pub async fn delete_within(
 ) -> Result<Entry, Refusal> {
     let before = get(tx, scope, key).await?;
     expected.check(before.version, || before.state())?;
-    let by = needed_by(tx, scope, key).await?;
-    if !by.is_empty() {
-        return Err(Refusal::InUse { by });
-    }
+    references::needing_flag(tx, scope, key).await?.refuse_if_needed()?;
     query(BURY)
         .bind(scope.id())
         .bind(key)
@@ -292,28 +345,6 @@ pub async fn delete_within(
         after: None,
     };
     Ok(entry)
-}
-
-/// At most 20 of them, each as `flag "a" in "production"`.
-async fn needed_by(
-    read: &mut Connection,
-    scope: &NamespaceScope,
-    key: &str,
-) -> Result<Vec<String>, Refusal> {
-    let configs: Vec<(String, String, String)> =
-        query_as(CONFIGS).bind(scope.id()).bind(key).fetch_all(read).await?;
-    let mut by = Vec::new();
-    for (flag, environment, config) in configs {
-        let config: FlagConfig = stored("flag configuration", &config)?;
-        let rules = config.rules.iter().flat_map(|rule| &rule.prerequisites);
-        if config.prerequisites.iter().chain(rules).any(|needed| needed.flag == key) {
-            by.push(format!("flag {flag:?} in {environment:?}"));
-        }
-        if by.len() == 20 {
-            break;
-        }
-    }
-    Ok(by)
 }
 
 fn prefix(key: &str) -> String {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 use rules::compile::{self, FlagState, Problem};
 use rules::flagd::{self, ImportOptions, Refused};
-use rules::model::{FlagConfig, Fractional, Metadata};
+use rules::model::{FlagConfig, FlagDefinition, Fractional, Metadata};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use crate::authorize::NamespaceScope;
 use crate::change::{Change, Passage, Touches, pointer_segment};
 use crate::refusal::Refusal;
 use crate::store::{Connection, Tx};
-use crate::{configs, environments, flags};
+use crate::{configs, environments, flags, references};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -119,17 +119,27 @@ pub async fn import(
                 refused.push(refuse("a flag keeps its type: callers rely on it".to_owned()));
                 continue;
             }
+            if format == Format::Flagd && there.definition.archived {
+                refused.push(refuse(Refusal::Archived.to_string()));
+                continue;
+            }
+            if flag.definition.archived && !there.definition.archived {
+                let needed = references::needing_flag(tx, scope, &key).await?;
+                if let Err(needed) = needed.refuse_if_needed() {
+                    refused.push(refuse(needed.to_string()));
+                    continue;
+                }
+            }
             if format == Format::Flagd {
                 // What flagd has no word for stays as it is here.
-                flag.definition.clients = there.definition.clients;
-                flag.definition.tags = there.definition.tags.clone();
-                flag.definition.description = there.definition.description.clone();
-                flag.definition.salt = there.definition.salt.clone();
+                flag.definition = FlagDefinition {
+                    variants: flag.definition.variants,
+                    metadata: flag.definition.metadata,
+                    ..there.definition.clone()
+                };
             }
-        } else if let Some(kind) = flags::tombstone(tx, scope, &key).await?
-            && kind != flags::kind_name(&flag.definition)
-        {
-            refused.push(refuse(format!("the key was used before for a {kind} flag")));
+        } else if let Some(reason) = flags::used_before(tx, scope, &key).await? {
+            refused.push(refuse(reason));
             continue;
         }
         wanted.push(flag);

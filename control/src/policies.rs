@@ -19,6 +19,7 @@ use crate::authorize::callers;
 use crate::change::{Change, Expected, Passage, Touches};
 use crate::environments::{self, Environment};
 use crate::page::{Page, Paged};
+use crate::references;
 use crate::refusal::{Refusal, check_slug, stored, written};
 use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, Store, Tx, new_id, rfc3339};
@@ -546,6 +547,7 @@ pub async fn unpin_within(
     let before = find_pin(tx, &environment.id, &policy.id).await?;
     let before = before.ok_or(Refusal::NotFound("pin"))?;
     expected.check(before.version, || json!(before.state(name)))?;
+    references::needing_pin(tx, scope, environment, name).await?.refuse_if_needed()?;
     query(PIN_DELETE).bind(&environment.id).bind(&policy.id).execute(tx).await?;
     Ok(Entry {
         action: "policy.unpin",

@@ -661,7 +661,7 @@ fn make(parsed: &Parsed, loaded: &Loaded) -> Result<Made, String> {
         });
     }
     let ruleset = blob::encode_ruleset(&compiled.ruleset);
-    let flag_count = u32::try_from(loaded.state.flags.len()).unwrap_or(u32::MAX);
+    let flag_count = u32::try_from(compiled.ruleset.flags.len()).unwrap_or(u32::MAX);
     let manifest = Manifest {
         namespace: loaded.namespace.clone(),
         environment: loaded.environment.clone(),

@@ -11,6 +11,7 @@ use crate::authorize::NamespaceScope;
 use crate::change::{Change, Expected, Touches, pointer_segment, relative};
 use crate::environments::{self, Environment};
 use crate::page::{Page, Paged};
+use crate::references;
 use crate::refusal::{Refusal, written};
 use crate::store::query::{query, query_as, query_scalar};
 use crate::store::{Connection, Tx, new_id, rfc3339};
@@ -270,7 +271,7 @@ async fn set_list(
     Ok(())
 }
 
-/// Refused by the compiler's check while a flag needs it.
+/// Refused while a flag or another segment needs it.
 pub async fn delete(
     tx: &mut Tx,
     scope: &NamespaceScope,
@@ -280,7 +281,7 @@ pub async fn delete(
 ) -> Result<(), Refusal> {
     let environment = environments::get(tx, scope, environment).await?;
     let change = Change::begin(tx, scope, Touches::One(&environment.id)).await?;
-    let entry = delete_within(tx, &environment, key, expected).await?;
+    let entry = delete_within(tx, scope, &environment, key, expected).await?;
     change.finish(tx, entry).await?;
     Ok(())
 }
@@ -288,12 +289,14 @@ pub async fn delete(
 /// Part of a change that has raised the environment; the row of it in the audit is the caller's.
 pub async fn delete_within(
     tx: &mut Tx,
+    scope: &NamespaceScope,
     environment: &Environment,
     key: &str,
     expected: Expected,
 ) -> Result<Entry, Refusal> {
     let before = find(tx, &environment.id, key).await?;
     expected.check(before.version, || before.state())?;
+    references::needing_segment(tx, scope, environment, key).await?.refuse_if_needed()?;
     query(DELETE).bind(&before.id).execute(tx).await?;
     Ok(Entry {
         action: "segment.delete",

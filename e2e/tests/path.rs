@@ -150,6 +150,47 @@ async fn environments_do_not_see_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_archived_flag_is_not_found_by_anybody_until_it_is_back() {
+    let world = World::start().await;
+    let mut local = boolean("menu");
+    local["clients"] = json!("local");
+    // What it alone asks for has no business in a browser either.
+    let path = format!("{}/segments", world.admin.environment_path());
+    let staff = json!({ "key": "staff", "rules": [{ "attr": "team", "op": "eq", "value": "x" }] });
+    world.admin.post(&path, &staff).await.ok();
+    let config = json!({ "enabled": true, "fallthrough": { "variant": "on" },
+        "rules": [{ "id": "r", "when": { "segment": "staff" }, "serve": { "variant": "off" } }] });
+    world.admin.flag(&local, &config).await;
+    let (ofrep, browser) = (world.ofrep(), Ofrep::new(&world.edge_url(), &world.browser_key));
+    ofrep.serves("menu", &json!({}), &json!(true)).await;
+    let flag = format!("/api/v1/namespaces/{}/flags/menu", world.admin.namespace);
+    let step = |step: &str| {
+        let request = world.admin.request(http::Method::POST, &format!("{flag}/{step}"));
+        send(request.header("if-match", "*"))
+    };
+    step("archive").await.ok();
+    for asked in [&ofrep, &browser] {
+        until("the flag being gone", async || match asked.one("menu", &json!({})).await {
+            answer if answer.status == 404 => Ok(()),
+            answer => Err(answer.text),
+        })
+        .await;
+        let body = asked.one("menu", &json!({})).await.json();
+        assert_eq!(body["errorCode"], "FLAG_NOT_FOUND", "{body}");
+        assert_eq!(asked.all(&json!({})).await.ok().json()["flags"], json!([]));
+    }
+    let request = e2e::http::client().get(format!("{}/sdk/v1/snapshot", world.edge_url()));
+    let snapshot = request.bearer_auth(&world.browser_key).send().await.unwrap();
+    let bytes = snapshot.bytes().await.unwrap();
+    for gone in ["menu", "staff"] {
+        assert!(!bytes.windows(gone.len()).any(|part| part == gone.as_bytes()), "{gone}");
+    }
+    step("unarchive").await.ok();
+    ofrep.serves("menu", &json!({ "team": "x" }), &json!(false)).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn segments_with_id_lists_reach_the_edge_and_follow_changes() {
     let world = World::start().await;
     let path = format!("{}/segments", world.admin.environment_path());

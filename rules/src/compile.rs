@@ -23,12 +23,14 @@ use serde::de::DeserializeOwned;
 use crate::blob::Digest;
 use crate::cel::Parse;
 use crate::chain;
+use crate::date;
 use crate::limits::{
     CHAIN_MAX, CONDITION_STEPS_MAX, FLAGS_MAX, KEY_BYTES_MAX, METADATA_BYTES_MAX, POLICIES_MAX,
     POLICY_ATTRIBUTE_BYTES_MAX, POLICY_ATTRIBUTES_MAX, POLICY_PARAMS_BYTES_MAX, PREREQUISITES_MAX,
     RULES_PER_FLAG_MAX, SEGMENTS_MAX, SNAPSHOT_BYTES_MAX, STRING_BYTES_MAX, VARIANTS_PER_FLAG_MAX,
 };
 use crate::model::{self, Clients, FlagConfig, FlagDefinition, Metadata, OnFail, Segment};
+use crate::references::segments_of;
 use crate::ruleset::{self, NONE, Ruleset, Span, Text};
 use place::Place;
 
@@ -406,6 +408,7 @@ impl<'a> Builder<'a> {
 
     fn admit_flags(&mut self, at: &Place<'_>) {
         let mut flags: Vec<&FlagState> = self.state.flags.clone();
+        flags.retain(|flag| !flag.definition.archived);
         flags.sort_by(|a, b| a.definition.key.as_bytes().cmp(b.definition.key.as_bytes()));
         let mut twice = Vec::new();
         for flag in flags {
@@ -486,6 +489,10 @@ impl<'a> Builder<'a> {
         }
     }
 
+    fn is_archived(&self, key: &str) -> bool {
+        self.state.flags.iter().any(|flag| flag.definition.archived && flag.definition.key == key)
+    }
+
     fn flag_index(&self, key: &str) -> Option<usize> {
         self.flags.binary_search_by(|flag| flag.definition.key.as_bytes().cmp(key.as_bytes())).ok()
     }
@@ -507,7 +514,7 @@ impl<'a> Builder<'a> {
                 let mut keys = Vec::new();
                 if !self.quarantine.segments.contains(&index) {
                     for rule in &state.segment.rules {
-                        condition::segments_of(rule, crate::limits::NESTING_MAX, &mut keys);
+                        segments_of(rule, crate::limits::NESTING_MAX, &mut keys);
                     }
                 }
                 keys.iter().filter_map(|key| self.segment_index(key)).collect()
@@ -742,6 +749,7 @@ impl<'a> Builder<'a> {
         if let Some(salt) = &definition.salt {
             self.check_string(salt, &definition_at.key("salt"));
         }
+        self.check_lifecycle(definition, &definition_at);
         self.check_metadata(&definition.metadata, &definition_at.key("metadata"));
         let none = Metadata::default();
         let origin = config.origin.as_ref().map_or(&none, |origin| &origin.metadata);
@@ -782,6 +790,17 @@ impl<'a> Builder<'a> {
             salt,
             broken: None,
         });
+    }
+
+    fn check_lifecycle(&mut self, definition: &FlagDefinition, at: &Place<'_>) {
+        self.check_string(&definition.owner, &at.key("owner"));
+        let Some(day) = &definition.expected_end else { return };
+        let at = at.key("expectedEnd");
+        if date::day_ms(day).is_none() {
+            self.problem(&at, format!("{day:?} is no day, such as 2027-01-31"));
+        } else if definition.lifetime == model::Lifetime::Permanent {
+            self.problem(&at, "a permanent flag has no expected end; leave it out");
+        }
     }
 
     fn fallthrough(
@@ -855,7 +874,11 @@ impl<'a> Builder<'a> {
             // Other platforms let flags name what is not there, and mean "not satisfied".
             if !subject.imported {
                 let key = &prerequisite.flag;
-                self.problem(&flag_at, format!("there is no flag {key:?} in this environment"));
+                let message = match self.is_archived(key) {
+                    true => format!("the flag {key:?} is archived"),
+                    false => format!("there is no flag {key:?} in this environment"),
+                };
+                self.problem(&flag_at, message);
             }
             return missing;
         };

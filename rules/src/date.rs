@@ -1,5 +1,13 @@
 //! RFC 3339 times as milliseconds since the epoch, for the compiler and the evaluator alike.
 
+/// The beginning of a day in UTC, `2026-01-31`.
+pub fn day_ms(text: &str) -> Option<i64> {
+    let day: &[u8; 10] = text.as_bytes().try_into().ok()?;
+    let mut time = *b"0000-00-00T00:00:00Z";
+    time.first_chunk_mut::<10>()?.copy_from_slice(day);
+    parse_rfc3339(core::str::from_utf8(&time).ok()?)
+}
+
 /// `2026-01-31T12:00:00Z`, with `t`, `z` or a space as RFC 3339 allows, any number of digits of a
 /// second (those beyond a millisecond are cut off) and an offset. A leap second counts as the
 /// last millisecond before it ends, since the epoch has no number for it.

@@ -245,14 +245,8 @@ fn read_flag(
     ignored.extend(unknown.map(|field| format!("{at}/{}", escape(field))));
     Ok(FlagState {
         definition: FlagDefinition {
-            key: key.to_owned(),
-            kind,
-            variants,
             description,
-            clients: Default::default(),
-            metadata: Metadata::default(),
-            tags: Vec::new(),
-            salt: None,
+            ..FlagDefinition::new(key.to_owned(), kind, variants)
         },
         config: FlagConfig {
             enabled,
@@ -454,7 +448,8 @@ pub fn export<F: Borrow<FlagState>>(
     segments: &[SegmentState],
     metadata: &Metadata,
 ) -> Exported {
-    let flags: Vec<&FlagState> = flags.iter().map(Borrow::borrow).collect();
+    let flags = flags.iter().map(Borrow::borrow);
+    let flags: Vec<&FlagState> = flags.filter(|flag| !flag.definition.archived).collect();
     let fractional = document_fractional(&flags);
     let mut refused = Vec::new();
     let mut out = Map::new();

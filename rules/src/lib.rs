@@ -71,6 +71,8 @@ pub mod logic;
 pub mod model;
 #[cfg(feature = "full")]
 pub mod policy;
+#[cfg(feature = "full")]
+pub mod references;
 pub mod ruleset;
 #[cfg(feature = "full")]
 pub mod sample;

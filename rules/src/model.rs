@@ -23,6 +23,17 @@ pub enum FlagType {
     Object,
 }
 
+/// How long a flag is meant to stay. Nothing is answered differently for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lifetime {
+    /// For a release, an experiment, a migration: until everybody has the same.
+    #[default]
+    Temporary,
+    /// A kill switch, a permission, a limit.
+    Permanent,
+}
+
 /// What a browser may have of a flag.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -68,9 +79,42 @@ pub struct FlagDefinition {
     pub metadata: Metadata,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// Who answers for it: a person's address, or a team's name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub owner: String,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lifetime: Lifetime,
+    /// The day by which a temporary flag is meant to be gone from code, `2027-01-31`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_end: Option<String>,
+    /// Put away: it is compiled into nothing, so that to every caller it does not exist. What it is
+    /// and does is kept, and comes back with it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub archived: bool,
     /// What splits hash beside the unit; the flag's key unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub salt: Option<String>,
+}
+
+#[cfg(feature = "full")]
+impl FlagDefinition {
+    /// With everything else as it is when it is left out.
+    pub fn new(key: String, kind: FlagType, variants: IndexMap<String, Value>) -> FlagDefinition {
+        FlagDefinition {
+            key,
+            kind,
+            variants,
+            description: String::new(),
+            clients: Clients::default(),
+            metadata: Metadata::new(),
+            tags: Vec::new(),
+            owner: String::new(),
+            lifetime: Lifetime::default(),
+            expected_end: None,
+            archived: false,
+            salt: None,
+        }
+    }
 }
 
 /// What a flag does in one environment.

@@ -1081,3 +1081,25 @@ fn what_is_given_twice_is_refused_and_not_the_last_one_kept() {
         &["twice"],
     );
 }
+
+#[test]
+fn an_archived_flag_is_compiled_into_nothing_and_nobody_may_wait_for_it() {
+    let flag = |archived: bool, prerequisites: Value| {
+        json!({ "definition": { "type": "boolean", "variants": { "on": true },
+            "archived": archived },
+            "config": { "enabled": true, "fallthrough": { "variant": "on" },
+                "prerequisites": prerequisites } })
+    };
+    // What it asks for itself is not there, and nobody minds.
+    let absent = json!([{ "flag": "nobody", "variants": ["on"] }]);
+    let put_away = flag(true, absent);
+    let alone = json!({ "flags": { "a": put_away, "b": flag(false, json!([])) } });
+    let compiled = compile(&state(&alone)).unwrap();
+    assert_eq!(compiled.ruleset.flags.len(), 1);
+    let needs = flag(false, json!([{ "flag": "a", "variants": ["on"] }]));
+    let waiting = json!({ "flags": { "a": put_away, "b": needs } });
+    let problems = compile(&state(&waiting)).unwrap_err();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].pointer, "/flags/b/config/prerequisites/0/flag");
+    assert_eq!(problems[0].message, "the flag \"a\" is archived");
+}

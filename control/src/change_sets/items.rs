@@ -494,7 +494,11 @@ async fn in_order(
             environments.insert(environment.key.clone(), environment);
         }
     }
+    let archives = |item: &Item| {
+        item.value.as_ref().is_some_and(|value| value["archived"] == Value::Bool(true))
+    };
     let rank = |item: &Item| match (item.kind, item.value.is_some()) {
+        (Kind::Definition, true) if archives(item) => 6,
         (Kind::Definition, true) => 0,
         (Kind::Segment, true) => 1,
         (Kind::PolicyPin, true) => 2,
@@ -539,7 +543,7 @@ async fn apply_item(
             Ok(policies::pin_within(tx, scope, change, place, key, any, to).await?.1)
         }
         (Wanted::Gone, Some(place)) if item.kind == Kind::Segment => {
-            segments::delete_within(tx, place, key, any).await
+            segments::delete_within(tx, scope, place, key, any).await
         }
         (Wanted::Gone, Some(place)) => policies::unpin_within(tx, scope, place, key, any).await,
         (Wanted::Definition(_), Some(_))

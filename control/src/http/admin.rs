@@ -3,21 +3,25 @@
 
 use axum::extract::State;
 use http::StatusCode;
-use rules::model::{FlagConfig, FlagDefinition};
-use serde::Deserialize;
+use rules::model::{FlagConfig, FlagDefinition, Lifetime};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, Writing, answer, list, no_content};
+use super::extract::{Asked, At, Handled, Shared, Writing, answer, list, no_content};
 use super::problem::respond;
 use crate::authorize::Scope;
+use crate::authorize::callers::CallerKind;
 use crate::environments::Environment;
+use crate::lifecycle::{Ages, Archived, DAYS_MAX, Filter, Known, Reason, Stale};
 use crate::namespaces::Namespace;
 use crate::page::Page;
+use crate::references::References;
+use crate::refusal::Refusal;
 use crate::store::rfc3339;
-use crate::{configs, environments, flags, fleet, namespaces, rollout};
+use crate::{configs, environments, flags, fleet, lifecycle, namespaces, references, rollout};
 
 pub fn router() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
@@ -28,6 +32,9 @@ pub fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(publish_environment))
         .routes(routes!(list_flags, create_flag))
         .routes(routes!(get_flag, update_flag, delete_flag))
+        .routes(routes!(archive_flag))
+        .routes(routes!(unarchive_flag))
+        .routes(routes!(get_flag_references))
         .routes(routes!(list_configs))
         .routes(routes!(get_config, set_config))
 }
@@ -53,6 +60,93 @@ struct Publish {
     /// Past the gate that holds up a snapshot which more than doubles or halves.
     #[serde(default)]
     allow_growth: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantedFlags {
+    limit: Option<usize>,
+    cursor: Option<String>,
+    archived: Option<Archived>,
+    owner: Option<String>,
+    tag: Option<String>,
+    lifetime: Option<Lifetime>,
+    stale: Option<StaleFor>,
+    unused_days: Option<i64>,
+    old_days: Option<i64>,
+    settled_days: Option<i64>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum StaleFor {
+    Any,
+    Ended,
+    Old,
+    Unused,
+    Settled,
+}
+
+impl WantedFlags {
+    fn filter(self) -> Result<Filter, Refusal> {
+        let days = |place: &str, given: Option<i64>, unless: i64| match given.unwrap_or(unless) {
+            days @ 1..=DAYS_MAX => Ok(days),
+            _ => Err(Refusal::invalid(place, format!("1 to {DAYS_MAX} days"))),
+        };
+        let unless = Ages::default();
+        let ages = Ages {
+            unused_days: days("/unused_days", self.unused_days, unless.unused_days)?,
+            old_days: days("/old_days", self.old_days, unless.old_days)?,
+            settled_days: days("/settled_days", self.settled_days, unless.settled_days)?,
+        };
+        let stale = self.stale.map(|stale| match stale {
+            StaleFor::Any => None,
+            StaleFor::Ended => Some(Reason::Ended),
+            StaleFor::Old => Some(Reason::Old),
+            StaleFor::Unused => Some(Reason::Unused),
+            StaleFor::Settled => Some(Reason::Settled),
+        });
+        Ok(Filter {
+            archived: self.archived.unwrap_or(Archived::No),
+            owner: self.owner,
+            tag: self.tag,
+            lifetime: self.lifetime,
+            stale,
+            ages,
+        })
+    }
+}
+
+/// A flag's definition (docs/RULES.md) and, beside its fields:
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct ShownFlag {
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    definition: Value,
+    /// Why it looks as if nobody needed it; empty: it does not.
+    stale: Vec<Stale>,
+    /// RFC 3339, to the minute: when an edge or a browser evaluated it last, in any environment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_evaluated_at: Option<String>,
+}
+
+/// Of the documentation: what a list of flags looks like.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct ShownFlags {
+    items: Vec<ShownFlag>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+}
+
+fn show_flag(flag: &Known) -> Value {
+    let shown = ShownFlag {
+        definition: flag.row.state(),
+        stale: flag.stale.clone(),
+        last_evaluated_at: flag.last_evaluated_at.map(rfc3339),
+    };
+    json!(shown)
 }
 
 fn show_namespace(row: &Namespace) -> Value {
@@ -180,31 +274,52 @@ async fn publish_environment(at: At, writing: Writing) -> Handled {
     write.finish(answer(StatusCode::ACCEPTED, Some(row.revision), &show_environment(&row))).await
 }
 
-/// Flags of a namespace, by key.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/flags", tag = "flags", responses((status = 200, body = Value)))]
-async fn list_flags(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
+/// Flags of a namespace, by key, each with why it may be stale; those that are archived only if asked.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/flags", tag = "flags",
+    params(("limit" = Option<usize>, Query, minimum = 1, maximum = 200), ("cursor" = Option<String>, Query),
+        ("archived" = Option<Archived>, Query, description = "`no` unless given"),
+        ("owner" = Option<String>, Query, description = "of this owner"),
+        ("tag" = Option<String>, Query, description = "that has this tag"),
+        ("lifetime" = Option<String>, Query, description = "`temporary` or `permanent`"),
+        ("stale" = Option<StaleFor>, Query, description = "that look as if nobody needed them, for this reason or for `any`"),
+        ("unused_days" = Option<i64>, Query, description = "after how many days without evaluation a flag is `unused`, 1 to 3650; 30 unless given"),
+        ("old_days" = Option<i64>, Query, description = "how many days after it was made a temporary flag without an expected end is `old`; 90 unless given"),
+        ("settled_days" = Option<i64>, Query, description = "after how many days without a change a temporary flag that gives everybody the same is `settled`; 30 unless given")),
+    responses((status = 200, body = ShownFlags)))]
+async fn list_flags(
+    State(shared): State<Shared>,
+    scope: Scope,
+    at: At,
+    Asked(wanted): Asked<WantedFlags>,
+) -> Handled {
+    let page = Page::new(wanted.limit, wanted.cursor.as_deref())?;
+    let filter = wanted.filter()?;
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
-    Ok(list(flags::page(&mut read, &scope, &page).await?, flags::FlagRow::state))
+    let paged = lifecycle::page(&mut read, &scope, &page, &filter).await?;
+    Ok(list(paged, show_flag))
 }
 
-/// Make a flag; it is off in every environment at first.
+/// Make a flag; it is off in every environment at first. It is its maker's, unless it says whose.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/flags", tag = "flags", request_body = Value, responses((status = 201, body = Value)))]
 async fn create_flag(at: At, writing: Writing) -> Handled {
-    let definition: FlagDefinition = writing.json()?;
+    let mut definition: FlagDefinition = writing.json()?;
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
+    if definition.owner.is_empty() && scope.caller().kind == CallerKind::User {
+        definition.owner.clone_from(&scope.caller().name);
+    }
     let made = flags::create(&mut write.tx, &scope, &definition).await?;
     write.finish(answer(StatusCode::CREATED, Some(made.version), &made.state())).await
 }
 
-/// One flag's definition.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/flags/{flag}", tag = "flags", responses((status = 200, body = Value)))]
+/// One flag's definition, with why it may be stale.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/flags/{flag}", tag = "flags", responses((status = 200, body = ShownFlag)))]
 async fn get_flag(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
-    let row = flags::get(&mut read, &scope, &at.flag).await?;
-    Ok(respond(answer(StatusCode::OK, Some(row.version), &row.state())))
+    let flag = lifecycle::one(&mut read, &scope, &at.flag, Ages::default()).await?;
+    Ok(respond(answer(StatusCode::OK, Some(flag.row.version), &show_flag(&flag))))
 }
 
 /// Change a flag's definition, in every environment.
@@ -217,13 +332,43 @@ async fn update_flag(at: At, writing: Writing) -> Handled {
     write.finish(answer(StatusCode::OK, Some(row.version), &row.state())).await
 }
 
-/// Delete a flag that no other flag needs. Its key comes back with the same type or not at all.
+/// Delete a flag that no other flag needs, for good: its key is not used again. What may have to come
+/// back is archived.
 #[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/flags/{flag}", tag = "flags", responses((status = 204)))]
 async fn delete_flag(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
     flags::delete(&mut write.tx, &scope, &at.flag, write.expected).await?;
     write.finish(no_content()).await
+}
+
+/// Put a flag away that no other flag needs: to callers it does not exist then, as if it were deleted,
+/// but it can be taken back.
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/flags/{flag}/archive", tag = "flags", responses((status = 200, body = Value)))]
+async fn archive_flag(at: At, writing: Writing) -> Handled {
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    let row = flags::archive(&mut write.tx, &scope, &at.flag, write.expected).await?;
+    write.finish(answer(StatusCode::OK, Some(row.version), &row.state())).await
+}
+
+/// Take an archived flag back: each environment has it as it had it before.
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/flags/{flag}/unarchive", tag = "flags", responses((status = 200, body = Value)))]
+async fn unarchive_flag(at: At, writing: Writing) -> Handled {
+    let mut write = writing.begin().await?;
+    let scope = at.scope(&mut write.tx, &write.scope).await?;
+    let row = flags::unarchive(&mut write.tx, &scope, &at.flag, write.expected).await?;
+    write.finish(answer(StatusCode::OK, Some(row.version), &row.state())).await
+}
+
+/// What refers to a flag: flags that need it, and change sets that would change it.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/flags/{flag}/references", tag = "flags", responses((status = 200, body = References)))]
+async fn get_flag_references(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    flags::get(&mut read, &scope, &at.flag).await?;
+    let found = references::of_flag(&mut read, &scope, &at.flag).await?;
+    Ok(respond(answer(StatusCode::OK, None, &found)))
 }
 
 /// Every flag with its definition and what it does in this environment.

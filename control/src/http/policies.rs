@@ -21,12 +21,14 @@ use crate::authorize::Scope;
 use crate::blobs;
 use crate::page::Page;
 use crate::policies::{self, Move, Pin, PinRow, PinState};
+use crate::references::{self, References};
 use crate::refusal::{Refusal, check_slug};
 
 pub fn router() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list_policies))
         .routes(routes!(get_policy))
+        .routes(routes!(get_policy_references))
         .routes(routes!(upload_version))
         .routes(routes!(get_version, delete_version))
         .routes(routes!(run_vectors))
@@ -52,6 +54,17 @@ async fn get_policy(State(shared): State<Shared>, scope: Scope, at: At) -> Handl
     let scope = at.scope(&mut read, &scope).await?;
     let shown = policies::shown(&mut read, &scope, &at.policy).await?;
     Ok(respond(answer(StatusCode::OK, None, &PolicyWithVersions::of(&shown)?)))
+}
+
+/// What refers to a policy: environments that run it, flags that call it, and change sets that would
+/// pin it.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/policies/{policy}/references", tag = "policies", responses((status = 200, body = References)))]
+async fn get_policy_references(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    policies::shown(&mut read, &scope, &at.policy).await?;
+    let found = references::of_policy(&mut read, &scope, &at.policy).await?;
+    Ok(respond(answer(StatusCode::OK, None, &found)))
 }
 
 /// Upload a module, at most 256 KiB. It is admitted before it is kept: its shape is checked, and it

@@ -9,7 +9,9 @@ use utoipa_axum::routes;
 use super::extract::{At, Handled, Shared, Write, Writing, answer, list, no_content};
 use super::problem::{Stop, respond};
 use crate::authorize::Scope;
+use crate::environments;
 use crate::page::Page;
+use crate::references::{self, References};
 use crate::refusal::Refusal;
 use crate::segments::{self, Ids, SegmentRow};
 
@@ -17,6 +19,7 @@ pub fn router() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list_segments, create_segment))
         .routes(routes!(get_segment, update_segment, delete_segment))
+        .routes(routes!(get_segment_references))
         .routes(routes!(set_segment_list))
 }
 
@@ -47,6 +50,17 @@ async fn create_segment(at: At, writing: Writing) -> Handled {
     let (tx, environment) = (&mut write.tx, &at.environment);
     let row = segments::put(tx, &scope, environment, None, &segment, &ids).await?;
     finish(write, StatusCode::CREATED, row).await
+}
+
+/// What refers to a segment: flags and segments that need it, and change sets that would change it.
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments/{segment}/references", tag = "segments", responses((status = 200, body = References)))]
+async fn get_segment_references(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    let environment = environments::get(&mut read, &scope, &at.environment).await?;
+    segments::find(&mut read, &environment.id, &at.segment).await?;
+    let found = references::of_segment(&mut read, &scope, &environment, &at.segment).await?;
+    Ok(respond(answer(StatusCode::OK, None, &found)))
 }
 
 /// One segment, with its ids if they are few.

@@ -8,20 +8,44 @@ const FLAGS: &str = "/api/v1/namespaces/ours/flags";
 const PLACE: &str = "/api/v1/namespaces/ours/environments/production";
 
 #[tokio::test]
-async fn the_key_of_a_deleted_flag_comes_back_with_its_type_or_not_at_all() {
+async fn the_key_of_a_deleted_flag_is_never_used_again() {
     let world = World::new().await;
     world.namespace("ours").await;
+    world.namespace("theirs").await;
     assert_eq!(world.flag("ours", "f").await.0, 201);
     assert_eq!(world.delete(&format!("{FLAGS}/f")).await.0, 204);
-    let string = json!({ "key": "f", "type": "string", "variants": { "on": "x" } });
-    let (status, body) = world.post(FLAGS, string).await;
-    assert_eq!((status, &body["errors"][0]["pointer"]), (422, &json!("/type")), "{body}");
-    let document = json!({ "flags": { "f": { "state": "ENABLED", "variants": { "on": "x" },
-        "defaultVariant": "on" } } });
-    let (status, body) = world.post(&format!("{PLACE}/import?format=flagd"), document).await;
-    assert_eq!((status, &body["flags"][0]["result"]), (200, &json!("refused")), "{body}");
+    let (status, body) = world.flag("ours", "f").await;
+    assert_eq!((status, &body["errors"][0]["pointer"]), (422, &json!("/key")), "{body}");
+    let reason = body["errors"][0]["message"].as_str().expect("a reason");
+    assert!(reason.contains("choose another"), "{reason}");
+    for (format, flag) in [
+        (
+            "flagd",
+            json!({ "state": "ENABLED", "variants": { "on": true }, "defaultVariant": "on" }),
+        ),
+        (
+            "tidegate",
+            json!({ "definition": { "type": "boolean", "variants": { "on": true } },
+                "config": { "enabled": true, "fallthrough": { "variant": "on" } } }),
+        ),
+    ] {
+        let document = json!({ "flags": { "f": flag } });
+        let (status, body) = world.post(&format!("{PLACE}/import?format={format}"), document).await;
+        assert_eq!((status, &body["flags"][0]["result"]), (200, &json!("refused")), "{body}");
+        assert!(body["flags"][0]["reason"].to_string().contains("choose another"), "{body}");
+    }
+    let definition = json!({ "key": "f", "type": "boolean", "variants": { "on": true } });
+    let set = json!({ "title": "again", "items": [
+        { "kind": "definition", "key": "f", "value": definition } ] });
+    let (status, body) = world.post("/api/v1/namespaces/ours/change-sets", set).await;
+    assert_eq!(status, 201, "{body}");
+    let submit = "/api/v1/namespaces/ours/change-sets/1/submit";
+    let (status, body) = world.post(submit, json!({})).await;
+    assert_eq!(status, 422, "{body}");
+    assert_eq!(body["errors"][0]["pointer"], "/items/0/value/key", "{body}");
     assert_eq!(world.get(&format!("{FLAGS}/f")).await.0, 404);
-    assert_eq!(world.flag("ours", "f").await.0, 201);
+    // Another namespace is another world.
+    assert_eq!(world.flag("theirs", "f").await.0, 201);
     world.control.shutdown().await;
 }
 

@@ -12,6 +12,7 @@ mod growth;
 mod identity;
 mod impact;
 mod keys;
+mod lifecycle;
 mod limits;
 mod matrix;
 mod promotions;

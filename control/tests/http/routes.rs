@@ -180,6 +180,7 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
         // A policy needs a module to be there (`e2e/tests/policies/`); who may ask is known without.
         below!("GET", "/policies", "/policies", None, 200),
         below!("GET", "/policies/{policy}", "/policies/p", None, 404),
+        below!("GET", "/policies/{policy}/references", "/policies/p/references", None, 404),
         below!("POST", "/policies/{policy}/versions", "/policies/p/versions", Text("wasm"), 415),
         below!("GET", "/policies/{policy}/versions/{digest}", VERSION, None, 404),
         below!("DELETE", "/policies/{policy}/versions/{digest}", VERSION, None, 404),
@@ -291,6 +292,10 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
         below!("POST", "/flags", "/flags", Json(flag.clone()), 201),
         below!("GET", "/flags/{flag}", "/flags/new", None, 200),
         below!("PUT", "/flags/{flag}", "/flags/new", Json(flag.clone()), 200),
+        below!("GET", "/flags/{flag}/references", "/flags/new/references", None, 200),
+        // On which version is not said.
+        below!("POST", "/flags/{flag}/archive", "/flags/new/archive", None, 428),
+        below!("POST", "/flags/{flag}/unarchive", "/flags/new/unarchive", None, 428),
         below!(
             "GET",
             "/environments/{environment}/flags",
@@ -456,6 +461,13 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
             "GET",
             "/environments/{environment}/segments/{segment}",
             "/environments/production/segments/beta",
+            None,
+            200
+        ),
+        below!(
+            "GET",
+            "/environments/{environment}/segments/{segment}/references",
+            "/environments/production/segments/beta/references",
             None,
             200
         ),

@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 
 use super::{
     Builder, Compiled, EnvironmentState, FlagState, PROBLEMS_MAX, Parts, Problem, Quarantine,
-    condition,
 };
 use crate::cel::Parse;
 use crate::limits::NESTING_MAX;
 use crate::model::{Clients, Condition};
+use crate::references::segments_of;
 
 /// What a broken flag answers in a browser. The compiler's own words may name other flags.
 const BROKEN: &str = "the flag's configuration does not compile";
@@ -22,7 +22,10 @@ const BROKEN: &str = "the flag's configuration does not compile";
 pub fn client_state<F: Borrow<FlagState> + Clone>(
     state: &EnvironmentState<F>,
 ) -> EnvironmentState<F> {
-    let is_local = |flag: &&F| (*flag).borrow().definition.clients == Clients::Local;
+    let is_local = |flag: &&F| {
+        let definition = &(*flag).borrow().definition;
+        definition.clients == Clients::Local && !definition.archived
+    };
     let flags: Vec<F> = state.flags.iter().filter(is_local).cloned().collect();
     let conditions = flags.iter().flat_map(|flag| {
         let rules = &flag.borrow().config.rules;
@@ -32,7 +35,7 @@ pub fn client_state<F: Borrow<FlagState> + Clone>(
     let mut asked: Vec<&Condition> = conditions.collect();
     while let Some(condition) = asked.pop() {
         let mut keys = Vec::new();
-        condition::segments_of(condition, NESTING_MAX, &mut keys);
+        segments_of(condition, NESTING_MAX, &mut keys);
         for key in keys {
             if used.insert(key) {
                 let named = state.segments.iter().filter(|one| one.segment.key == *key);

@@ -15,21 +15,6 @@ pub fn rfc3339_ms(text: &str) -> Option<i64> {
     crate::date::parse_rfc3339(text)
 }
 
-/// The segments that a condition asks for, as far down as the compiler goes.
-pub fn segments_of<'c>(condition: &'c Condition, levels: usize, keys: &mut Vec<&'c str>) {
-    let Some(levels) = levels.checked_sub(1) else { return };
-    match condition {
-        Condition::All(parts) | Condition::Any(parts) => {
-            for part in parts {
-                segments_of(part, levels, keys);
-            }
-        }
-        Condition::Not(part) => segments_of(part, levels, keys),
-        Condition::Segment(segments) => keys.extend(segments.iter().map(String::as_str)),
-        Condition::Clause(_) | Condition::Logic(_) | Condition::Cel(_) | Condition::Always(_) => {}
-    }
-}
-
 impl<'a> Builder<'a> {
     /// The condition of one rule, of `subject` or of a segment; its expr.
     pub(super) fn rule_condition(
