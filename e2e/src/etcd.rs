@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::postgres::ports;
+use crate::postgres::{ports, run};
 
 const START_MAX: Duration = Duration::from_secs(60);
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -53,6 +53,7 @@ impl EtcdServer {
         assert!(self.child.is_none(), "it runs");
         let program = program()
             .ok_or_else(|| io::Error::other("no etcd (Debian: apt-get install etcd-server)"))?;
+        run::keep_log("etcd", &self.folder.join("log"));
         let log = fs::File::create(self.folder.join("log"))?;
         let (client, peer) = (self.url(), format!("http://{}", self.peer));
         let child = Command::new(program)
@@ -156,6 +157,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 impl Drop for EtcdServer {
     fn drop(&mut self) {
         self.kill();
+        run::keep_log("etcd", &self.folder.join("log"));
         let _ = fs::remove_dir_all(&self.folder);
     }
 }

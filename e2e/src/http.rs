@@ -6,9 +6,14 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
 use crate::ofrep_schema::OfrepSchema;
+use crate::run;
 
 /// How long a test waits for a state before it fails.
 pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Our own crates, and the layer that logs requests.
+pub const TALKATIVE: &str =
+    "info,control=trace,edge=trace,rules=trace,sandbox=debug,tidegate=trace,tower_http=trace";
 
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -48,6 +53,7 @@ impl Answer {
 }
 
 pub fn client() -> reqwest::Client {
+    follow_log();
     // Without features reqwest has no TLS provider of its own and refuses even plain HTTP.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
@@ -57,10 +63,26 @@ pub fn client() -> reqwest::Client {
         .expect("an HTTP client")
 }
 
+/// What control and edge say in this process, at their most talkative, into the run's folder: tests speak
+/// to either through a client. What hyper and others say of bytes is their own.
+fn follow_log() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let Some(log) = run::log_of("in-process") else { return };
+        let log = std::fs::File::create(log).expect("a log");
+        let filter = tracing_subscriber::EnvFilter::new(TALKATIVE);
+        let fmt = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+        // A test that reads the log itself has set up its own.
+        let _ = fmt.with_writer(std::sync::Mutex::new(log)).try_init();
+    });
+}
+
 pub async fn send(request: reqwest::RequestBuilder) -> Answer {
     let answer = request.send().await.expect("an answer");
     let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-    Answer { status, headers, text: answer.text().await.expect("a body") }
+    let text = answer.text().await.expect("a body");
+    run::secrets_in(&text);
+    Answer { status, headers, text }
 }
 
 /// Percent-encodes one segment of a path.
@@ -113,6 +135,7 @@ impl Admin {
     }
 
     pub fn request(&self, method: http::Method, path: &str) -> reqwest::RequestBuilder {
+        run::secrets_in(&self.token);
         self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
     }
 
@@ -160,6 +183,7 @@ pub struct Ofrep {
 
 impl Ofrep {
     pub fn new(url: &str, key: &str) -> Ofrep {
+        run::secrets_in(key);
         Ofrep { url: url.to_owned(), key: key.to_owned(), http: client() }
     }
 

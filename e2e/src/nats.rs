@@ -1,6 +1,8 @@
 //! A nats-server of a test's own, on a free port, with its store in a temporary folder. It can be
 //! killed, started again where it was, and made to lose its store or to go back to an older one.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::http::until;
-use crate::ports;
+use crate::{ports, run};
 
 pub struct NatsServer {
     child: Option<Child>,
@@ -52,6 +54,7 @@ impl NatsServer {
         self.config = Some(config);
         let owned = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         self.settings = owned.collect();
+        run::settings(settings);
     }
 
     pub fn url(&self) -> String {
@@ -63,6 +66,7 @@ impl NatsServer {
     }
 
     pub fn broker_as(&self, user: &str, password: &str) -> Broker {
+        run::secret("broker password", password);
         let password = Some(Secret::new(password.to_owned()));
         Broker::new(vec![self.url()], user, password).expect("an address")
     }
@@ -82,8 +86,12 @@ impl NatsServer {
         let mut child = command.kill_on_drop(true).spawn().expect("nats-server starts");
         let mut said = BufReader::new(child.stderr.take().expect("its log")).lines();
         // What it says matters when a test fails, and only then is it shown.
+        let mut log = run::log_of("nats-server").map(|log| File::create(log).expect("a log"));
         tokio::spawn(async move {
             while let Ok(Some(line)) = said.next_line().await {
+                if let Some(log) = &mut log {
+                    writeln!(log, "{line}").expect("a log");
+                }
                 println!("nats-server: {line}");
             }
         });

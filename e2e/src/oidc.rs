@@ -28,6 +28,7 @@ impl Provider {
             folder.join("node_modules/oidc-provider").is_dir(),
             "the npm packages are not installed: run `cargo xtask test` (or `npm ci` in e2e/interop/oidc)"
         );
+        crate::run::secret("client secret", secret);
         let mut process = Command::new("node")
             .current_dir(folder)
             .arg("provider.mjs")

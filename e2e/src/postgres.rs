@@ -4,6 +4,9 @@
 
 #[path = "ports.rs"]
 pub mod ports;
+#[path = "run.rs"]
+#[allow(dead_code, reason = "each of those who include this takes what it needs")]
+pub mod run;
 
 use std::fs;
 use std::io;
@@ -117,6 +120,7 @@ impl PostgresServer {
     /// Starts it again after `stop` or `kill`, on the same port and with the same data.
     pub fn restart(&mut self) -> io::Result<()> {
         self.kill();
+        run::keep_log("postgres", &self.folder.join("log"));
         let log = fs::File::create(self.folder.join("log"))?;
         let child = self
             .command("postgres")
@@ -149,6 +153,7 @@ impl PostgresServer {
 
     /// The address of one of its databases.
     pub fn url(&self, database: &str) -> String {
+        run::secret("database password", PASSWORD);
         format!("postgres://tidegate:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
     }
 
@@ -205,6 +210,7 @@ pub fn new_database(url: &str) -> io::Result<String> {
 impl Drop for PostgresServer {
     fn drop(&mut self) {
         self.kill();
+        run::keep_log("postgres", &self.folder.join("log"));
         let _ = fs::remove_dir_all(&self.folder);
     }
 }

@@ -7,6 +7,9 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::http::TALKATIVE;
+use crate::run;
+
 /// A running `tidegate`; killed when dropped.
 pub struct Process {
     child: Child,
@@ -30,9 +33,23 @@ pub fn binary() -> PathBuf {
     binary
 }
 
+/// Of which command a log is.
+fn said_by(arguments: &[&str]) -> String {
+    let is_name = |word: &&&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    let words = arguments.iter().take(2).take_while(|word| !word.starts_with('-'));
+    words.take_while(is_name).copied().collect::<Vec<_>>().join("-")
+}
+
 impl Process {
     pub async fn start(arguments: &[&str], settings: &[(&str, &str)]) -> Process {
-        Process::started(arguments, settings, Stdio::inherit()).await
+        let Some(log) = run::log_of(&said_by(arguments)) else {
+            return Process::started(arguments, settings, Stdio::inherit()).await;
+        };
+        eprintln!("the log of tidegate {arguments:?} is {}", log.display());
+        let log = std::fs::File::create(log).expect("a file for the log");
+        // Unless the test says what is to be logged.
+        let settings = [&[("TIDEGATE_LOG", TALKATIVE)], settings].concat();
+        Process::started(arguments, &settings, log.into()).await
     }
 
     /// With its log in a file, for tests that read it.
@@ -41,11 +58,19 @@ impl Process {
         settings: &[(&str, &str)],
         log: &std::path::Path,
     ) -> Process {
-        let log = std::fs::File::create(log).expect("a file for the log");
-        Process::started(arguments, settings, log.into()).await
+        let file = match run::log_of(&said_by(arguments)) {
+            None => std::fs::File::create(log),
+            Some(kept) => {
+                let _ = std::fs::remove_file(log);
+                std::os::unix::fs::symlink(&kept, log).expect("a link to the log");
+                std::fs::File::create(kept)
+            }
+        };
+        Process::started(arguments, settings, file.expect("a file for the log").into()).await
     }
 
     async fn started(arguments: &[&str], settings: &[(&str, &str)], log: Stdio) -> Process {
+        run::settings(settings);
         let mut command = Command::new(binary());
         // One machine asks for everybody, as fast as it can.
         command.env("TIDEGATE_CALLER_RATE", "off").env("TIDEGATE_ADDRESS_RATE", "off");
@@ -56,6 +81,9 @@ impl Process {
         let line = tokio::time::timeout(crate::http::DEADLINE, lines.next_line());
         let line = line.await.expect("it announces itself in time").expect("its output");
         let line = line.unwrap_or_else(|| panic!("tidegate {arguments:?} ended without a word"));
+        if let Some(log) = run::log_of(&format!("{}-announced", said_by(arguments))) {
+            std::fs::write(log, &line).expect("a log");
+        }
         let announced = serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}"));
         Process { child, announced }
     }
@@ -68,6 +96,11 @@ impl Process {
         let done = done.await.expect("it ends in time").expect("tidegate starts");
         let (out, err) =
             (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        // What a command was asked for may be a secret; what it says beside that must hold none.
+        run::secrets_in(&out);
+        if let Some(log) = run::log_of(&said_by(arguments)) {
+            std::fs::write(log, err.as_bytes()).expect("a log");
+        }
         assert!(done.status.success(), "tidegate {arguments:?}: {} {out} {err}", done.status);
         serde_json::from_str(&out).unwrap_or_else(|_| panic!("no JSON: {out}"))
     }
@@ -79,6 +112,10 @@ impl Process {
         command.stdin(Stdio::null()).kill_on_drop(true);
         let done = tokio::time::timeout(crate::http::DEADLINE, command.output());
         let done = done.await.expect("it ends in time").expect("tidegate starts");
+        run::settings(settings);
+        if let Some(log) = run::log_of(&said_by(arguments)) {
+            std::fs::write(log, &done.stderr).expect("a log");
+        }
         let said = [done.stdout, done.stderr].concat();
         (done.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned())
     }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::http::{Admin, Ofrep, client, until};
 use crate::process::Process;
+use crate::run;
 use crate::tap::Tap;
 
 pub const NAMESPACE: &str = "demo";
@@ -78,7 +79,10 @@ pub async fn set_up(control_url: &str, file: &Path) -> String {
     let own = file.with_extension("owner");
     let password = file.with_extension("password");
     if !own.exists() {
-        std::fs::write(&password, "correct horse battery").expect("a password");
+        let chosen = "correct horse battery";
+        run::secret("password", chosen);
+        run::secrets_in(&std::fs::read_to_string(file).expect("a setup token"));
+        std::fs::write(&password, chosen).expect("a password");
         let [file, password, own] =
             [file, &password, &own].map(|path| path.to_str().expect("UTF-8"));
         let arguments = ["setup", "--url", control_url, "--token-file", file];
@@ -86,7 +90,9 @@ pub async fn set_up(control_url: &str, file: &Path) -> String {
         let kept = ["--personal-token-file", own];
         Process::run(&[&arguments[..], &owner[..], &kept[..]].concat()).await;
     }
-    std::fs::read_to_string(own).expect("a token").trim().to_owned()
+    let own = std::fs::read_to_string(own).expect("a token").trim().to_owned();
+    run::secrets_in(&own);
+    own
 }
 
 /// One of several controls of one database, as a process on a free port. They share the signing key

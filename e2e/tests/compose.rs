@@ -175,6 +175,20 @@ async fn its_processes_serve_the_demo_and_go_on_without_one_of_the_controls() {
     here.hosts.extend(ports);
 
     here.run("init", services["init"]).await;
+    for file in ["setup-token", "edge-key"] {
+        e2e::run::secrets_in(&secret(folder.path(), file));
+    }
+    e2e::run::secret("password", &secret(folder.path(), "owner-password"));
+    e2e::run::secret("database password", &secret(folder.path(), "database-password"));
+    for file in ["nats-control-password", "nats-edge-password"] {
+        e2e::run::secret("broker password", &secret(folder.path(), file));
+    }
+    for file in ["signing-key", "secrets-key"] {
+        let key = std::fs::read(folder.path().join("secrets").join(file)).expect("a key");
+        let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        e2e::run::secret(file, &digits);
+        e2e::run::secret(file, format!("{key:?}").trim_matches(['[', ']']));
+    }
 
     let postgres = PostgresServer::start(&folder.path().join("postgres")).expect("PostgreSQL");
     let database = new_database(&postgres.url("postgres")).expect("a database");

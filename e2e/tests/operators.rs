@@ -81,6 +81,14 @@ async fn the_page_leads_from_an_empty_folder_to_a_restored_backup() {
     let status = tokio::time::timeout(PATIENCE, all).await.expect("it ends in time");
     let read = |file: &str| std::fs::read_to_string(folder.path().join(file)).unwrap_or_default();
     let (control_log, edge_log) = (read("control.log"), read("edge.log"));
+    for log in ["control.log", "edge.log"] {
+        e2e::run::keep_log(log, &folder.path().join(log));
+    }
+    for file in ["sessions.json", "control/setup-token", "bobs-session"] {
+        e2e::run::secrets_in(&read(file));
+    }
+    e2e::run::secret("password", &read("owner-password"));
+    e2e::run::secret("password", "four words of his own");
     let told = format!("{said}\n{errors}\ncontrol: {control_log}\nedge: {edge_log}");
     assert!(status.success() && said.contains("the page is done"), "{told}");
     // What the page promises, beside that no line failed.

@@ -2,7 +2,7 @@
 //!
 //! Nothing here needs a tool beyond cargo, Node and Python; what a chore installs, and where, it
 //! says before it does so. Chores: `test.rs` (everything that proves the house), `simulation.rs`
-//! (seeds, and planted bugs), `check.rs` (format, lints, arrows), `tree.rs` (the rules of the
+//! (seeds, and planted bugs), `secrets.rs` (that no log has one), `check.rs` (format, lints, arrows), `tree.rs` (the rules of the
 //! dependency tree), `wasm.rs` (the evaluator as wasm),
 //! `browser.rs` (the same for browsers), `size.rs` (what browsers download), `toolchain.rs` (the compiler for both), `protoc.rs` (what
 //! etcd's client is built with).
@@ -18,6 +18,7 @@ mod policies;
 #[allow(dead_code, reason = "tests of the whole system use the rest")]
 mod postgres;
 mod protoc;
+mod secrets;
 mod simulation;
 mod size;
 mod steps;

@@ -12,9 +12,12 @@ use std::process::Command;
 use anyhow::Context as _;
 
 use crate::check::FEATURES;
+use crate::postgres::run::TEST_RUN;
 use crate::postgres::{PostgresServer, TEST_POSTGRES};
 use crate::steps::{Report, ask, run as run_program};
-use crate::{browser, cargo, package, policies, protoc, root, simulation, target_dir, wasm};
+use crate::{
+    browser, cargo, package, policies, protoc, root, secrets, simulation, target_dir, wasm,
+};
 
 const SIMULATED_SEEDS: u64 = 10_000;
 
@@ -34,6 +37,8 @@ pub enum Step {
     Rust,
     /// The tests of control and of the whole system once more, on PostgreSQL.
     Postgres,
+    /// That no secret of the run is in the log of any process of it.
+    Secrets,
     /// Ten thousand seeds of the simulation.
     Simulation,
     /// The conformance corpus under Node.
@@ -69,12 +74,22 @@ pub fn run(only: Option<Step>, arguments: &[OsString]) -> anyhow::Result<()> {
         eprintln!("    the tests are not run: something that they need is missing");
         return report.finish();
     }
+    if wanted(Step::Rust) || wanted(Step::Postgres) {
+        secrets::begin()?;
+    }
     if wanted(Step::Rust) {
         report.step("rust", "every test of the workspace", || rust(arguments));
     }
     if wanted(Step::Postgres) {
         report.step("postgres", "the tests that have a database, on PostgreSQL", || {
             postgres_tests(arguments)
+        });
+    }
+    if wanted(Step::Rust) || wanted(Step::Postgres) || wanted(Step::Secrets) {
+        // Part of the tests starts some of the processes, and has some of the secrets.
+        let whole = arguments.is_empty() && only != Some(Step::Postgres);
+        report.step("secrets", "that no secret of the tests is in a log of theirs", || {
+            secrets::search(&secrets::folder()?, whole)
         });
     }
     if wanted(Step::Simulation) {
@@ -103,7 +118,7 @@ fn needs(step: Step) -> &'static [Step] {
     match step {
         // `browser::run` and `policies::run` bring their own npm packages.
         Step::Wasm | Step::Npm | Step::Python | Step::Servers | Step::Browser => &[],
-        Step::Policies => &[],
+        Step::Policies | Step::Secrets => &[],
         Step::Simulation => &[Step::Wasm],
         Step::Node => &[Step::Wasm, Step::Npm],
         // `package::prove` brings its own npm packages.
@@ -310,7 +325,7 @@ fn cargo_test(
     protoc::with(&mut command)?;
     command.args(["--features", FEATURES]);
     command.args(["--locked", if nextest { "--no-fail-fast" } else { "--quiet" }]).args(what);
-    command.envs(settings.iter().copied());
+    command.envs(settings.iter().copied()).env(TEST_RUN, secrets::folder()?);
     if !nextest {
         command.arg("--no-fail-fast");
     }
