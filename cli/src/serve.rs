@@ -3,7 +3,7 @@
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -631,6 +631,10 @@ pub async fn start_embedded(
     Ok((control, admin_token))
 }
 
+    /// Connections of one address at once, of IPv6 of one /64; 0 is no limit. Behind a proxy, and where
+    /// many people share an address, it would close what is none of anybody's fault.
+    #[arg(long, env = "TIDEGATE_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 0)]
+    connections_per_address: usize,
 pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failure> {
     arguments.logs.start()?;
     match arguments.task {
@@ -807,6 +811,7 @@ fn follow_trust(
                     }
                 }
                 Err(failure) if told.as_ref() == Some(&failure.message) => {}
+    config.connections_per_address = NonZeroUsize::new(arguments.connections_per_address);
                 Err(failure) => {
                     tracing::error!(reason = failure.message, "the keys that were trusted stay");
                     told = Some(failure.message);

@@ -2,7 +2,7 @@
 //! command line is the binary's part.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +32,9 @@ pub struct Config {
     pub healthy_after: Duration,
     /// Connections at once; further ones are closed at once rather than left waiting.
     pub connections_max: usize,
+    /// Connections of one address (of IPv6: of one /64) at once; further ones are closed at once. None: as
+    /// many as of all (`addresses.rs`).
+    pub connections_per_address: Option<NonZeroUsize>,
     /// Event streams at once; each costs a connection and about 2 KiB.
     pub streams_max: usize,
     /// How long an event stream lives; each ± 50 %, so that a fleet of clients that reconnected
@@ -108,6 +111,7 @@ impl Config {
             anti_entropy: Duration::from_secs(30),
             healthy_after: Duration::from_secs(30),
             connections_max: 10_000,
+            connections_per_address: None,
             streams_max: 5_000,
             stream_life: Duration::from_secs(600),
             // Far above what one service asks, far below what starves its neighbours.

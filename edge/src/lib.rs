@@ -7,6 +7,7 @@
 //! Reading order: `sync` (how a snapshot gets here), `state` (what is served), `ofrep` (answers),
 //! `events` (that something changed), `sdk` and `client` (browsers), `serve` (connections), `disk`, `breaker`, `auth`, `feed`.
 
+mod addresses;
 pub mod auth;
 mod breaker;
 mod client;
@@ -132,7 +133,11 @@ pub async fn start_in(
     sync.restore().await;
     let stopping: CancellationToken = shared.stopping.clone();
     let tasks = TaskTracker::new();
-    tasks.spawn(serve::listen(shared.clone(), listener, config.connections_max, config.drain));
+    let per_address = config.connections_per_address.map(addresses::Addresses::new);
+    let connections_max = config.connections_max;
+    let listening =
+        serve::listen(shared.clone(), listener, connections_max, per_address, config.drain);
+    tasks.spawn(listening);
     tasks.spawn(events::watch_boundaries(shared.clone()));
     tasks.spawn(upkeep(shared.clone(), sandbox));
     let until = stopping.clone();

@@ -22,9 +22,9 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE,
-    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ORIGIN, VARY,
+    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ORIGIN, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
@@ -38,12 +38,14 @@ use tokio::task::JoinSet;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::addresses::Addresses;
 use crate::config::Timeouts;
 use crate::metrics::Metrics;
 use crate::state::State;
 use crate::sync::Progress;
 use crate::{events, ofrep, sdk};
 
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 const HEADERS_MAX: usize = 64;
 /// Of a connection's read buffer, which also bounds its headers.
 const BUFFER_BYTES: usize = 32 * 1024;
@@ -99,9 +101,7 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
         return problem(StatusCode::BAD_REQUEST, "the request has no path");
     };
     let path = target.path();
-    if request.method() == Method::OPTIONS
-        && (path.starts_with("/ofrep/") || path.starts_with("/sdk/"))
-    {
+    if request.method() == Method::OPTIONS && is_for_pages(path) {
         return preflight(shared, &request);
     }
     if path.starts_with("/sdk/") {
@@ -128,6 +128,22 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
         }
         _ => problem(StatusCode::NOT_FOUND, "there is no such path"),
     }
+}
+
+fn is_for_pages(path: &str) -> bool {
+    path.starts_with("/ofrep/") || path.starts_with("/sdk/")
+}
+
+/// What every answer says to browsers. Whose pages may read an answer is said by CORS, key by key; this is
+/// for what needs no leave: nothing here is a document, and no address that holds a stream's token is passed
+/// on.
+fn dress(headers: &mut HeaderMap, for_pages: bool) {
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // Pages of other origins are who `/ofrep` and `/sdk` are for, also those that take in nothing without
+    // this header (COEP), and beacons, whose answers browsers would complain about.
+    let of = if for_pages { "cross-origin" } else { "same-origin" };
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static(of));
 }
 
 /// A preflight names no key, so it asks whether any key allows the origin; the request that
@@ -305,6 +321,7 @@ pub async fn listen(
     shared: Shared,
     listener: TcpListener,
     connections_max: usize,
+    per_address: Option<Addresses>,
     drain: Duration,
 ) {
     let graceful = GracefulShutdown::new();
@@ -331,6 +348,11 @@ pub async fn listen(
             shared.metrics.connections_refused.increment(1);
             continue;
         };
+        let address = per_address.as_ref().map(|addresses| addresses.enter(peer.ip()));
+        if matches!(address, Some(None)) {
+            shared.metrics.connections_refused.increment(1);
+            continue;
+        }
         let (shared, builder) = (shared.clone(), builder.clone());
         let watcher = graceful.watcher();
         connections.spawn(async move {
@@ -338,7 +360,7 @@ pub async fn listen(
             if let Err(error) = connection(&shared, &builder, stream, watcher).await {
                 tracing::trace!(%peer, %error, "a connection ended badly");
             }
-            drop(place);
+            drop((place, address));
         });
     }
     drop(listener);
@@ -398,7 +420,9 @@ async fn connection(
         async move {
             phase.begin();
             let multiplexed = request.version() == Version::HTTP_2;
+            let for_pages = is_for_pages(request.uri().path());
             let mut answer = answer(&shared, request).await;
+            dress(answer.headers_mut(), for_pages);
             match answer.body().0 {
                 _ if multiplexed => {}
                 Content::Full(_) => phase.set(Phase::IDLE),

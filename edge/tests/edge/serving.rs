@@ -9,7 +9,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::ofrep_schema::OfrepSchema;
-use crate::world::{DEADLINE, Events, World, config, hold, parse, server_key, version};
+use crate::world::{
+    DEADLINE, Events, World, browser_key, config, hold, parse, server_key, version,
+};
 
 const BANNER: &str = "/ofrep/v1/evaluate/flags/banner";
 
@@ -140,6 +142,85 @@ async fn connections_over_the_cap_are_closed_and_those_under_it_are_served() {
     let answer = parse(&answer[..read]).expect("an answer");
     assert_eq!(answer.status, 200);
     hold("POST", BANNER, &answer);
+}
+
+#[tokio::test]
+async fn connections_of_one_address_over_its_cap_are_closed_and_one_that_ends_makes_room() {
+    let mut config = config(None);
+    config.connections_per_address = std::num::NonZeroUsize::new(1);
+    let world = World::with(config).await;
+    let mut first = half_asked(&world).await;
+    let mut second = TcpStream::connect(world.edge.address).await.expect("a connection");
+    assert!(read_to_end(&mut second).await.is_empty());
+    // From another address of this machine.
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.2:0".parse().expect("an address")).expect("loopback is a network");
+    let mut other = socket.connect(world.edge.address).await.expect("a connection");
+    let ask = b"GET /healthz HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n";
+    other.write_all(ask).await.expect("sent");
+    assert!(read_to_end(&mut other).await.starts_with(b"HTTP/1.1 200"));
+    first.write_all(b"{}").await.expect("sent");
+    let mut answer = vec![0u8; 4096];
+    let read = first.read(&mut answer).await.expect("an answer");
+    let answer = parse(&answer[..read]).expect("an answer");
+    assert_eq!(answer.status, 200);
+    hold("POST", BANNER, &answer);
+    drop(first);
+    let served = async {
+        loop {
+            let mut again = TcpStream::connect(world.edge.address).await.expect("a connection");
+            // One that is closed at once takes no words.
+            let _ = again.write_all(ask).await;
+            if read_to_end(&mut again).await.starts_with(b"HTTP/1.1 200") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, served).await.expect("the address has its place again");
+}
+
+#[tokio::test]
+async fn every_answer_tells_browsers_not_to_guess_and_what_pages_may_have_is_left_to_cors() {
+    let world = World::new().await;
+    let mut asked = Vec::new();
+    for (method, path, policy) in [
+        ("POST", BANNER, "cross-origin"),
+        ("POST", "/ofrep/v1/evaluate/flags", "cross-origin"),
+        ("GET", "/ofrep/v1/nothing", "cross-origin"),
+        ("OPTIONS", BANNER, "cross-origin"),
+        ("GET", "/sdk/v1/snapshot", "cross-origin"),
+        ("GET", "/sdk/v1/nothing", "cross-origin"),
+        ("GET", "/healthz", "same-origin"),
+        ("GET", "/readyz", "same-origin"),
+        ("GET", "/metrics", "same-origin"),
+        ("DELETE", "/metrics", "same-origin"),
+        ("GET", "/nothing", "same-origin"),
+    ] {
+        let mut stream = TcpStream::connect(world.edge.address).await.expect("a connection");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: edge\r\nX-API-Key: {}\r\n\
+             Origin: https://shop.example\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}",
+            browser_key().reveal()
+        );
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        let answer = read_to_end(&mut stream).await;
+        let answer = String::from_utf8_lossy(&answer).to_lowercase();
+        let (head, _) = answer.split_once("\r\n\r\n").expect("a head");
+        let policy = format!("cross-origin-resource-policy: {policy}");
+        for line in ["x-content-type-options: nosniff", "referrer-policy: no-referrer", &policy] {
+            let times = head.lines().filter(|is| *is == line).count();
+            assert_eq!(times, 1, "{method} {path} and {line}: {head}");
+        }
+        asked.push(head.lines().next().expect("a status").to_owned());
+        // What is cached where stays as it was, and so does whose pages may read.
+        let kept = head.lines().find(|line| line.starts_with("cache-control:"));
+        let wanted = (method != "OPTIONS").then_some("cache-control: no-store");
+        assert_eq!(kept, wanted, "{method} {path}: {head}");
+        let allowed = head.contains("access-control-allow-origin: https://shop.example");
+        let is_for_pages = path.starts_with("/ofrep/v1/ev") || path.starts_with("/sdk/");
+        assert_eq!(allowed, is_for_pages, "{method} {path}: {head}");
+    }
+    assert!(asked.iter().any(|status| status.contains("200")), "{asked:?}");
 }
 
 #[tokio::test]
