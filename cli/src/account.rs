@@ -1,6 +1,6 @@
 //! People: the first owner of an installation, signing in and out, tokens and members.
 
-use std::io::BufRead as _;
+use std::io::{BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -33,7 +33,8 @@ pub struct Setup {
     /// For people.
     #[arg(long, value_name = "NAME", default_value = "")]
     name: String,
-    /// File of the owner's password, 12 to 128 characters [default: the first line of standard input].
+    /// File of the owner's password, 12 to 128 characters [default: it is asked for, or the first line of
+    /// standard input that is no terminal].
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// Makes a personal token of the owner that may do everything for 90 days, and writes it here.
@@ -41,9 +42,22 @@ pub struct Setup {
     personal_token_file: Option<PathBuf>,
 }
 
-pub fn password(file: Option<&Path>) -> Result<String, Failure> {
+/// Typed, and not shown.
+fn typed(prompt: &str) -> Result<String, Failure> {
+    let typed = rpassword::prompt_password(prompt)
+        .map_err(|error| Failure::new(Exit::Failed, format!("no password: {error}")))?;
+    match typed.is_empty() {
+        true => Err(Failure::usage("no password").mend("type it, or give --password-file")),
+        false => Ok(typed),
+    }
+}
+
+fn password(file: Option<&Path>) -> Result<String, Failure> {
     if let Some(file) = file {
         return secret_from_file(file);
+    }
+    if std::io::stdin().is_terminal() {
+        return typed("Password: ");
     }
     let mut line = String::new();
     std::io::stdin()
@@ -54,6 +68,15 @@ pub fn password(file: Option<&Path>) -> Result<String, Failure> {
         "" => Err(Failure::usage("no password").mend("give --password-file, or a line of input")),
         password => Ok(password.to_owned()),
     }
+}
+
+/// Of somebody who chooses it: what is typed unseen is typed twice.
+fn new_password(file: Option<&Path>) -> Result<String, Failure> {
+    let chosen = password(file)?;
+    if file.is_none() && std::io::stdin().is_terminal() && typed("Once more: ")? != chosen {
+        return Err(Failure::usage("the two passwords are not the same"));
+    }
+    Ok(chosen)
 }
 
 pub async fn setup(arguments: Setup, output: Output) -> Result<(), Failure> {
@@ -68,7 +91,7 @@ pub async fn setup(arguments: Setup, output: Output) -> Result<(), Failure> {
         "token": secret_from_file(&arguments.token_file)?,
         "email": arguments.email,
         "name": arguments.name,
-        "password": password(arguments.password_file.as_deref())?,
+        "password": new_password(arguments.password_file.as_deref())?,
     });
     let answer = Client::anonymous(url.clone())?.post("/api/v1/setup", &body).await?;
     let email = answer.body["user"]["email"].as_str().unwrap_or_default().to_owned();
@@ -107,7 +130,8 @@ pub struct Login {
     /// Of the account.
     #[arg(long, env = "TIDEGATE_EMAIL", value_name = "ADDRESS")]
     email: String,
-    /// File of the password [default: the first line of standard input].
+    /// File of the password [default: it is asked for, or the first line of standard input that is no
+    /// terminal].
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 }

@@ -242,6 +242,54 @@ enum ControlTask {
     /// When the secrets key is lost: gives up what was sealed with it, so that control starts with
     /// another one.
     ForgetSecrets(ForgetSecrets),
+    /// While nobody owns the installation: makes another setup token for one that was lost.
+    NewSetupToken(NewSetupToken),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  tidegate control new-setup-token --database-url-file /etc/tidegate/database-url --file setup-token
+  tidegate setup --token-file setup-token --email ann@example.com
+
+The lost one is void from then on. Refused (exit code 5) once there is an owner. Control may run meanwhile.")]
+struct NewSetupToken {
+    #[command(flatten)]
+    store: Store,
+    /// Where to [default: DIR/setup-token]; what is there is written over.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+async fn new_setup_token(arguments: NewSetupToken, output: Output) -> Result<(), Failure> {
+    let database = arguments.store.database()?;
+    let failed = |error: anyhow::Error| Failure::new(Exit::Failed, format!("{error:#}"));
+    let store =
+        control::store::Store::open(&database).await.map_err(|error| failed(error.into()))?;
+    let file = arguments.file.unwrap_or_else(|| arguments.store.data_dir.join("setup-token"));
+    let keep = |key: &ApiKey| {
+        control::signing::write_private(&file, format!("{}\n", key.reveal()).as_bytes()).map_err(
+            |error| {
+                let place = file.display();
+                control::refusal::Refusal::Internal(format!("{place} cannot be written: {error}"))
+            },
+        )
+    };
+    let made = control::users::begin_anew(&store, keep).await;
+    store.close().await;
+    made.map_err(|error| match error {
+        control::users::AnewError::Owned => Failure::new(Exit::Conflict, error.to_string())
+            .mend("an operator invites people: POST /api/v1/users, or tidegate member set"),
+        error => failed(error.into()),
+    })?;
+    match output {
+        Output::Json => print_json(&json!({ "file": file.display().to_string() })),
+        Output::Text => print(&format!(
+            "made {}; next: tidegate setup --token-file {}",
+            file.display(),
+            file.display()
+        )),
+    }
+    Ok(())
 }
 
 #[derive(Debug, clap::Args)]
@@ -583,6 +631,10 @@ pub struct EdgeArgs {
     /// Connections at once.
     #[arg(long, env = "TIDEGATE_CONNECTIONS_MAX", value_name = "N", default_value_t = 10_000)]
     connections_max: usize,
+    /// Connections of one address at once, of IPv6 of one /64; 0 is no limit. Behind a proxy, and where
+    /// many people share an address, it would close what is none of anybody's fault.
+    #[arg(long, env = "TIDEGATE_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 0)]
+    connections_per_address: usize,
     /// Event streams at once.
     #[arg(long, env = "TIDEGATE_STREAMS_MAX", value_name = "N", default_value_t = 5_000)]
     streams_max: usize,
@@ -631,10 +683,6 @@ pub async fn start_embedded(
     Ok((control, admin_token))
 }
 
-    /// Connections of one address at once, of IPv6 of one /64; 0 is no limit. Behind a proxy, and where
-    /// many people share an address, it would close what is none of anybody's fault.
-    #[arg(long, env = "TIDEGATE_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 0)]
-    connections_per_address: usize,
 pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failure> {
     arguments.logs.start()?;
     match arguments.task {
@@ -642,6 +690,7 @@ pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failu
         Some(ControlTask::AdoptCoordinator(task)) => return adopt_coordinator(task, output).await,
         Some(ControlTask::NewSigningKey(task)) => return new_signing_key(&task, output),
         Some(ControlTask::ForgetSecrets(task)) => return forget_secrets(task, output).await,
+        Some(ControlTask::NewSetupToken(task)) => return new_setup_token(task, output).await,
         None => {}
     }
     let database = arguments.store.database()?;
@@ -683,7 +732,9 @@ pub async fn control(arguments: ControlArgs, output: Output) -> Result<(), Failu
     let owner = match &token_file {
         Some(file) => format!("nobody owns it yet: tidegate setup --url {url} --token-file {file}"),
         None if control.awaits_owner => {
-            "nobody owns it yet; the setup token is where the database was first used".to_owned()
+            "nobody owns it yet; the setup token is where the database was first used, or: \
+             tidegate control new-setup-token"
+                .to_owned()
         }
         None => "people sign in: tidegate login".to_owned(),
     };
@@ -760,6 +811,7 @@ pub async fn edge(arguments: EdgeArgs, output: Output) -> Result<(), Failure> {
     config.server_rate_per_s = NonZeroU32::new(arguments.server_rate);
     config.browser_rate_per_s = NonZeroU32::new(arguments.browser_rate);
     config.connections_max = arguments.connections_max;
+    config.connections_per_address = NonZeroUsize::new(arguments.connections_per_address);
     config.streams_max = arguments.streams_max;
     config.healthy_after = Duration::from_secs(arguments.healthy_after_seconds);
     config.anti_entropy = anti_entropy;
@@ -811,7 +863,6 @@ fn follow_trust(
                     }
                 }
                 Err(failure) if told.as_ref() == Some(&failure.message) => {}
-    config.connections_per_address = NonZeroUsize::new(arguments.connections_per_address);
                 Err(failure) => {
                     tracing::error!(reason = failure.message, "the keys that were trusted stay");
                     told = Some(failure.message);

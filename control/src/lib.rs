@@ -488,7 +488,7 @@ impl Begin<'_> {
         let failed = |error: sqlx::Error| StartError::Bootstrap(error.into());
         let mut tx = store.write().await.map_err(failed)?;
         // Of replicas that start at once, one makes it.
-        tx.take_turn("first tokens").await.map_err(failed)?;
+        tx.take_turn(users::FIRST_TOKENS).await.map_err(failed)?;
         let without = callers::is_without_bootstrap(&mut tx).await.map_err(failed)?;
         let owned = users::is_owned(&mut tx).await.map_err(StartError::Bootstrap)?;
         let begun = owned || users::is_begun(&mut tx).await.map_err(StartError::Bootstrap)?;

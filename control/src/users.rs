@@ -15,8 +15,10 @@ use crate::page::{Page, Paged};
 use crate::refusal::{Refusal, check_name};
 use crate::sessions::{self, Device};
 use crate::store::query::{query, query_as, query_scalar};
-use crate::store::{Connection, Tx, new_id, now_us, rfc3339};
+use crate::store::{Connection, Store, Tx, new_id, now_us, rfc3339};
 
+/// Whose turn it is to make, issue anew or use up what lets the first person in.
+pub const FIRST_TOKENS: &str = "first tokens";
 const USERS_MAX: i64 = 100_000;
 const EMAIL_BYTES_MAX: usize = 254;
 /// An invitation that nobody took up.
@@ -31,6 +33,7 @@ const PAGE: &str = "SELECT id, email, name, operator, password_hash IS NOT NULL 
     disabled_at, version, created_at, updated_at, last_seen_at FROM user_account \
     WHERE email > $1 ORDER BY email LIMIT $2";
 const COUNT: &str = "SELECT COUNT(*) FROM user_account";
+const OWNERS: &str = "SELECT COUNT(*) FROM user_account WHERE operator";
 const INSERT: &str = "INSERT INTO user_account (id, email, name, operator, password_hash, version, \
     created_at, updated_at) VALUES ($1, $2, $3, $4, $5, 1, $6, $6) ON CONFLICT (email) DO NOTHING";
 const UPDATE: &str = "UPDATE user_account SET name = $2, operator = $3, disabled_at = $4, \
@@ -225,7 +228,7 @@ pub async fn invited(
     Ok(Some((key, user)))
 }
 
-/// The first owner. None if the token was used meanwhile.
+/// The first owner. None if the token was used meanwhile, or there is an owner already.
 pub async fn begin(
     tx: &mut Tx,
     key: &ApiKey,
@@ -234,7 +237,10 @@ pub async fn begin(
     hash: &str,
     from: &Device,
 ) -> Result<Option<User>, Refusal> {
-    if query(TAKE).bind(&key.id).bind("setup").execute(tx).await? == 0 {
+    // A token that is issued anew waits for this, or the other way round.
+    tx.take_turn(FIRST_TOKENS).await?;
+    let taken = query(TAKE).bind(&key.id).bind("setup").execute(tx).await?;
+    if taken == 0 || is_owned(tx).await? {
         return Ok(None);
     }
     // Had there been two of them, the other one is void too.
@@ -355,9 +361,39 @@ pub async fn change(
     Ok(after)
 }
 
-/// Whether there is any account.
+/// Whether there is anybody who may do everything. Others can be there before: an identity provider's
+/// people, at their first sign-in.
 pub async fn is_owned(read: &mut Connection) -> Result<bool, Refusal> {
-    Ok(query_scalar::<i64>(COUNT).fetch_one(read).await? > 0)
+    Ok(query_scalar::<i64>(OWNERS).fetch_one(read).await? > 0)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AnewError {
+    #[error("there is an owner already, who can invite others")]
+    Owned,
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// Another setup token for one that was lost, while nobody owns the installation; the lost one is void.
+/// `keep` puts it where people find it, before it is good for anything.
+pub async fn begin_anew(
+    store: &Store,
+    keep: impl FnOnce(&ApiKey) -> Result<(), Refusal>,
+) -> Result<(), AnewError> {
+    let failed = |error: sqlx::Error| Refusal::from(error);
+    let mut tx = store.write().await.map_err(failed)?;
+    tx.take_turn(FIRST_TOKENS).await.map_err(failed)?;
+    if is_owned(&mut tx).await? {
+        return Err(AnewError::Owned);
+    }
+    let key = crate::keys::random(KeyKind::Setup)?;
+    query(SETUPS_END).execute(&mut tx).await.map_err(failed)?;
+    may_begin(&mut tx, &key).await?;
+    let caller = Caller::command_line();
+    record(&mut tx, &caller, "installation.setup-token", &key.id, None, None).await?;
+    keep(&key)?;
+    Ok(tx.commit().await.map_err(failed)?)
 }
 
 /// Whether there is a token that makes the first one.

@@ -89,3 +89,113 @@ fn an_owner_signs_in_gives_roles_and_tokens_and_signs_out() {
     assert!(ask(&["whoami"]).err.contains("tidegate login"));
     assert_eq!(ask(&["logout"]).code, 3);
 }
+
+/// Types lines into a terminal of a program's own, each once the program hides what is typed; prints what
+/// the terminal showed.
+const TYPIST: &str = r#"
+import os, pty, sys, termios, time
+lines, command = sys.argv[1].split("|"), sys.argv[2:]
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execvp(command[0], command)
+shown, deadline = b"", time.monotonic() + 30
+def hidden():
+    return not termios.tcgetattr(terminal)[3] & termios.ECHO
+os.set_blocking(terminal, False)
+def look():
+    global shown
+    try:
+        shown += os.read(terminal, 4096)
+    except BlockingIOError:
+        pass
+for number, line in enumerate(lines, 1):
+    while not (hidden() and shown.count(b": ") >= number):
+        assert time.monotonic() < deadline, ("it asks and hides nothing", shown)
+        look()
+        time.sleep(0.005)
+    os.write(terminal, line.encode() + b"\n")
+os.set_blocking(terminal, True)
+try:
+    while piece := os.read(terminal, 4096):
+        shown += piece
+except OSError:
+    pass
+status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+sys.stdout.write(shown.decode())
+sys.exit(status)
+"#;
+
+#[test]
+fn a_password_that_is_typed_is_not_shown_and_a_new_one_is_typed_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = Server::start(
+        tidegate()
+            .args(["control", "--output", "json", "--listen", "127.0.0.1:0", "--log", "warn"])
+            .arg("--data-dir")
+            .arg(folder.path().join("control")),
+    );
+    let typing = |lines: &str, arguments: &[&str]| -> Done {
+        let mut python = std::process::Command::new("python3");
+        python.args(["-c", TYPIST, lines]).arg(tidegate().get_program()).args(arguments);
+        python.env("TIDEGATE_URL", control.text("control_url"));
+        run(python.env("XDG_CONFIG_HOME", folder.path().join("config")))
+    };
+    let setup =
+        ["setup", "--email", "ann@example.com", "--token-file", control.text("setup_token_file")];
+    let other = typing("typed unseen and well|typed unseen and wrong", &setup);
+    assert!(other.code == 2 && other.out.contains("not the same"), "{other:?}");
+    let done = typing("typed unseen and well|typed unseen and well", &setup);
+    assert!(done.code == 0 && done.out.contains("Once more: "), "{done:?}");
+    let login = ["login", "--email", "ann@example.com"];
+    let wrong = typing("typed unseen and wrong", &login);
+    assert!(wrong.code == 1 && wrong.out.contains("password is wrong"), "{wrong:?}");
+    let done = typing("typed unseen and well", &login);
+    assert!(done.code == 0 && done.out.contains("signed in"), "{done:?}");
+    for done in [other, wrong, done] {
+        assert!(!done.out.contains("typed unseen"), "{done:?}");
+    }
+    let nothing = typing("", &login);
+    assert!(nothing.code == 2 && nothing.out.contains("no password"), "{nothing:?}");
+}
+
+#[test]
+fn a_lost_setup_token_is_made_anew_until_there_is_an_owner_and_then_never() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("control");
+    let control = Server::start(
+        tidegate()
+            .args(["control", "--output", "json", "--listen", "127.0.0.1:0", "--log", "warn"])
+            .arg("--data-dir")
+            .arg(&data),
+    );
+    let lost = folder.path().join("lost");
+    std::fs::rename(data.join("setup-token"), &lost).unwrap();
+    let anew = |more: &[&str]| {
+        run(tidegate().args(["control", "new-setup-token", "--data-dir"]).arg(&data).args(more))
+    };
+    assert!(anew(&[]).ok().out.contains("tidegate setup --token-file"));
+    let made = std::fs::read_to_string(data.join("setup-token")).unwrap();
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(data.join("setup-token")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let elsewhere = folder.path().join("elsewhere");
+    anew(&["--file", elsewhere.to_str().unwrap()]).ok();
+    assert_ne!(std::fs::read_to_string(&elsewhere).unwrap(), made);
+
+    std::fs::write(folder.path().join("password"), "four words of mine").unwrap();
+    let setup = |token: &std::path::Path| {
+        let mut command = tidegate();
+        command.args(["setup", "--email", "ann@example.com", "--url", control.text("control_url")]);
+        command.arg("--token-file").arg(token);
+        run(command.arg("--password-file").arg(folder.path().join("password")))
+    };
+    for void in [&lost, &data.join("setup-token")] {
+        let refused = setup(void);
+        assert!(refused.code != 0 && refused.err.contains("setup token"), "{refused:?}");
+    }
+    setup(&elsewhere).ok();
+    let before = std::fs::read(data.join("setup-token")).unwrap();
+    let refused = anew(&[]);
+    assert!(refused.code == 5 && refused.err.contains("an owner already"), "{refused:?}");
+    assert_eq!(std::fs::read(data.join("setup-token")).unwrap(), before);
+}
