@@ -50,7 +50,29 @@ Examples:
         #[command(flatten)]
         place: Place,
     },
-    /// Hands a draft in for review.
+    /// Who would be answered differently if a change set were applied now: all of its items together.
+    #[command(after_help = "Examples:
+  tidegate change impact 7 --recent 1000
+  tidegate change impact 7 --in production --contexts contexts.json")]
+    Impact {
+        #[command(flatten)]
+        set: Set,
+        /// In which environment; the only one that its items name, unless said.
+        #[arg(long = "in", value_name = "ENVIRONMENT")]
+        place_of: Option<String>,
+        /// For these evaluation contexts: a file with a JSON array of at most 1,000; - is standard input.
+        #[arg(
+            long,
+            value_name = "FILE",
+            required_unless_present = "recent",
+            conflicts_with = "recent"
+        )]
+        contexts: Option<PathBuf>,
+        /// For so many of the newest contexts that edges sampled there, at most 1,000.
+        #[arg(long, value_name = "COUNT")]
+        recent: Option<u32>,
+    },
+    /// Hands a draft in for review; what could not be applied is refused with its place.
     Submit {
         #[command(flatten)]
         set: Set,
@@ -159,6 +181,25 @@ pub async fn run(command: Change, output: Output) -> Result<(), Failure> {
             }
             let (client, environment) = place.resolve()?;
             show(&client.post(&path(&environment, None), &body).await?.body, output);
+            Ok(())
+        }
+        Change::Impact { set, place_of, contexts, recent } => {
+            let mut body = json!({});
+            if let Some(environment) = place_of {
+                body["environment"] = json!(environment);
+            }
+            if let Some(recent) = recent {
+                body["recent"] = json!(recent);
+            }
+            if let Some(file) = contexts {
+                body["contexts"] = files::read_json(&file)?;
+            }
+            let (client, path) = set.resolve()?;
+            let told = client.post(&format!("{path}/impact"), &body).await?.body;
+            match output {
+                Output::Json => print_json(&told),
+                Output::Text => print(&impact(Paint::of_stdout(), &told)),
+            }
             Ok(())
         }
         Change::Submit { set } => step(&set, "submit", &none, output).await,
@@ -334,9 +375,75 @@ fn readable(paint: Paint, set: &Value) -> String {
     lines.join("\n")
 }
 
+/// The flags that change somebody's answer, with whose and by which rule.
+fn impact(paint: Paint, told: &Value) -> String {
+    let mut lines = vec![format!(
+        "{} of {} contexts are answered differently",
+        paint.bold(&told["changed"].to_string()),
+        told["contexts"],
+    )];
+    if told["complete"] == false {
+        lines.push(paint.warn("  there was no time for all of them"));
+    }
+    for flag in told["flags"].as_array().into_iter().flatten() {
+        if flag["changed"] == 0 {
+            continue;
+        }
+        lines.push(format!(
+            "  {}: {}{}",
+            paint.bold(flag["flag"].as_str().unwrap_or_default()),
+            flag["changed"],
+            if flag["inDraft"] == true { "" } else { ", since it needs what changes" },
+        ));
+        for transition in flag["transitions"].as_array().into_iter().flatten() {
+            let (from, to) = (served(&transition["from"]), served(&transition["to"]));
+            lines.push(format!("    {from} → {to}: {}", transition["contexts"]));
+            for example in transition["examples"].as_array().into_iter().flatten() {
+                lines.push(paint.dim(&format!("      {example}")));
+            }
+        }
+        if flag["others"].as_u64().is_some_and(|others| others > 0) {
+            lines.push(format!("    in other ways: {}", flag["others"]));
+        }
+    }
+    if let Some(count) = told["flagsLeftOut"].as_u64() {
+        lines.push(paint.warn(&format!("  {count} more flags need what changes; not compared")));
+    }
+    lines.join("\n")
+}
+
+fn served(of: &Value) -> String {
+    let text = |name: &str| of[name].as_str();
+    let what = text("variant").or(text("errorCode")).unwrap_or("the caller's default");
+    match text("rule") {
+        Some(rule) => format!("{what} (rule {rule})"),
+        None => what.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_impact_names_the_flags_that_change_and_by_which_rule() {
+        let told = json!({ "contexts": 5, "complete": true, "changed": 2, "flags": [
+            { "flag": "banner", "inDraft": true, "changed": 2, "others": 1, "transitions": [
+                { "from": { "variant": "off", "value": false },
+                    "to": { "variant": "on", "value": true, "rule": "home" },
+                    "contexts": 1, "examples": [{ "targetingKey": "bert" }] }] },
+            { "flag": "same", "inDraft": true, "changed": 0, "others": 0, "transitions": [] },
+            { "flag": "shelf", "inDraft": false, "changed": 1, "others": 0, "transitions": [
+                { "from": {}, "to": { "errorCode": "FLAG_NOT_FOUND" }, "contexts": 1,
+                    "examples": [] }] }] });
+        assert_eq!(
+            impact(Paint::plain(), &told),
+            "2 of 5 contexts are answered differently\n  banner: 2\n    \
+             off → on (rule home): 1\n      {\"targetingKey\":\"bert\"}\n    in other ways: 1\n  \
+             shelf: 1, since it needs what changes\n    \
+             the caller's default → FLAG_NOT_FOUND: 1"
+        );
+    }
 
     #[test]
     fn a_set_is_shown_with_its_differences_its_approvals_and_what_was_said() {

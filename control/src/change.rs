@@ -244,6 +244,19 @@ pub fn relative(refusal: Refusal, prefix: &str) -> Refusal {
     Refusal::Invalid(problems.into_iter().map(own).collect())
 }
 
+/// Problems of a part, with where that part is.
+pub fn within(refusal: Refusal, place: &str) -> Refusal {
+    match refusal {
+        Refusal::Invalid(mut problems) => {
+            for problem in &mut problems {
+                problem.pointer.insert_str(0, place);
+            }
+            Refusal::Invalid(problems)
+        }
+        refusal => refusal,
+    }
+}
+
 /// A key as one segment of a JSON pointer.
 pub fn pointer_segment(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")

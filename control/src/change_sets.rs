@@ -13,6 +13,7 @@ pub mod items;
 pub mod state;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -20,10 +21,12 @@ use utoipa::ToSchema;
 
 use self::items::{Item, NewItem, Standing};
 use self::state::{State, Step};
+use crate::admission::Admission;
 use crate::audit::{self, Entry};
 use crate::authorize::callers::CallerKind;
 use crate::authorize::{self, NamespaceScope, Permission};
 use crate::change::{Change, Expected, Passage, Touches};
+use crate::impact::{self, Impact};
 use crate::page::{Page, Paged};
 use crate::protection;
 use crate::refusal::{Refusal, check_name, check_zero, stored, written};
@@ -237,6 +240,51 @@ pub async fn get(
         with_standing.push((item, standing));
     }
     Ok(Whole { set, items: with_standing, approvals, events })
+}
+
+/// The environment that a preview of a set is of: what was said, or the only one that it names.
+pub async fn previewed(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    number: i64,
+    said: Option<String>,
+) -> Result<String, Refusal> {
+    find(read, scope, number).await?;
+    let items = items::of(read, scope, number).await?;
+    let mut named: Vec<&String> =
+        items.iter().filter_map(|item| item.environment.as_ref()).collect();
+    named.sort();
+    named.dedup();
+    match (said, named.as_slice()) {
+        (Some(said), named) => {
+            let everywhere = items.iter().any(|item| item.environment.is_none());
+            match everywhere || named.contains(&&said) {
+                true => Ok(said),
+                false => {
+                    let message = format!("the change set changes nothing in {said:?}");
+                    Err(Refusal::invalid("/environment", message))
+                }
+            }
+        }
+        (None, [one]) => Ok((*one).clone()),
+        (None, _) => Err(Refusal::invalid("/environment", "say which: it is not of one alone")),
+    }
+}
+
+/// Who a set would change in one environment, were it applied now: all of its items together.
+pub async fn impact(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    number: i64,
+    environment: &str,
+    (contexts, now_ms): (Vec<Value>, i64),
+    admission: &Arc<Admission>,
+) -> Result<Impact, Refusal> {
+    let items = items::of(read, scope, number).await?;
+    let draft = items::drafted(&items, environment)?;
+    let asked = impact::Asked { draft, contexts, now_ms };
+    let compared = impact::preview(read, scope, environment, asked, admission).await;
+    compared.map_err(|refusal| items::placed_all(refusal, &items, environment))
 }
 
 /// Which protected environments a set needs approval in, and who has approved this edition and may

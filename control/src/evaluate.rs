@@ -1,10 +1,12 @@
 //! What a context would get, with the explanation: against what is there or against a draft.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rules::answer;
 use rules::blob::Digest;
+use rules::blob::lists::IdList;
 use rules::compile::FlagState;
 use rules::context::ContextBuf;
 use rules::eval::{Evaluator, FlagId, Host, Input, Scratch};
@@ -34,7 +36,7 @@ pub struct Asked {
 
 /// The id lists and policies of one state.
 struct Loaded {
-    lists: Vec<rules::blob::lists::IdList>,
+    lists: Vec<IdList>,
     /// Compiled when they are called: most dry runs ask for one flag, and an environment may have a
     /// hundred.
     policies: Vec<(Digest, Vec<u8>)>,
@@ -148,6 +150,19 @@ pub(crate) async fn ready(
     loaded: environments::Loaded,
     admission: &Arc<Admission>,
 ) -> Result<Ready, Refusal> {
+    ready_with(read, loaded, NewLists::new(), admission).await
+}
+
+/// Id lists that are not stored, by their segment and kind.
+pub(crate) type NewLists = HashMap<(String, &'static str), IdList>;
+
+/// As `ready`, with lists that take the places of stored ones.
+pub(crate) async fn ready_with(
+    read: &mut Connection,
+    loaded: environments::Loaded,
+    mut new: NewLists,
+    admission: &Arc<Admission>,
+) -> Result<Ready, Refusal> {
     let stored = loaded.lists;
     let compiled =
         environments::try_compile(Arc::default(), &loaded.environment_id, loaded.state).await?;
@@ -158,10 +173,14 @@ pub(crate) async fn ready(
             rules::compile::ListKind::Included => "included",
             rules::compile::ListKind::Excluded => "excluded",
         };
+        if let Some(list) = new.remove(&(list.segment.clone(), kind)) {
+            lists.push(list);
+            continue;
+        }
         let stored = stored.iter().find(|one| one.key == list.segment && one.kind == kind);
         let digest = stored.map(|stored| stored.digest.clone()).unwrap_or_default();
         let bytes: Vec<u8> = query_scalar(LIST).bind(digest).fetch_one(&mut *read).await?;
-        let decoded = rules::blob::lists::IdList::decode(&bytes);
+        let decoded = IdList::decode(&bytes);
         lists.push(decoded.map_err(|error| Refusal::Internal(error.to_string()))?);
     }
     let mut policies = Vec::new();

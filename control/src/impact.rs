@@ -9,32 +9,62 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
-use rules::compile::FlagState;
+use rules::compile::{FlagState, SegmentState};
 use rules::context::ContextBuf;
 use rules::eval::Scratch;
-use rules::model::{FlagConfig, FlagDefinition};
+use rules::model::{FlagConfig, FlagDefinition, Segment};
+use rules::references::{self, Reference, Target};
 use rules::trace::{Step, Trace};
 use serde_json::Value;
 
 use crate::admission::Admission;
 use crate::authorize::NamespaceScope;
+use crate::change::{pointer_segment, within};
 use crate::environments::{self, absent_config};
-use crate::evaluate::{self, Ready};
+use crate::evaluate::{self, NewLists, Ready};
 use crate::parsed::State;
+use crate::policies::{self, Pin};
 use crate::refusal::Refusal;
+use crate::segments::{self, Ids};
 use crate::store::Connection;
 
 pub const CONTEXTS_MAX: usize = 1_000;
+/// Of a draft.
 pub const FLAGS_MAX: usize = 200;
+/// That are in no draft and are compared, because they need something that is.
+const AFFECTED_MAX: usize = 1_000;
 /// Of one answer and flag; what is rarer is counted together.
 const TRANSITIONS_MAX: usize = 20;
 /// Of one transition.
 const EXAMPLES_MAX: usize = 3;
+/// Of all examples of an answer; a context can have 64 KiB, and be an example for each flag.
+const EXAMPLE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Policies can take milliseconds a call. What was compared by then is told, as far as it came.
 const TIME_MAX: Duration = Duration::from_secs(10);
 
-/// What would be there, by the flag's key: what is None stays as it is.
-pub type Draft = IndexMap<String, (Option<FlagDefinition>, Option<FlagConfig>)>;
+/// What would be there, by its key; what is not named stays as it is.
+#[derive(Debug, Default)]
+pub struct Draft {
+    pub flags: IndexMap<String, FlagDraft>,
+    /// None: it would be gone.
+    pub segments: IndexMap<String, Option<(Segment, Ids)>>,
+    /// None: its pin would be gone.
+    pub policies: IndexMap<String, Option<Pin>>,
+}
+
+/// What is None stays as it is.
+#[derive(Debug, Default)]
+pub struct FlagDraft {
+    pub definition: Option<FlagDefinition>,
+    pub config: Option<FlagConfig>,
+    pub gone: bool,
+}
+
+impl Draft {
+    pub fn is_empty(&self) -> bool {
+        self.flags.is_empty() && self.segments.is_empty() && self.policies.is_empty()
+    }
+}
 
 #[derive(Debug)]
 pub struct Asked {
@@ -85,6 +115,8 @@ pub struct Impact {
     /// Those for which at least one flag changes.
     pub changed: usize,
     pub flags: Vec<FlagImpact>,
+    /// That need something of the draft and were not compared: there are too many.
+    pub flags_left_out: usize,
 }
 
 /// A draft that would not load at an edge is refused as the write would be.
@@ -99,20 +131,26 @@ pub async fn preview(
     let environment = environments::get(read, scope, environment).await?;
     let live = environments::load_afresh(read, &environment.id).await?;
     let mut changed = live.clone();
-    apply(&mut changed.state, &asked.draft)?;
-    let flags = affected(&live.state, &changed.state, &asked.draft);
+    apply(&mut changed.state, &asked.draft.flags)?;
+    let lists = apply_segments(&mut changed.state, &asked.draft.segments)?;
+    apply_policies(read, scope, &mut changed, &asked.draft.policies).await?;
+    let mut flags = affected(&live.state, &changed.state, &asked.draft);
+    let max = asked.draft.flags.len() + AFFECTED_MAX;
+    let left_out = flags.len().saturating_sub(max);
+    flags.truncate(max);
     let live = evaluate::ready(read, live, admission).await?;
-    let draft = evaluate::ready(read, changed, admission).await?;
-    tokio::task::spawn_blocking(move || compare(&live, &draft, &flags, &asked))
+    let draft = evaluate::ready_with(read, changed, lists, admission).await?;
+    let compared = tokio::task::spawn_blocking(move || compare(&live, &draft, &flags, &asked))
         .await
-        .map_err(|error| Refusal::Internal(format!("evaluating failed: {error}")))?
+        .map_err(|error| Refusal::Internal(format!("evaluating failed: {error}")))??;
+    Ok(Impact { flags_left_out: left_out, ..compared })
 }
 
 fn check(asked: &Asked) -> Result<(), Refusal> {
     if asked.draft.is_empty() {
         return Err(Refusal::invalid("/flags", "name at least one flag that would change"));
     }
-    if asked.draft.len() > FLAGS_MAX {
+    if asked.draft.flags.len() > FLAGS_MAX {
         return Err(Refusal::invalid("/flags", format!("the limit is {FLAGS_MAX} flags")));
     }
     if asked.contexts.len() > CONTEXTS_MAX {
@@ -122,9 +160,13 @@ fn check(asked: &Asked) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn apply(state: &mut State, draft: &Draft) -> Result<(), Refusal> {
-    for (key, (definition, config)) in draft {
-        let pointer = |part: &str| format!("/flags/{}{part}", crate::change::pointer_segment(key));
+fn apply(state: &mut State, draft: &IndexMap<String, FlagDraft>) -> Result<(), Refusal> {
+    for (key, FlagDraft { definition, config, gone }) in draft {
+        if *gone {
+            state.flags.retain(|flag| flag.definition.key != *key);
+            continue;
+        }
+        let pointer = |part: &str| format!("/flags/{}{part}", pointer_segment(key));
         if definition.as_ref().is_some_and(|definition| definition.key != *key) {
             let message = format!("a flag keeps its key, {key:?}");
             return Err(Refusal::invalid(pointer("/definition/key"), message));
@@ -149,26 +191,92 @@ fn apply(state: &mut State, draft: &Draft) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The flags of the draft, and those that need one of them, through however many others.
+/// The lists that are in the draft itself.
+fn apply_segments(
+    state: &mut State,
+    draft: &IndexMap<String, Option<(Segment, Ids)>>,
+) -> Result<NewLists, Refusal> {
+    let mut lists = NewLists::new();
+    for (key, draft) in draft {
+        let before = state.segments.iter().find(|one| one.segment.key == *key);
+        let (mut has_included, mut has_excluded) =
+            before.map_or((false, false), |one| (one.has_included, one.has_excluded));
+        state.segments.retain(|one| one.segment.key != *key);
+        let Some((segment, ids)) = draft else { continue };
+        for (kind, ids, has) in [
+            ("included", &ids.included, &mut has_included),
+            ("excluded", &ids.excluded, &mut has_excluded),
+        ] {
+            let Some(ids) = ids else { continue };
+            *has = !ids.is_empty();
+            let place = format!("/segments/{}", pointer_segment(key));
+            let list = segments::id_list(kind, ids).map_err(|refusal| within(refusal, &place))?;
+            lists.insert((key.clone(), kind), list);
+        }
+        let segment = segment.clone();
+        state.segments.push(SegmentState { segment, has_included, has_excluded });
+    }
+    // As they are stored.
+    state.segments.sort_by(|one, next| one.segment.key.cmp(&next.segment.key));
+    Ok(lists)
+}
+
+async fn apply_policies(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    loaded: &mut environments::Loaded,
+    draft: &IndexMap<String, Option<Pin>>,
+) -> Result<(), Refusal> {
+    for (name, pin) in draft {
+        loaded.policies.retain(|pinned| pinned.state.name != *name);
+        if let Some(pin) = pin {
+            let place = format!("/policies/{}", pointer_segment(name));
+            let pinned = policies::would_pin(read, scope, name, pin).await;
+            loaded.policies.push(pinned.map_err(|refusal| match refusal {
+                Refusal::NotFound(_) => Refusal::invalid(place, refusal.to_string()),
+                refusal => within(refusal, &place),
+            })?);
+        }
+    }
+    loaded.policies.sort_by(|one, next| one.state.name.cmp(&next.state.name));
+    loaded.state.policies = loaded.policies.iter().map(|pinned| pinned.state.clone()).collect();
+    Ok(())
+}
+
+/// The flags of the draft, and those that need one of them, or a segment or a policy of it, through
+/// however many others.
 fn affected(live: &State, draft: &State, changed: &Draft) -> Vec<String> {
-    let mut reached: BTreeSet<&str> = changed.keys().map(String::as_str).collect();
+    let mut segments: BTreeSet<&str> = changed.segments.keys().map(String::as_str).collect();
     loop {
-        let before = reached.len();
-        for flag in live.flags.iter().chain(&draft.flags) {
-            let of_rules = flag.config.rules.iter().flat_map(|rule| &rule.prerequisites);
-            let needs = flag.config.prerequisites.iter().chain(of_rules);
-            if needs.into_iter().any(|needed| reached.contains(needed.flag.as_str())) {
-                reached.insert(&flag.definition.key);
+        let before = segments.len();
+        for of in live.segments.iter().chain(&draft.segments) {
+            if references::of_segment(&of.segment).iter().any(|key| segments.contains(key)) {
+                segments.insert(&of.segment.key);
             }
         }
-        if reached.len() == before {
+        if segments.len() == before {
             break;
         }
     }
-    let mut flags: Vec<String> = changed.keys().cloned().collect();
-    let more = reached.into_iter().filter(|key| !changed.contains_key(*key));
-    flags.extend(more.map(str::to_owned));
-    flags
+    let mut flags: BTreeSet<&str> = changed.flags.keys().map(String::as_str).collect();
+    loop {
+        let before = flags.len();
+        for flag in live.flags.iter().chain(&draft.flags) {
+            let is_needed = |reference: &Reference<'_>| match reference.to {
+                Target::Flag(key) => flags.contains(key),
+                Target::Segment(key) => segments.contains(key),
+                Target::Policy(name) => changed.policies.contains_key(name),
+            };
+            if references::of_config(&flag.config).iter().any(is_needed) {
+                flags.insert(&flag.definition.key);
+            }
+        }
+        if flags.len() == before {
+            break;
+        }
+    }
+    let more = flags.into_iter().filter(|key| !changed.flags.contains_key(*key));
+    changed.flags.keys().map(String::as_str).chain(more).map(str::to_owned).collect()
 }
 
 /// From what, to what; for how many contexts, and which of them are shown.
@@ -209,7 +317,8 @@ fn compare(
         contexts += 1;
         changed += usize::from(differs);
     }
-    let of_flag = |(flag, found): (&String, Found)| {
+    let mut example_bytes = 0usize;
+    let mut of_flag = |(flag, found): (&String, Found)| {
         let changed = found.values().map(|(count, _)| count).sum();
         let mut transitions: Vec<Transition> = found
             .into_iter()
@@ -231,11 +340,20 @@ fn compare(
         transitions.sort_by_cached_key(order);
         let others = transitions.iter().skip(TRANSITIONS_MAX).map(|of| of.contexts).sum();
         transitions.truncate(TRANSITIONS_MAX);
-        let in_draft = asked.draft.contains_key(flag);
+        for transition in &mut transitions {
+            transition.examples.retain(|context| {
+                let bytes = context.to_string().len();
+                let fits = example_bytes + bytes <= EXAMPLE_BYTES_MAX;
+                example_bytes += if fits { bytes } else { 0 };
+                fits
+            });
+        }
+        let in_draft = asked.draft.flags.contains_key(flag);
         FlagImpact { flag: flag.clone(), in_draft, changed, transitions, others }
     };
-    let flags = flags.iter().zip(found).map(of_flag).collect();
-    Ok(Impact { contexts, complete: contexts == asked.contexts.len(), changed, flags })
+    let flags = flags.iter().zip(found).map(&mut of_flag).collect();
+    let complete = contexts == asked.contexts.len();
+    Ok(Impact { contexts, complete, changed, flags, flags_left_out: 0 })
 }
 
 fn serve(

@@ -655,6 +655,24 @@ pub async fn revert(
 }
 
 /// What an environment pins, as the compiler and the publisher want it.
+/// As `load` would give it if it were pinned: what runs as its shadow answers nobody, and is left out.
+pub async fn would_pin(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    name: &str,
+    pin: &Pin,
+) -> Result<Pinned, Refusal> {
+    let policy = find(read, scope, name).await?;
+    check_pin(read, &policy, pin).await?;
+    let version = find_version(read, &policy.id, &pin.digest).await?;
+    let digest = version.digest.parse::<Digest>();
+    let digest =
+        digest.map_err(|_| Refusal::Internal("a stored digest is malformed".to_owned()))?;
+    let attributes = stored("list of attributes", &version.attributes)?;
+    let state = PolicyState { name: name.to_owned(), digest, attributes };
+    Ok(Pinned { state, bytes: u32::try_from(version.bytes).unwrap_or(u32::MAX), shadow: None })
+}
+
 pub async fn load(read: &mut Connection, environment_id: &str) -> Result<Vec<Pinned>, Refusal> {
     type Row = (String, String, i64, String, Option<String>, Option<i64>, i64);
     let rows: Vec<Row> = query_as(LOADED).bind(environment_id).fetch_all(read).await?;

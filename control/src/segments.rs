@@ -230,17 +230,8 @@ pub async fn put_list(
     Ok(after)
 }
 
-async fn set_list(
-    tx: &mut Connection,
-    segment_id: &str,
-    kind: &str,
-    ids: &[String],
-    at: i64,
-) -> Result<(), Refusal> {
-    if ids.is_empty() {
-        query(LIST_DELETE).bind(segment_id).bind(kind).execute(tx).await?;
-        return Ok(());
-    }
+/// One of its lists, as edges have it.
+pub fn id_list(kind: &str, ids: &[String]) -> Result<IdList, Refusal> {
     if ids.len() > SEGMENT_IDS_MAX {
         return Err(Refusal::invalid(
             format!("/{kind}"),
@@ -253,7 +244,21 @@ async fn set_list(
         let message = format!("an id is one line of 1 to {STRING_BYTES_MAX} bytes");
         return Err(Refusal::invalid(format!("/{kind}/{index}"), message));
     }
-    let list = IdList::from_ids(ids.iter().map(String::as_str));
+    Ok(IdList::from_ids(ids.iter().map(String::as_str)))
+}
+
+async fn set_list(
+    tx: &mut Connection,
+    segment_id: &str,
+    kind: &str,
+    ids: &[String],
+    at: i64,
+) -> Result<(), Refusal> {
+    if ids.is_empty() {
+        query(LIST_DELETE).bind(segment_id).bind(kind).execute(tx).await?;
+        return Ok(());
+    }
+    let list = id_list(kind, ids)?;
     let (bytes, count) = (list.encode(), list.len());
     let digest = Digest::of(&bytes).to_string();
     let length = bytes.len() as i64;

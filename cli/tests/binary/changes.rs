@@ -33,6 +33,13 @@ fn a_flag_goes_back_is_killed_and_changes_by_a_change_set() {
     assert!(made.contains("Ads again  draft (version 1)"), "{made}");
     assert!(made.contains("replace /enabled true"), "{made}");
     dev.tidegate(&["change", "apply", "1"]).failed(5);
+    let contexts = folder.path().join("contexts.json");
+    std::fs::write(&contexts, r#"[{ "targetingKey": "ann" }, {}]"#).unwrap();
+    let contexts = contexts.to_str().unwrap();
+    let told = dev.tidegate(&["change", "impact", "1", "--contexts", contexts]).ok().out;
+    assert!(told.starts_with("2 of 2 contexts are answered differently\n  adFailure: 2"), "{told}");
+    dev.tidegate(&["change", "impact", "1"]).failed(2);
+    dev.tidegate(&["change", "impact", "1", "--recent", "5", "--in", "nowhere"]).failed(4);
     assert!(dev.tidegate(&["change", "submit", "1"]).ok().out.starts_with("1 is approved"));
     // Whoever wrote it does not approve it.
     dev.tidegate(&["change", "approve", "1"]).failed(1);

@@ -132,6 +132,7 @@ const ROUTES: &[(&str, &str, Permission)] = &[
     ("POST", "~/change-sets/{number}/approve", Approve),
     ("POST", "~/change-sets/{number}/reject", Approve),
     ("POST", "~/change-sets/{number}/comment", Read),
+    ("POST", "~/change-sets/{number}/impact", Read),
     ("POST", "~/change-sets/{number}/rebase", Configure),
     ("POST", "~/change-sets/{number}/apply", Configure),
     ("POST", "~/change-sets/{number}/schedule", Configure),

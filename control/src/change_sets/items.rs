@@ -16,8 +16,9 @@ use utoipa::ToSchema;
 
 use crate::audit::Entry;
 use crate::authorize::{NamespaceScope, Permission};
-use crate::change::{self, Change, Expected, pointer_segment};
+use crate::change::{self, Change, Expected, pointer_segment, within};
 use crate::environments::{self, Environment};
+use crate::impact::Draft;
 use crate::policies::{self, Move, Pin};
 use crate::refusal::{Refusal, check_zero, stored};
 use crate::segments;
@@ -337,19 +338,6 @@ fn wanted(item: &Item) -> Result<Wanted, Refusal> {
     }
 }
 
-/// Problems of a part, with where that part is.
-fn within(refusal: Refusal, place: &str) -> Refusal {
-    match refusal {
-        Refusal::Invalid(mut problems) => {
-            for problem in &mut problems {
-                problem.pointer.insert_str(0, place);
-            }
-            Refusal::Invalid(problems)
-        }
-        refusal => refusal,
-    }
-}
-
 /// Reads items, finds what they are made on, and asks whether the caller may make them.
 pub(super) async fn take_in(
     read: &mut Connection,
@@ -477,6 +465,7 @@ fn at_item(refusal: Refusal, index: usize) -> Refusal {
         Refusal::NotFound(_)
         | Refusal::Exists { .. }
         | Refusal::InUse { .. }
+        | Refusal::Archived
         | Refusal::TooMany { .. } => Refusal::invalid(place, refusal.to_string()),
         refusal => refusal,
     }
@@ -572,9 +561,70 @@ fn placed(mut problem: Problem, items: &[Item], environment: &str) -> Problem {
             problem.pointer = format!("/items/{index}/value{rest}");
             return problem;
         }
+        // Of a flag that is not there.
+        if item.kind == Kind::Config && problem.pointer == format!("/flags/{key}") {
+            problem.pointer = format!("/items/{index}");
+            return problem;
+        }
     }
     // Elsewhere: what was there before does not go together with it.
     problem.message = format!("in {environment:?} at {}: {}", problem.pointer, problem.message);
     problem.pointer = "/items".to_owned();
     problem
+}
+
+// --- As they are previewed -----------------------------------------------------------------------
+
+/// What they would make of one environment.
+pub(super) fn drafted(items: &[Item], environment: &str) -> Result<Draft, Refusal> {
+    let mut draft = Draft::default();
+    for item in items {
+        if item.environment.as_ref().is_some_and(|key| key != environment) {
+            continue;
+        }
+        let key = item.key.clone();
+        match (wanted(item)?, item.kind) {
+            (Wanted::Definition(definition), _) => {
+                draft.flags.entry(key).or_default().definition = Some(definition);
+            }
+            (Wanted::Config(config), _) => {
+                draft.flags.entry(key).or_default().config = Some(config);
+            }
+            (Wanted::Segment(segment, ids), _) => {
+                draft.segments.insert(key, Some((segment, ids)));
+            }
+            (Wanted::Pin(pin), _) => {
+                draft.policies.insert(key, Some(pin));
+            }
+            (Wanted::Gone, Kind::Segment) => {
+                draft.segments.insert(key, None);
+            }
+            (Wanted::Gone, Kind::PolicyPin) => {
+                draft.policies.insert(key, None);
+            }
+            (Wanted::Gone, Kind::Definition | Kind::Config) => {
+                draft.flags.entry(key).or_default().gone = true;
+            }
+        }
+    }
+    Ok(draft)
+}
+
+/// What is wrong with a preview of them, at the items.
+pub(super) fn placed_all(refusal: Refusal, items: &[Item], environment: &str) -> Refusal {
+    match refusal {
+        Refusal::Invalid(problems) => {
+            let of_state = |problem: &Problem| {
+                let parts = ["/flags/", "/segments/", "/policies/"];
+                parts.iter().any(|part| problem.pointer.starts_with(part))
+            };
+            let place = |problem| match of_state(&problem) {
+                true => placed(problem, items, environment),
+                // Of what was asked.
+                false => problem,
+            };
+            Refusal::Invalid(problems.into_iter().map(place).collect())
+        }
+        refusal => refusal,
+    }
 }

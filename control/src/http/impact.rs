@@ -12,16 +12,18 @@ use utoipa_axum::routes;
 
 use super::extract::{At, Handled, Shared, Writing, answer, moment, no_content, parse, read};
 use super::problem::respond;
-use crate::authorize::Scope;
-use crate::impact::{self, FlagImpact, Impact, Served, Transition};
+use crate::authorize::{NamespaceScope, Scope};
+use crate::change_sets;
+use crate::impact::{self, FlagDraft, FlagImpact, Impact, Served, Transition};
 use crate::page::Page;
 use crate::refusal::Refusal;
 use crate::samples::{self, Sampling};
-use crate::store::{now_us, rfc3339};
+use crate::store::{Connection, now_us, rfc3339};
 
 pub fn router() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(preview))
+        .routes(routes!(preview_change_set))
         .routes(routes!(get_sampling, set_sampling, unset_sampling))
         .routes(routes!(list_contexts))
 }
@@ -57,6 +59,7 @@ struct Draft {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 struct ShownImpact {
     /// How many contexts were compared.
     contexts: usize,
@@ -65,6 +68,13 @@ struct ShownImpact {
     /// Contexts for which at least one flag changes.
     changed: usize,
     flags: Vec<ShownFlag>,
+    /// Flags that need something of the draft and were not compared: there are more than 1,000.
+    #[serde(skip_serializing_if = "is_none")]
+    flags_left_out: usize,
+}
+
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -128,40 +138,97 @@ async fn preview(State(shared): State<Shared>, scope: Scope, at: At, request: Re
     let asked: Preview = parse(&body)?;
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
-    let contexts = match asked.recent {
-        None => {
-            let contexts = asked.contexts.into_iter();
-            contexts.map(|context| Value::Object(context.into_iter().collect())).collect()
-        }
-        Some(_) if !asked.contexts.is_empty() => {
-            let message = "either contexts, or recent ones, not both";
-            return Err(Refusal::invalid("/recent", message).into());
-        }
-        Some(recent) if (1..=impact::CONTEXTS_MAX).contains(&(recent as usize)) => {
-            let recent = i64::from(recent);
-            let found = samples::newest(&mut read, &scope, &at.environment, recent).await?;
-            found.into_iter().map(|(_, context)| context).collect()
-        }
-        Some(_) => {
-            let message = format!("1 to {} contexts", impact::CONTEXTS_MAX);
-            return Err(Refusal::invalid("/recent", message).into());
-        }
-    };
+    let contexts =
+        contexts_of(&mut read, &scope, &at.environment, asked.contexts, asked.recent).await?;
+    let flags = asked.flags.into_iter().map(|(key, draft)| {
+        let Draft { definition, config } = draft;
+        (key, FlagDraft { definition, config, gone: false })
+    });
     let asked = impact::Asked {
-        draft: asked
-            .flags
-            .into_iter()
-            .map(|(key, draft)| (key, (draft.definition, draft.config)))
-            .collect(),
+        draft: impact::Draft { flags: flags.collect(), ..impact::Draft::default() },
         contexts,
         now_ms: moment("/now", asked.now.as_deref())?.unwrap_or_else(now_us) / 1_000,
     };
     let (environment, admission) = (&at.environment, &shared.admission);
     let impact = impact::preview(&mut read, &scope, environment, asked, admission).await?;
-    let Impact { contexts, complete, changed, flags } = impact;
+    Ok(respond(answer(StatusCode::OK, None, &show(impact))))
+}
+
+fn show(impact: Impact) -> ShownImpact {
+    let Impact { contexts, complete, changed, flags, flags_left_out } = impact;
     let flags = flags.into_iter().map(show_flag).collect();
-    let shown = ShownImpact { contexts, complete, changed, flags };
-    Ok(respond(answer(StatusCode::OK, None, &shown)))
+    ShownImpact { contexts, complete, changed, flags, flags_left_out }
+}
+
+async fn contexts_of(
+    read: &mut Connection,
+    scope: &NamespaceScope,
+    environment: &str,
+    contexts: Vec<IndexMap<String, Value>>,
+    recent: Option<u32>,
+) -> Result<Vec<Value>, Refusal> {
+    match recent {
+        None => {
+            let contexts = contexts.into_iter();
+            Ok(contexts.map(|context| Value::Object(context.into_iter().collect())).collect())
+        }
+        Some(_) if !contexts.is_empty() => {
+            Err(Refusal::invalid("/recent", "either contexts, or recent ones, not both"))
+        }
+        Some(recent) if (1..=impact::CONTEXTS_MAX).contains(&(recent as usize)) => {
+            let recent = i64::from(recent);
+            let found = samples::newest(read, scope, environment, recent).await?;
+            Ok(found.into_iter().map(|(_, context)| context).collect())
+        }
+        Some(_) => {
+            let message = format!("1 to {} contexts", impact::CONTEXTS_MAX);
+            Err(Refusal::invalid("/recent", message))
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct PreviewChangeSet {
+    /// In which; the only one that its items name, unless said.
+    #[serde(default)]
+    environment: Option<String>,
+    /// Evaluation contexts, at most 1,000; or `recent`.
+    #[serde(default)]
+    #[schema(max_items = 1000)]
+    contexts: Vec<IndexMap<String, Value>>,
+    /// So many of the newest contexts that edges sampled there, at most 1,000.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 1000)]
+    recent: Option<u32>,
+    /// RFC 3339; the present unless given.
+    #[serde(default)]
+    now: Option<String>,
+}
+
+/// What a change set would change in one environment, were all of it applied now.
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/change-sets/{number}/impact", tag = "change sets",
+    request_body = PreviewChangeSet, responses((status = 200, body = ShownImpact)))]
+async fn preview_change_set(
+    State(shared): State<Shared>,
+    scope: Scope,
+    at: At,
+    request: Request,
+) -> Handled {
+    let max = rules::limits::ADMIN_BODY_BYTES_MAX;
+    let body = read(request.into_body(), max, shared.body_timeout).await?;
+    let asked: PreviewChangeSet = parse(&body)?;
+    let now_ms = moment("/now", asked.now.as_deref())?.unwrap_or_else(now_us) / 1_000;
+    let mut read = shared.store.read().await?;
+    let scope = at.scope(&mut read, &scope).await?;
+    let environment =
+        change_sets::previewed(&mut read, &scope, at.number, asked.environment).await?;
+    let contexts =
+        contexts_of(&mut read, &scope, &environment, asked.contexts, asked.recent).await?;
+    let (asked, admission) = ((contexts, now_ms), &shared.admission);
+    let impact =
+        change_sets::impact(&mut read, &scope, at.number, &environment, asked, admission).await?;
+    Ok(respond(answer(StatusCode::OK, None, &show(impact))))
 }
 
 #[derive(Debug, Deserialize, ToSchema)]

@@ -223,3 +223,173 @@ async fn an_order_names_its_bounds() {
     }
     world.control.shutdown().await;
 }
+
+const SETS: &str = "/api/v1/namespaces/ours/change-sets";
+const CONFIGS: &str = "/api/v1/namespaces/ours/environments/production/flags";
+
+async fn set_of(world: &World, items: Value) -> String {
+    let (status, body) = world.post(SETS, json!({ "title": "T", "items": items })).await;
+    assert_eq!(status, 201, "{body}");
+    format!("{SETS}/{}", body["number"])
+}
+
+/// What each flag gives each context: its value, or why there is none.
+async fn answers(world: &World, flags: &[&str]) -> Vec<Vec<Value>> {
+    let mut all = Vec::new();
+    for flag in flags {
+        let mut of_flag = Vec::new();
+        for context in contexts().as_array().expect("contexts") {
+            let asked = json!({ "flag": flag, "context": context });
+            let path = "/api/v1/namespaces/ours/environments/production/evaluate";
+            let (status, body) = world.post(path, asked).await;
+            of_flag.push(match status {
+                200 => json!([body["results"][0]["variant"], body["results"][0]["value"]]),
+                status => json!(status),
+            });
+        }
+        all.push(of_flag);
+    }
+    all
+}
+
+/// Inside of `outer`, so that who asks for one asks for the other.
+async fn segments(world: &World) {
+    let path = "/api/v1/namespaces/ours/environments/production/segments";
+    let beta = json!({ "key": "beta", "included": ["anna"] });
+    let outer = json!({ "key": "outer", "rules": [{ "segment": "beta" }] });
+    for segment in [beta, outer] {
+        let (status, body) = world.post(path, segment).await;
+        assert_eq!(status, 201, "{body}");
+    }
+    let rule =
+        json!({ "id": "beta", "when": { "segment": "outer" }, "serve": { "variant": "on" } });
+    let config = json!({ "enabled": true, "off": "off", "rules": [rule],
+        "fallthrough": { "variant": "off" } });
+    let (status, body) = world.put(&format!("{CONFIGS}/other"), config).await;
+    assert_eq!(status, 200, "{body}");
+}
+
+#[tokio::test]
+async fn of_a_change_set_all_items_count_together_and_its_application_does_what_was_told() {
+    let world = world().await;
+    segments(&world).await;
+    world.environment("ours", "staging").await;
+    let on_for = |segment: &str| {
+        let rule =
+            json!({ "id": "them", "when": { "segment": segment }, "serve": { "variant": "on" } });
+        json!({ "enabled": true, "off": "off", "rules": [rule], "fallthrough": { "variant": "off" } })
+    };
+    let config = |environment: &str, key: &str, value: Value| json!({ "kind": "config", "environment": environment, "key": key, "value": value });
+    let segment = |value: Value| {
+        json!({ "kind": "segment", "environment": "production", "key": value["key"],
+            "value": value })
+    };
+    let french = json!({ "attr": "country", "op": "eq", "value": "FR" });
+    // `fresh` is new and needs `banner`, which asks for `new`, which is new and asks for `beta`, which
+    // changes: `other` asks for that through `outer`, and is in no item; nor is `shelf`.
+    let mut fresh = on_for("new");
+    fresh["prerequisites"] = json!([{ "flag": "banner", "variants": ["on"] }]);
+    let set = set_of(
+        &world,
+        json!([
+            config("production", "fresh", fresh),
+            config("production", "banner", on_for("new")),
+            config("staging", "banner", banner(&["DE"])),
+            segment(json!({ "key": "beta", "included": ["emil", "bert"] })),
+            segment(json!({ "key": "new", "rules": [{ "all": [french, { "segment": "beta" }] }],
+                "included": ["dora"] })),
+            { "kind": "definition", "key": "fresh", "value": { "key": "fresh", "type": "boolean",
+                "variants": { "on": true, "off": false } } },
+        ]),
+    )
+    .await;
+    let flags = ["fresh", "banner", "other", "shelf"];
+    let live = (world.published("ours").await, answers(&world, &flags).await);
+    let asked = json!({ "environment": "production", "contexts": contexts() });
+    let (status, told) = world.post(&format!("{set}/impact"), asked.clone()).await;
+    assert_eq!(status, 200, "{told}");
+    let of_flags: Vec<_> = told["flags"]
+        .as_array()
+        .expect("flags")
+        .iter()
+        .map(|of| json!([of["flag"], of["inDraft"], of["changed"]]))
+        .collect();
+    assert_eq!(
+        json!(of_flags),
+        json!([["fresh", true, 5], ["banner", true, 4], ["other", false, 3], ["shelf", false, 4]])
+    );
+    assert_eq!((&told["contexts"], &told["changed"]), (&json!(5), &json!(5)), "{told}");
+    let gained = &told["flags"][1]["transitions"][0];
+    assert_eq!((&gained["to"]["rule"], &gained["contexts"]), (&json!("them"), &json!(2)), "{told}");
+    assert_eq!(gained["examples"], json!([contexts()[1], contexts()[3]]));
+    // Nothing was written.
+    assert_eq!((world.published("ours").await, answers(&world, &flags).await), live);
+    assert_eq!(world.get(&set).await.1["state"], "draft");
+
+    for step in ["submit", "apply"] {
+        let (status, body) = world.post(&format!("{set}/{step}"), json!({})).await;
+        assert_eq!(status, 200, "{step}: {body}");
+    }
+    let after = answers(&world, &flags).await;
+    let differ = |(before, after): (&Vec<Value>, &Vec<Value>)| {
+        before.iter().zip(after).filter(|(before, after)| before != after).count()
+    };
+    let changed: Vec<usize> = live.1.iter().zip(&after).map(differ).collect();
+    assert_eq!(changed, [5, 4, 3, 4], "{after:?}");
+    // And once it is there it changes nothing.
+    let (_, told) = world.post(&format!("{set}/impact"), asked).await;
+    assert_eq!(told["changed"], 0, "{told}");
+    world.control.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_a_set_takes_away_is_previewed_as_gone_and_what_it_lacks_is_told_at_its_item() {
+    let world = world().await;
+    segments(&world).await;
+    world.environment("ours", "staging").await;
+    let at = |items: Value| {
+        let world = &world;
+        async move { format!("{}/impact", set_of(world, items).await) }
+    };
+    let gone = json!({ "kind": "definition", "key": "shelf", "value": null });
+    let lists = json!({ "kind": "segment", "environment": "production", "key": "beta",
+        "value": { "key": "beta", "included": [] } });
+    let both = at(json!([gone, lists])).await;
+    let (status, body) = world.post(&both, json!({ "contexts": contexts() })).await;
+    assert_eq!(status, 200, "{body}");
+    let flags = body["flags"].as_array().expect("flags");
+    let shelf = &flags[0]["transitions"][0];
+    assert_eq!(shelf["to"], json!({ "errorCode": "FLAG_NOT_FOUND" }), "{body}");
+    assert_eq!((&flags[1]["flag"], &flags[1]["changed"]), (&json!("other"), &json!(1)), "{body}");
+
+    let config = |key: &str, value: Value| json!({ "kind": "config", "environment": "production", "key": key, "value": value });
+    let unused = json!({ "kind": "segment", "environment": "production", "key": "outer",
+        "value": null });
+    let pin = json!({ "kind": "policy-pin", "environment": "production", "key": "guard",
+        "value": { "digest": "0".repeat(64) } });
+    let green = json!({ "enabled": true, "fallthrough": { "variant": "green" } });
+    let ids = json!({ "kind": "segment", "environment": "production", "key": "s",
+        "value": { "key": "s", "included": ["one", ""] } });
+    let ok = config("banner", banner(&["FR"]));
+    let table = [
+        (json!([ok, config("other", green)]), json!({}), "/items/1/value/fallthrough/variant"),
+        (json!([ok, config("none", banner(&[]))]), json!({}), "/items/1"),
+        (json!([unused]), json!({}), "/items"),
+        (json!([ok, pin]), json!({}), "/items/1/value"),
+        (json!([ok, ids]), json!({}), "/items/1/value/included/1"),
+        (json!([ok]), json!({ "contexts": [3] }), "/contexts/0"),
+        (json!([ok]), json!({ "contexts": vec![json!({}); 1_001] }), "/contexts"),
+        (json!([ok]), json!({ "environment": "staging" }), "/environment"),
+        (json!([gone]), json!({}), "/environment"),
+        (json!([gone]), json!({ "environment": "production", "recent": 0 }), "/recent"),
+    ];
+    for (items, asked, pointer) in table {
+        let (status, body) = world.post(&at(items.clone()).await, asked.clone()).await;
+        assert_eq!(status, 422, "{items} {asked}: {body}");
+        assert_eq!(body["errors"][0]["pointer"], pointer, "{items} {asked}: {body}");
+    }
+    assert_eq!(world.post(&format!("{SETS}/999/impact"), json!({})).await.0, 404);
+    let nowhere = json!({ "environment": "nowhere" });
+    assert_eq!(world.post(&at(json!([gone])).await, nowhere).await.0, 404);
+    world.control.shutdown().await;
+}

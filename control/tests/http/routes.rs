@@ -409,6 +409,13 @@ fn table(digest: &str, key_id: &str, edge_key_id: &str) -> Vec<Route> {
             Json(json!({ "text": "why not" })),
             200
         ),
+        below!(
+            "POST",
+            "/change-sets/{number}/impact",
+            "/change-sets/1/impact",
+            Json(json!({ "environment": "production", "contexts": [{ "targetingKey": "ann" }] })),
+            200
+        ),
         below!("POST", "/change-sets/{number}/rebase", "/change-sets/1/rebase", None, 200),
         below!("POST", "/change-sets/{number}/submit", "/change-sets/1/submit", None, 200),
         below!(
