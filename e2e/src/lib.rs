@@ -9,6 +9,7 @@ pub mod http;
 pub mod nats;
 pub mod ofrep_schema;
 pub mod oidc;
+pub mod page;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
