@@ -1,10 +1,12 @@
-//! Change sets as those see them who ask an edge meanwhile, with control and edge as processes.
+//! Change sets as those see them who ask an edge meanwhile, with control and edge as processes; and as
+//! docs/CHANGES.md has them typed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use e2e::http::{Admin, Ofrep, client, until};
+use e2e::page::Page;
 use e2e::process::Process;
 use e2e::world::{ENVIRONMENT, admin_of, edge_of, furnish};
 use serde_json::{Value, json};
@@ -75,6 +77,7 @@ async fn approver(admin: &Admin) -> Admin {
     let accept =
         json!({ "token": made["invitation"]["token"], "password": "four words of his own" });
     let url = format!("{}/api/v1/invitations/accept", admin.url);
+    e2e::run::secret("password", "four words of his own");
     let session = e2e::http::send(client().post(url).json(&accept)).await.ok().json();
     let member = format!("/api/v1/namespaces/{}/members/bob@example.com", admin.namespace);
     admin.put(&member, &json!({ "role": "approver" })).await.ok();
@@ -181,4 +184,26 @@ async fn fifty_flags_change_at_an_edge_in_one_revision_and_no_answer_mixes_old_a
         metrics.text.lines().find(|line| line.starts_with("tidegate_edge_snapshot_revision"));
     let served = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
     assert_eq!(served, Some((before + 1) as f64), "{line:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_leads_from_an_empty_folder_to_a_set_that_is_applied_when_its_time_comes() {
+    let port = e2e::ports::free().expect("a port").port();
+    let page = Page::of("docs/CHANGES.md", 10).with("127.0.0.1:8080", &format!("127.0.0.1:{port}"));
+    let followed = page.follow().await;
+    for file in ["password", "bobs-password"] {
+        e2e::run::secret("password", &followed.read(file));
+    }
+    // What the page promises, beside that no line failed.
+    for said in [
+        "it takes a change set now",
+        "2 of 2 contexts are answered differently",
+        "the caller's default → express (rule beta): 1",
+        "1 is approved",
+        "1 is applied; production is at revision",
+        "2 is scheduled for",
+        "2  Blue for everybody  applied",
+    ] {
+        assert!(followed.said.contains(said), "{said:?}: {}", followed.told);
+    }
 }
