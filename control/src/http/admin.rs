@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 
 use super::extract::{Asked, At, Handled, Shared, Writing, answer, list, no_content};
 use super::problem::respond;
+use super::shapes;
 use crate::authorize::Scope;
 use crate::authorize::callers::CallerKind;
 use crate::environments::Environment;
@@ -117,33 +118,21 @@ impl WantedFlags {
     }
 }
 
-/// A flag's definition (docs/RULES.md) and, beside its fields:
-#[derive(Debug, Serialize, ToSchema)]
+/// A flag's state and, beside its fields:
+#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ShownFlag {
+struct ShownFlag<'f> {
     #[serde(flatten)]
-    #[schema(value_type = Object)]
-    definition: Value,
-    /// Why it looks as if nobody needed it; empty: it does not.
-    stale: Vec<Stale>,
-    /// RFC 3339, to the minute: when an edge or a browser evaluated it last, in any environment.
+    state: Value,
+    stale: &'f [Stale],
     #[serde(skip_serializing_if = "Option::is_none")]
     last_evaluated_at: Option<String>,
 }
 
-/// Of the documentation: what a list of flags looks like.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct ShownFlags {
-    items: Vec<ShownFlag>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_cursor: Option<String>,
-}
-
 fn show_flag(flag: &Known) -> Value {
     let shown = ShownFlag {
-        definition: flag.row.state(),
-        stale: flag.stale.clone(),
+        state: flag.row.state(),
+        stale: &flag.stale,
         last_evaluated_at: flag.last_evaluated_at.map(rfc3339),
     };
     json!(shown)
@@ -169,14 +158,14 @@ fn show_environment(row: &Environment) -> Value {
 }
 
 /// Namespaces, by key.
-#[utoipa::path(get, path = "/api/v1/namespaces", tag = "namespaces", responses((status = 200, body = Value)))]
+#[utoipa::path(get, path = "/api/v1/namespaces", tag = "namespaces", responses((status = 200, body = shapes::NamespacePage)))]
 async fn list_namespaces(State(shared): State<Shared>, scope: Scope, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     Ok(list(namespaces::page(&mut read, &scope, &page).await?, show_namespace))
 }
 
 /// Make a namespace.
-#[utoipa::path(post, path = "/api/v1/namespaces", tag = "namespaces", request_body = New, responses((status = 201, body = Value)))]
+#[utoipa::path(post, path = "/api/v1/namespaces", tag = "namespaces", request_body = New, responses((status = 201, body = shapes::Namespace)))]
 async fn create_namespace(writing: Writing) -> Handled {
     let new: New = writing.json()?;
     let mut write = writing.begin().await?;
@@ -185,7 +174,7 @@ async fn create_namespace(writing: Writing) -> Handled {
 }
 
 /// One namespace.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}", tag = "namespaces", responses((status = 200, body = Value)))]
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}", tag = "namespaces", responses((status = 200, body = shapes::Namespace)))]
 async fn get_namespace(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -194,7 +183,7 @@ async fn get_namespace(State(shared): State<Shared>, scope: Scope, at: At) -> Ha
 }
 
 /// Change a namespace's name.
-#[utoipa::path(patch, path = "/api/v1/namespaces/{namespace}", tag = "namespaces", request_body = Rename, responses((status = 200, body = Value)))]
+#[utoipa::path(patch, path = "/api/v1/namespaces/{namespace}", tag = "namespaces", request_body = Rename, responses((status = 200, body = shapes::Namespace)))]
 async fn rename_namespace(at: At, writing: Writing) -> Handled {
     let body: Rename = writing.json()?;
     let mut write = writing.begin().await?;
@@ -213,7 +202,7 @@ async fn delete_namespace(at: At, writing: Writing) -> Handled {
 }
 
 /// Environments of a namespace, by key.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments", tag = "environments", responses((status = 200, body = Value)))]
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments", tag = "environments", responses((status = 200, body = shapes::EnvironmentPage)))]
 async fn list_environments(
     State(shared): State<Shared>,
     scope: Scope,
@@ -226,7 +215,7 @@ async fn list_environments(
 }
 
 /// Make an environment; every flag is off in it at first.
-#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments", tag = "environments", request_body = New, responses((status = 201, body = Value)))]
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments", tag = "environments", request_body = New, responses((status = 201, body = shapes::Environment)))]
 async fn create_environment(at: At, writing: Writing) -> Handled {
     let new: New = writing.json()?;
     let mut write = writing.begin().await?;
@@ -236,7 +225,7 @@ async fn create_environment(at: At, writing: Writing) -> Handled {
 }
 
 /// One environment: its revision, the one that is published, and how its newest staged rollout goes.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}", tag = "environments", responses((status = 200, body = Value)))]
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}", tag = "environments", responses((status = 200, body = shapes::Environment)))]
 async fn get_environment(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -264,7 +253,7 @@ async fn delete_environment(at: At, writing: Writing) -> Handled {
 }
 
 /// Publish an environment anew, if need be past the growth gate.
-#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/publish", tag = "environments", request_body = Publish, responses((status = 202, body = Value)))]
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/publish", tag = "environments", request_body = Publish, responses((status = 202, body = shapes::Environment)))]
 async fn publish_environment(at: At, writing: Writing) -> Handled {
     let body: Publish = writing.json()?;
     let mut write = writing.begin().await?;
@@ -285,7 +274,7 @@ async fn publish_environment(at: At, writing: Writing) -> Handled {
         ("unused_days" = Option<i64>, Query, description = "after how many days without evaluation a flag is `unused`, 1 to 3650; 30 unless given"),
         ("old_days" = Option<i64>, Query, description = "how many days after it was made a temporary flag without an expected end is `old`; 90 unless given"),
         ("settled_days" = Option<i64>, Query, description = "after how many days without a change a temporary flag that gives everybody the same is `settled`; 30 unless given")),
-    responses((status = 200, body = ShownFlags)))]
+    responses((status = 200, body = shapes::FlagPage)))]
 async fn list_flags(
     State(shared): State<Shared>,
     scope: Scope,
@@ -301,7 +290,7 @@ async fn list_flags(
 }
 
 /// Make a flag; it is off in every environment at first. It is its maker's, unless it says whose.
-#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/flags", tag = "flags", request_body = Value, responses((status = 201, body = Value)))]
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/flags", tag = "flags", request_body = shapes::FlagDefinition, responses((status = 201, body = shapes::Flag)))]
 async fn create_flag(at: At, writing: Writing) -> Handled {
     let mut definition: FlagDefinition = writing.json()?;
     let mut write = writing.begin().await?;
@@ -314,7 +303,7 @@ async fn create_flag(at: At, writing: Writing) -> Handled {
 }
 
 /// One flag's definition, with why it may be stale.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/flags/{flag}", tag = "flags", responses((status = 200, body = ShownFlag)))]
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/flags/{flag}", tag = "flags", responses((status = 200, body = shapes::Flag)))]
 async fn get_flag(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -323,7 +312,7 @@ async fn get_flag(State(shared): State<Shared>, scope: Scope, at: At) -> Handled
 }
 
 /// Change a flag's definition, in every environment.
-#[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/flags/{flag}", tag = "flags", request_body = Value, responses((status = 200, body = Value)))]
+#[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/flags/{flag}", tag = "flags", request_body = shapes::FlagDefinition, responses((status = 200, body = shapes::Flag)))]
 async fn update_flag(at: At, writing: Writing) -> Handled {
     let definition: FlagDefinition = writing.json()?;
     let mut write = writing.begin().await?;
@@ -344,7 +333,7 @@ async fn delete_flag(at: At, writing: Writing) -> Handled {
 
 /// Put a flag away that no other flag needs: to callers it does not exist then, as if it were deleted,
 /// but it can be taken back.
-#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/flags/{flag}/archive", tag = "flags", responses((status = 200, body = Value)))]
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/flags/{flag}/archive", tag = "flags", responses((status = 200, body = shapes::Flag)))]
 async fn archive_flag(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -353,7 +342,7 @@ async fn archive_flag(at: At, writing: Writing) -> Handled {
 }
 
 /// Take an archived flag back: each environment has it as it had it before.
-#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/flags/{flag}/unarchive", tag = "flags", responses((status = 200, body = Value)))]
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/flags/{flag}/unarchive", tag = "flags", responses((status = 200, body = shapes::Flag)))]
 async fn unarchive_flag(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -372,7 +361,7 @@ async fn get_flag_references(State(shared): State<Shared>, scope: Scope, at: At)
 }
 
 /// Every flag with its definition and what it does in this environment.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags", tag = "configurations", responses((status = 200, body = Value)))]
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags", tag = "configurations", responses((status = 200, body = shapes::ConfiguredFlagPage)))]
 async fn list_configs(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -381,7 +370,7 @@ async fn list_configs(State(shared): State<Shared>, scope: Scope, at: At, page: 
 }
 
 /// What a flag does in this environment.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags/{flag}", tag = "configurations", responses((status = 200, body = Value)))]
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags/{flag}", tag = "configurations", responses((status = 200, body = shapes::ConfiguredFlag)))]
 async fn get_config(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -390,7 +379,7 @@ async fn get_config(State(shared): State<Shared>, scope: Scope, at: At) -> Handl
 }
 
 /// Say what a flag does in this environment.
-#[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags/{flag}", tag = "configurations", request_body = Value, responses((status = 200, body = Value)))]
+#[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags/{flag}", tag = "configurations", request_body = shapes::FlagConfig, responses((status = 200, body = shapes::ConfiguredFlag)))]
 async fn set_config(at: At, writing: Writing) -> Handled {
     let config: FlagConfig = writing.json()?;
     let mut write = writing.begin().await?;

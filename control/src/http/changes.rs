@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 
 use super::extract::{Asked, At, Handled, Shared, Write, Writing, answer};
 use super::problem::respond;
+use super::shapes;
 use super::versions::operations;
 use crate::authorize::Scope;
 use crate::change_sets::items::{Item, Kind, NewItem, Standing};
@@ -266,7 +267,7 @@ async fn set_protection(at: At, writing: Writing) -> Handled {
 }
 
 /// Turn a flag off in an emergency, past all approvals. A flag that is off stays as it is.
-#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags/{flag}/kill", tag = "change sets", request_body = KillFlag, responses((status = 200, body = Value)))]
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags/{flag}/kill", tag = "change sets", request_body = KillFlag, responses((status = 200, body = shapes::ConfiguredFlag)))]
 async fn kill_flag(at: At, writing: Writing) -> Handled {
     let body: KillFlag = writing.json()?;
     let mut write = writing.begin().await?;

@@ -21,6 +21,7 @@ pub mod problem;
 pub mod promotions;
 pub mod record;
 pub mod segments;
+mod shapes;
 pub mod transfer;
 pub mod usage;
 pub mod versions;

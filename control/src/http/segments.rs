@@ -8,6 +8,7 @@ use utoipa_axum::routes;
 
 use super::extract::{At, Handled, Shared, Write, Writing, answer, list, no_content};
 use super::problem::{Stop, respond};
+use super::shapes;
 use crate::authorize::Scope;
 use crate::environments;
 use crate::page::Page;
@@ -33,7 +34,7 @@ async fn finish(mut write: Write, status: StatusCode, row: SegmentRow) -> Handle
 }
 
 /// Segments of an environment, by key, without their ids.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments", tag = "segments", responses((status = 200, body = Value)))]
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments", tag = "segments", responses((status = 200, body = shapes::SegmentPage)))]
 async fn list_segments(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -42,7 +43,7 @@ async fn list_segments(State(shared): State<Shared>, scope: Scope, at: At, page:
 }
 
 /// Make a segment.
-#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments", tag = "segments", request_body = Value, responses((status = 201, body = Value)))]
+#[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments", tag = "segments", request_body = shapes::SegmentDefinition, responses((status = 201, body = shapes::Segment)))]
 async fn create_segment(at: At, writing: Writing) -> Handled {
     let (segment, ids) = split(&writing)?;
     let mut write = writing.begin().await?;
@@ -64,7 +65,7 @@ async fn get_segment_references(State(shared): State<Shared>, scope: Scope, at: 
 }
 
 /// One segment, with its ids if they are few.
-#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments/{segment}", tag = "segments", responses((status = 200, body = Value)))]
+#[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments/{segment}", tag = "segments", responses((status = 200, body = shapes::Segment)))]
 async fn get_segment(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -74,7 +75,7 @@ async fn get_segment(State(shared): State<Shared>, scope: Scope, at: At) -> Hand
 }
 
 /// Change a segment; lists that are not named stay.
-#[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments/{segment}", tag = "segments", request_body = Value, responses((status = 200, body = Value)))]
+#[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments/{segment}", tag = "segments", request_body = shapes::SegmentDefinition, responses((status = 200, body = shapes::Segment)))]
 async fn update_segment(at: At, writing: Writing) -> Handled {
     let (segment, ids) = split(&writing)?;
     if segment.key != at.segment {
@@ -98,7 +99,7 @@ async fn delete_segment(at: At, writing: Writing) -> Handled {
 }
 
 /// Replace a list of ids (`included` or `excluded`): text, one id a line.
-#[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments/{segment}/{list}", tag = "segments", request_body(content = String, content_type = "text/plain"), responses((status = 200, body = Value)))]
+#[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments/{segment}/{list}", tag = "segments", request_body(content = String, content_type = "text/plain"), responses((status = 200, body = shapes::Segment)))]
 async fn set_segment_list(at: At, writing: Writing) -> Handled {
     let kind = match at.list.as_str() {
         "included" => "included",

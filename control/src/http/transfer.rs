@@ -10,6 +10,7 @@ use utoipa_axum::routes;
 
 use super::extract::{Asked, At, Handled, Shared, Writing, answer, moment, parse, read};
 use super::problem::respond;
+use super::shapes;
 use crate::authorize::Scope;
 use crate::evaluate;
 use crate::imports::{self, Became, Format};
@@ -61,7 +62,7 @@ struct Draft {
 /// Take flags over from a document; with dry_run, only say what would become of them.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/import", tag = "documents",
     params(("format" = String, Query), ("dry_run" = Option<bool>, Query), ("fractional" = Option<String>, Query)),
-    request_body = Value, responses((status = 200, body = Value)))]
+    request_body = Value, responses((status = 200, body = shapes::Imported)))]
 async fn import(at: At, Asked(how): Asked<How>, writing: Writing) -> Handled {
     let document = writing.body();
     let mut write = writing.begin().await?;
@@ -112,7 +113,7 @@ async fn export(
 
 /// Evaluate one flag or all, with the explanation, against what is there or a draft.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/evaluate", tag = "evaluation",
-    request_body = Value, responses((status = 200, body = Value)))]
+    request_body = shapes::TryOut, responses((status = 200, body = shapes::TriedOut)))]
 async fn try_out(State(shared): State<Shared>, scope: Scope, at: At, request: Request) -> Handled {
     let body =
         read(request.into_body(), rules::limits::ADMIN_BODY_BYTES_MAX, shared.body_timeout).await?;

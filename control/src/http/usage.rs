@@ -8,6 +8,7 @@ use utoipa_axum::routes;
 
 use super::extract::{Asked, At, Handled, Shared, answer, moment};
 use super::problem::respond;
+use super::shapes;
 use crate::authorize::Scope;
 use crate::refusal::Refusal;
 use crate::store::now_us;
@@ -33,7 +34,7 @@ struct Range {
     params(("from" = Option<String>, Query, description = "RFC 3339; a day before `to` unless given"),
         ("to" = Option<String>, Query, description = "RFC 3339; now unless given"),
         ("bucket" = Option<String>, Query, description = "`hour`, unless `minute` is asked for")),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = shapes::FlagUsage)))]
 async fn get_usage(
     State(shared): State<Shared>,
     scope: Scope,

@@ -10,6 +10,7 @@ use utoipa_axum::routes;
 
 use super::extract::{Asked, At, Handled, Shared, Writing, answer};
 use super::problem::respond;
+use super::shapes;
 use crate::authorize::Scope;
 use crate::page::{Page, Paged};
 use crate::store::rfc3339;
@@ -135,7 +136,7 @@ async fn get_definition_version(
 /// Make a former definition the current one, as a new version. If-Match names the current version.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/flags/{flag}/versions/{version}/restore", tag = "versions",
     params(("If-Match" = String, Header, description = "the ETag that the change is made on, or *")),
-    responses((status = 200, body = Value)))]
+    responses((status = 200, body = shapes::Flag)))]
 async fn restore_definition(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -177,7 +178,7 @@ async fn get_config_version(
 /// Make a former configuration the current one, as a new version. If-Match names the current version.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags/{flag}/versions/{version}/restore", tag = "versions",
     params(("If-Match" = String, Header, description = "the ETag that the change is made on, or *")),
-    responses((status = 200, body = Value)))]
+    responses((status = 200, body = shapes::ConfiguredFlag)))]
 async fn restore_config(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
