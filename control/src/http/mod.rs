@@ -2,17 +2,18 @@
 //!
 //! No SQL here. A route without a permission in `authorize/routes.rs` does not start.
 
-pub mod admin;
 pub mod changes;
 mod cookies;
 pub mod edge;
 pub mod events;
 pub mod extract;
+mod flags;
 pub mod fleet;
 pub mod identity;
 pub mod impact;
 pub mod keys;
 pub mod members;
+mod namespaces;
 mod oidc;
 pub mod pages;
 pub mod policies;
@@ -101,7 +102,8 @@ fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .merge(pages::router())
         .merge(identity::router())
-        .merge(admin::router())
+        .merge(namespaces::router())
+        .merge(flags::router())
         .merge(keys::router())
         .merge(members::router())
         .merge(oidc::router())
