@@ -1,5 +1,5 @@
-//! docs/OPERATORS.md as an operator follows it. The page's ports are this test's own, and its provider
-//! is npm's `oidc-provider`.
+//! docs/OPERATORS.md as an operator follows it, and docs/LIFECYCLE.md. The pages' ports are this test's
+//! own, and the provider is npm's `oidc-provider`.
 
 use e2e::oidc::Provider;
 use e2e::page::Page;
@@ -27,4 +27,24 @@ async fn the_page_leads_from_an_empty_folder_to_a_restored_backup() {
     assert!(said.contains(&redirect) || said.contains(&redirect.replace("303", "302")), "{told}");
     let answered = said.matches("\"value\":true").count();
     assert_eq!(answered, 2, "the flag before and after the restore: {told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_lives_leads_from_a_flag_to_its_end() {
+    let port = e2e::ports::free().expect("a port").port();
+    let page = Page::of("docs/LIFECYCLE.md", 6);
+    let followed = page.with("127.0.0.1:8080", &format!("127.0.0.1:{port}")).follow().await;
+    e2e::run::secret("password", &followed.read("password"));
+    // What the page promises, beside that no line failed.
+    for said in [
+        "of ann@example.com",
+        "it was expected to be gone by 2026-01-31",
+        "new-menu  production",
+        "refused, as it is needed",
+        "new-menu  archived",
+        "new-menu  is back",
+        "new-menu  deleted",
+    ] {
+        assert!(followed.said.contains(said), "{said:?}: {}", followed.told);
+    }
 }
