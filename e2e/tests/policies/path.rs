@@ -7,7 +7,7 @@ use http::Method;
 use rules::blob::Digest;
 use serde_json::json;
 
-use crate::support::{act, asking, definition, module, pin, upload};
+use crate::support::{act, asking, definition, express, german, module, pin, upload, use_policy};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_was_uploaded_and_pinned_decides_at_the_edge_until_it_fails_or_is_rolled_back()
@@ -128,4 +128,39 @@ async fn what_is_no_policy_is_refused_at_the_upload() {
     let listed = world.admin.get(&policies).await;
     assert_eq!(listed.ok().json()["items"], json!([]), "nothing refused is kept");
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_set_that_pins_another_version_tells_whom_it_changes_and_then_changes_them() {
+    let world = World::start().await;
+    let second = module(r#"{"value":"from the policy"}"#);
+    let other = Digest::of(&second).to_string();
+    use_policy(&world.admin, "guard", &express()).await;
+    world.admin.flag(&definition(), &asking("guard")).await;
+    assert_eq!(upload(&world.admin, "guard", &second).await.status, 201);
+    let sets = format!("/api/v1/namespaces/{}/change-sets", world.admin.namespace);
+    let set = async |digest: &str| {
+        let item = json!({ "kind": "policy-pin", "environment": world.admin.environment,
+            "key": "guard", "value": { "digest": digest } });
+        let body = json!({ "title": "Another guard", "items": [item] });
+        let made = world.admin.post(&sets, &body).await.ok().json();
+        format!("{sets}/{}", made["number"])
+    };
+    let pins = set(&other).await;
+    let asked = json!({ "contexts": [german(), { "targetingKey": "u", "country": "FR" }] });
+    let told = world.admin.post(&format!("{pins}/impact"), &asked).await.ok().json();
+    let flag = &told["flags"][0];
+    assert_eq!((&flag["flag"], &flag["inDraft"]), (&json!("checkout"), &json!(false)), "{told}");
+    assert_eq!((&told["changed"], &flag["transitions"][0]["contexts"]), (&json!(2), &json!(2)));
+    let (from, to) = (&flag["transitions"][0]["from"], &flag["transitions"][0]["to"]);
+    assert_eq!((&from["value"], &to["value"]), (&json!("E"), &json!("from the policy")), "{told}");
+    for step in ["submit", "apply"] {
+        world.admin.post(&format!("{pins}/{step}"), &json!({})).await.ok();
+    }
+    world.ofrep().serves("checkout", &german(), &json!("from the policy")).await;
+    let none = set(&"0".repeat(64)).await;
+    for step in ["impact", "submit"] {
+        let refused = world.admin.post(&format!("{none}/{step}"), &json!({})).await;
+        refused.problem(422, &["/items/0/value/digest", "has no version"]);
+    }
 }
