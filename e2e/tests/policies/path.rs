@@ -84,7 +84,7 @@ async fn a_policy_that_was_uploaded_and_pinned_decides_at_the_edge_until_it_fail
     ofrep.serves("checkout", &german, &json!("from the policy")).await;
 
     let needed = act(&world.admin, Method::DELETE, "guard").await;
-    needed.problem(422, &["no policy", "is pinned in this environment"]);
+    needed.problem(409, &["is needed by", "checkout", "guard"]);
     let version =
         format!("/api/v1/namespaces/{}/policies/guard/versions/{other}", world.admin.namespace);
     let pinned = send(world.admin.request(Method::DELETE, &version)).await;
