@@ -114,7 +114,7 @@ fn versions_of_a_policy_come_run_beside_each_other_and_go() {
     let table = ask(&["stats"]).ok().out;
     assert!(table.contains("guard"), "{table}");
 
-    let needed = ask(&["unpin", "guard"]).failed(4);
+    let needed = ask(&["unpin", "guard"]).failed(5);
     assert!(needed.err.contains("guard"), "{needed:?}");
     let plain = json!({ "enabled": true, "fallthrough": { "variant": "direct" } });
     std::fs::write(&rules, plain.to_string()).unwrap();
