@@ -47,8 +47,8 @@ impl Process {
         };
         eprintln!("the log of tidegate {arguments:?} is {}", log.display());
         let log = std::fs::File::create(log).expect("a file for the log");
-        // Unless the test says what is to be logged.
-        let settings = [&[("TIDEGATE_LOG", TALKATIVE)], settings].concat();
+        // Also of a test that wants its own output short: nobody reads this one but the search.
+        let settings = [settings, &[("TIDEGATE_LOG", TALKATIVE)]].concat();
         Process::started(arguments, &settings, log.into()).await
     }
 
