@@ -4,15 +4,16 @@ use serde_json::Value;
 
 use crate::world::{Done, Server, owner, run, tidegate};
 
+/// A control of a test's own, whose data is there.
+fn control(data: &std::path::Path) -> Server {
+    let listen = ["control", "--output", "json", "--listen", "127.0.0.1:0", "--log", "warn"];
+    Server::start(tidegate().args(listen).arg("--data-dir").arg(data))
+}
+
 #[test]
 fn an_owner_signs_in_gives_roles_and_tokens_and_signs_out() {
     let folder = tempfile::tempdir().unwrap();
-    let control = Server::start(
-        tidegate()
-            .args(["control", "--output", "json", "--listen", "127.0.0.1:0", "--log", "warn"])
-            .arg("--data-dir")
-            .arg(folder.path().join("control")),
-    );
+    let control = control(&folder.path().join("control"));
     let url = control.text("control_url").to_owned();
     let owner_token = owner(&control, folder.path());
     let sessions = folder.path().join("config/tidegate/sessions.json");
@@ -128,12 +129,7 @@ sys.exit(status)
 #[test]
 fn a_password_that_is_typed_is_not_shown_and_a_new_one_is_typed_twice() {
     let folder = tempfile::tempdir().unwrap();
-    let control = Server::start(
-        tidegate()
-            .args(["control", "--output", "json", "--listen", "127.0.0.1:0", "--log", "warn"])
-            .arg("--data-dir")
-            .arg(folder.path().join("control")),
-    );
+    let control = control(&folder.path().join("control"));
     let typing = |lines: &str, arguments: &[&str]| -> Done {
         let mut python = std::process::Command::new("python3");
         python.args(["-c", TYPIST, lines]).arg(tidegate().get_program()).args(arguments);
@@ -162,12 +158,7 @@ fn a_password_that_is_typed_is_not_shown_and_a_new_one_is_typed_twice() {
 fn a_lost_setup_token_is_made_anew_until_there_is_an_owner_and_then_never() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("control");
-    let control = Server::start(
-        tidegate()
-            .args(["control", "--output", "json", "--listen", "127.0.0.1:0", "--log", "warn"])
-            .arg("--data-dir")
-            .arg(&data),
-    );
+    let control = control(&data);
     let lost = folder.path().join("lost");
     std::fs::rename(data.join("setup-token"), &lost).unwrap();
     let anew = |more: &[&str]| {

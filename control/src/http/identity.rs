@@ -379,7 +379,8 @@ async fn set_up(said: Said) -> Handled {
     passwords::check("/password", &body.password)?;
     crate::refusal::check_name("/name", &body.name)?;
     let void = || {
-        let detail = "the setup token is not valid, or was used";
+        let detail = "the setup token is not valid, or was used; while nobody owns the installation \
+            `tidegate control new-setup-token` makes another";
         Stop::new(StatusCode::FORBIDDEN, "void-token", detail)
     };
     let (key, _) = invited(&said, KeyKind::Setup, &body.token).await?.ok_or_else(void)?;

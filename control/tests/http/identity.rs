@@ -99,6 +99,41 @@ async fn the_setup_token_makes_one_owner_once_and_nothing_else_lets_anybody_in()
 }
 
 #[tokio::test]
+async fn the_setup_token_is_good_until_somebody_may_do_everything_whoever_else_is_there() {
+    let world = unowned().await;
+    let token = std::fs::read_to_string(&world.control.setup_token_file).expect("a setup token");
+    let setup = json!({ "token": token.trim(), "email": OWNER, "password": PASSWORD });
+    // As an identity provider brings people, before there is an owner.
+    world
+        .sql(
+            "INSERT INTO user_account (id, email, name, operator, version, created_at, updated_at) \
+             VALUES ('guest', 'guest@example.com', '', FALSE, 1, 1, 1)",
+        )
+        .await;
+    let World { control, dir, .. } = world;
+    control.shutdown().await;
+    let world = World::with(dir, |config| config.bootstrap = false).await;
+    assert!(world.control.awaits_owner);
+    // An owner came by another way, and the token was not used up.
+    world.sql("UPDATE user_account SET operator = TRUE").await;
+    let (status, body) = say(&world, "/api/v1/setup", setup.clone()).await;
+    assert_eq!((status, &body["type"]), (403, &json!("urn:tidegate:problem:void-token")), "{body}");
+    let refused = control::users::begin_anew(&world.control.store, |_| panic!("one was made"));
+    assert!(matches!(refused.await, Err(control::users::AnewError::Owned)));
+    world.sql("UPDATE user_account SET operator = FALSE").await;
+
+    // Issued anew and used at once: one of the two is first, and there is one owner.
+    let (made, used) = tokio::join!(
+        control::users::begin_anew(&world.control.store, |_| Ok(())),
+        say(&world, "/api/v1/setup", setup),
+    );
+    assert_eq!(made.is_err(), used.0 == 201, "{made:?} {used:?}");
+    let left = "DELETE FROM invitation WHERE kind = 'setup'";
+    assert_eq!(world.sql(left).await, u64::from(made.is_ok()));
+    world.control.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_session_goes_on_by_its_refresh_token_which_is_good_once() {
     let world = owned().await;
     let (status, first) = world.sign_in("Ann@example.com", PASSWORD).await;
