@@ -166,10 +166,10 @@ pub async fn kill(
     let change = Change::begin_by(tx, scope, touches, Passage::Kill).await?;
     let row = flags::get(tx, scope, flag).await?;
     let before = with_config(tx, &environment.id, row).await?;
-    let Some(config) = &before.config else { return Err(Refusal::OffAlready(before.state())) };
+    let Some(config) = &before.config else { return Err(Refusal::Already(before.state())) };
     let mut config: FlagConfig = stored("flag configuration", config)?;
     if !config.enabled {
-        return Err(Refusal::OffAlready(before.state()));
+        return Err(Refusal::Already(before.state()));
     }
     config.enabled = false;
     let approvals = protection::approvals(tx, &environment.id).await?;

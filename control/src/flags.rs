@@ -225,8 +225,7 @@ pub async fn archive(
     key: &str,
     expected: Expected,
 ) -> Result<FlagRow, Refusal> {
-    let archived = |there| FlagDefinition { archived: true, ..there };
-    rewrite(tx, scope, key, expected, "flag.archive", archived).await
+    set_archived(tx, scope, key, expected, true).await
 }
 
 /// Takes it back: each environment has it again as it had it before.
@@ -236,8 +235,25 @@ pub async fn unarchive(
     key: &str,
     expected: Expected,
 ) -> Result<FlagRow, Refusal> {
-    let there_again = |there| FlagDefinition { archived: false, ..there };
-    rewrite(tx, scope, key, expected, "flag.unarchive", there_again).await
+    set_archived(tx, scope, key, expected, false).await
+}
+
+/// What is so already stays as it is, and nothing is written.
+async fn set_archived(
+    tx: &mut Tx,
+    scope: &NamespaceScope,
+    key: &str,
+    expected: Expected,
+    archived: bool,
+) -> Result<FlagRow, Refusal> {
+    let there = get(tx, scope, key).await?;
+    if there.definition()?.archived == archived {
+        expected.check(there.version, || there.state())?;
+        return Err(Refusal::Already(there.state()));
+    }
+    let action = if archived { "flag.archive" } else { "flag.unarchive" };
+    let to = |there| FlagDefinition { archived, ..there };
+    rewrite(tx, scope, key, expected, action, to).await
 }
 
 async fn rewrite(

@@ -128,9 +128,12 @@ pub async fn page(
 ) -> Result<Paged<Known>, Refusal> {
     let mut taken = Vec::new();
     let mut after = page.after.clone();
+    // Mostly the page is among the first; a filter may take few.
+    let mut batch = page.fetch();
     loop {
-        let rows = flags::after(read, scope, &after, BATCH).await?;
-        let is_last = (rows.len() as i64) < BATCH;
+        let rows = flags::after(read, scope, &after, batch).await?;
+        let is_last = (rows.len() as i64) < batch;
+        batch = BATCH;
         if let Some(last) = rows.last() {
             after.clone_from(&last.key);
         }

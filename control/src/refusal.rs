@@ -56,8 +56,8 @@ pub enum Refusal {
     #[error("there are {max} {what} already, which is the limit")]
     TooMany { what: &'static str, max: usize },
     /// Nothing is to be done; no failure, but the end of the write. As the state is shown.
-    #[error("it is off already")]
-    OffAlready(Value),
+    #[error("it is so already")]
+    Already(Value),
     #[error("the flag is archived; take it back first (unarchive)")]
     Archived,
     #[error("the idempotency key was used for another request")]

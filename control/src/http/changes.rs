@@ -273,14 +273,8 @@ async fn kill_flag(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
     let tx = &mut write.tx;
-    match configs::kill(tx, &scope, &at.environment, &at.flag, &body.reason).await {
-        Ok(row) => write.finish(answer(StatusCode::OK, Some(row.version()), &row.state())).await,
-        Err(Refusal::OffAlready(state)) => {
-            let version = state["version"].as_i64();
-            Ok(respond(answer(StatusCode::OK, version, &state)))
-        }
-        Err(refusal) => Err(refusal.into()),
-    }
+    let done = configs::kill(tx, &scope, &at.environment, &at.flag, &body.reason).await;
+    write.finish_unless_so(done.map(|row| row.state())).await
 }
 
 /// Change sets, newest first.

@@ -499,6 +499,21 @@ impl Write {
         self.finish_with_secret(answer, kept).await
     }
 
+    /// With the state of what was changed, which has its version. Of what was so already it is shown, and
+    /// nothing is committed.
+    pub async fn finish_unless_so(self, done: Result<Value, Refusal>) -> Handled {
+        let (state, is_so) = match done {
+            Ok(state) => (state, false),
+            Err(Refusal::Already(state)) => (state, true),
+            Err(refusal) => return Err(refusal.into()),
+        };
+        let answer = answer(StatusCode::OK, state["version"].as_i64(), &state);
+        match is_so {
+            true => Ok(respond(answer)),
+            false => self.finish(answer).await,
+        }
+    }
+
     /// As `finish`; what is kept for a repeated request is without the answer's secret, so that
     /// it is shown once and stored nowhere.
     pub async fn finish_with_secret(mut self, answer: Answer, kept: Answer) -> Handled {

@@ -182,8 +182,8 @@ async fn delete_flag(at: At, writing: Writing) -> Handled {
 async fn archive_flag(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
-    let row = flags::archive(&mut write.tx, &scope, &at.flag, write.expected).await?;
-    write.finish(answer(StatusCode::OK, Some(row.version), &row.state())).await
+    let done = flags::archive(&mut write.tx, &scope, &at.flag, write.expected).await;
+    write.finish_unless_so(done.map(|row| row.state())).await
 }
 
 /// Take an archived flag back: each environment has it as it had it before.
@@ -191,8 +191,8 @@ async fn archive_flag(at: At, writing: Writing) -> Handled {
 async fn unarchive_flag(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
-    let row = flags::unarchive(&mut write.tx, &scope, &at.flag, write.expected).await?;
-    write.finish(answer(StatusCode::OK, Some(row.version), &row.state())).await
+    let done = flags::unarchive(&mut write.tx, &scope, &at.flag, write.expected).await;
+    write.finish_unless_so(done.map(|row| row.state())).await
 }
 
 /// What refers to a flag: flags that need it, and change sets that would change it.

@@ -89,8 +89,8 @@ impl From<Refusal> for Stop {
             }
             Refusal::WrongState { .. } => Stop::new(StatusCode::CONFLICT, "wrong-state", detail),
             Refusal::Conflict { .. } => Stop::new(StatusCode::CONFLICT, "conflict", detail),
-            // `http/versions.rs` answers it with the state; here it would be a handler that forgot.
-            Refusal::OffAlready(current) => Stop::new(StatusCode::CONFLICT, "off-already", detail)
+            // `Write::finish_unless_so` answers it with the state; here it would be a handler that forgot.
+            Refusal::Already(current) => Stop::new(StatusCode::CONFLICT, "already", detail)
                 .with(|document| document.current = Some(current)),
             Refusal::Inexpressible(errors) => {
                 Stop::new(StatusCode::CONFLICT, "inexpressible", detail)

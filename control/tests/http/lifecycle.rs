@@ -79,6 +79,11 @@ async fn an_archived_flag_is_there_for_nobody_and_comes_back_as_it_was() {
     let (_, shown) = world.get(PRODUCTION).await;
     assert_eq!(shown["revision"].as_i64(), Some(before + 1));
 
+    // Twice is once.
+    let (status, body) = post_any(&world, format!("{FLAGS}/a/archive")).await;
+    assert_eq!((status, &body["version"]), (200, &json!(2)), "{body}");
+    assert_eq!(world.get(PRODUCTION).await.1["revision"].as_i64(), Some(before + 1));
+
     assert_eq!(answer(&world, "a").await.0, 404);
     for path in [FLAGS.to_owned(), format!("{PRODUCTION}/flags")] {
         assert_eq!(keys(&world.get(&path).await.1), ["b"], "{path}");
