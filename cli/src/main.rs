@@ -17,6 +17,7 @@ mod files;
 mod flag;
 mod health;
 mod init;
+mod key;
 mod lifecycle;
 mod openapi;
 mod paint;
@@ -26,6 +27,7 @@ mod reference;
 mod serve;
 mod session;
 mod snapshot;
+mod tenant;
 mod trace;
 mod transfer;
 
@@ -100,6 +102,18 @@ enum Command {
     /// Lists, makes and deletes tokens: one's own, and a namespace's for programs.
     #[command(subcommand)]
     Token(account::Token),
+    /// Lists, makes and deletes namespaces.
+    #[command(subcommand)]
+    Namespace(tenant::Namespace),
+    /// Lists, makes, protects and deletes environments.
+    #[command(subcommand)]
+    Environment(tenant::Environment),
+    /// Lists, makes, rotates and revokes the keys of an environment.
+    #[command(subcommand)]
+    Key(key::Key),
+    /// Lists, makes, rotates and revokes the keys of edges.
+    #[command(subcommand)]
+    EdgeKey(key::EdgeKey),
     /// Lists the members of a namespace, gives and takes their roles.
     #[command(subcommand)]
     Member(account::Member),
@@ -170,6 +184,10 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Logout(command) => account::logout(command, cli.output).await,
         Command::Whoami(command) => account::whoami(command, cli.output).await,
         Command::Token(command) => account::token(command, cli.output).await,
+        Command::Namespace(command) => tenant::namespace(command, cli.output).await,
+        Command::Environment(command) => tenant::environment(command, cli.output).await,
+        Command::Key(command) => key::key(command, cli.output).await,
+        Command::EdgeKey(command) => key::edge_key(command, cli.output).await,
         Command::Member(command) => account::member(command, cli.output).await,
         Command::Init(command) => init::run(command, cli.output),
         Command::Demo(command) => demo::run(command, cli.output).await,

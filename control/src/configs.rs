@@ -194,7 +194,7 @@ pub async fn set_within(
 ) -> Result<(Configured, Entry), Refusal> {
     let row = flags::get(tx, scope, flag).await?;
     if row.definition()?.archived {
-        return Err(Refusal::Archived);
+        return Err(Refusal::Archived { flag: row.key });
     }
     let before = with_config(tx, &environment.id, row).await?;
     expected.check(before.version(), || before.state())?;

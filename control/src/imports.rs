@@ -120,7 +120,7 @@ pub async fn import(
                 continue;
             }
             if format == Format::Flagd && there.definition.archived {
-                refused.push(refuse(Refusal::Archived.to_string()));
+                refused.push(refuse(Refusal::Archived { flag: key.clone() }.to_string()));
                 continue;
             }
             if flag.definition.archived && !there.definition.archived {

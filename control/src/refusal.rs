@@ -58,8 +58,8 @@ pub enum Refusal {
     /// Nothing is to be done; no failure, but the end of the write. As the state is shown.
     #[error("it is so already")]
     Already(Value),
-    #[error("the flag is archived; take it back first (unarchive)")]
-    Archived,
+    #[error("the flag {flag:?} is archived; take it back first (unarchive)")]
+    Archived { flag: String },
     #[error("the idempotency key was used for another request")]
     KeyReused,
     #[error("the store failed")]

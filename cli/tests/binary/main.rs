@@ -11,4 +11,5 @@ mod people;
 mod policies;
 mod processes;
 mod snapshot;
+mod tenants;
 mod world;

@@ -465,7 +465,7 @@ fn at_item(refusal: Refusal, index: usize) -> Refusal {
         Refusal::NotFound(_)
         | Refusal::Exists { .. }
         | Refusal::InUse { .. }
-        | Refusal::Archived
+        | Refusal::Archived { .. }
         | Refusal::TooMany { .. } => Refusal::invalid(place, refusal.to_string()),
         refusal => refusal,
     }

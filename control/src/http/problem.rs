@@ -78,7 +78,7 @@ impl From<Refusal> for Stop {
             Refusal::NoSession(_) => Stop::new(StatusCode::FORBIDDEN, "no-session", detail),
             Refusal::Last { .. } => Stop::new(StatusCode::CONFLICT, "last", detail),
             Refusal::Exists { .. } => Stop::new(StatusCode::CONFLICT, "exists", detail),
-            Refusal::Archived => Stop::new(StatusCode::CONFLICT, "archived", detail),
+            Refusal::Archived { .. } => Stop::new(StatusCode::CONFLICT, "archived", detail),
             Refusal::InUse { .. } => Stop::new(StatusCode::CONFLICT, "in-use", detail),
             Refusal::TwoLive { .. } => Stop::new(StatusCode::CONFLICT, "two-live", detail),
             Refusal::Expired => Stop::new(StatusCode::CONFLICT, "expired", detail),
