@@ -242,7 +242,8 @@ async fn a_segment_with_ids_decides_and_cannot_go_while_a_flag_needs_it() {
         assert_eq!(body["results"][0]["value"], json!(value), "{who}: {body}");
     }
     let gone = world.ask("DELETE", &format!("{place}/segments/beta")).header("if-match", "*");
-    assert_eq!(read(gone).await.0, 422);
+    let (status, body) = read(gone).await;
+    assert_eq!((status, &body["type"]), (409, &json!("urn:tidegate:problem:in-use")), "{body}");
     world.published("ours").await;
     world.control.shutdown().await;
 }
