@@ -429,12 +429,27 @@ pub(super) async fn carry_out(
     change: &mut Change,
     items: &[Item],
 ) -> Result<(), Refusal> {
-    let (environments, order) = in_order(tx, scope, items).await?;
-    for index in order {
-        let Some(item) = items.get(index) else { continue };
-        let place = item.environment.as_ref().and_then(|key| environments.get(key));
-        let row = apply_item(tx, scope, change, item, place).await;
-        change.record(tx, row.map_err(|refusal| at_item(refusal, index))?).await?;
+    let (environments, mut left) = in_order(tx, scope, items).await?;
+    while !left.is_empty() {
+        // What others need goes once they are gone. Each round but the last lets one of them go.
+        let (before, mut needed) = (left.len(), Vec::new());
+        let mut refused = None;
+        for index in std::mem::take(&mut left) {
+            let Some(item) = items.get(index) else { continue };
+            let place = item.environment.as_ref().and_then(|key| environments.get(key));
+            match apply_item(tx, scope, change, item, place).await {
+                Ok(row) => change.record(tx, row).await?,
+                Err(refusal @ Refusal::InUse { .. }) => {
+                    refused.get_or_insert(at_item(refusal, index));
+                    needed.push(index);
+                }
+                Err(refusal) => return Err(at_item(refusal, index)),
+            }
+        }
+        if let Some(refusal) = refused.filter(|_| needed.len() == before) {
+            return Err(refusal);
+        }
+        left = needed;
     }
     let mut problems: Vec<Problem> = Vec::new();
     for raised in &change.raised {

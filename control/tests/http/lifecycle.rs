@@ -245,6 +245,34 @@ async fn a_change_set_puts_a_flag_away_together_with_what_needed_it() {
         assert_eq!(status, 200, "{step}: {body}");
     }
     assert_eq!(keys(&world.get(FLAGS).await.1), ["needs"]);
+
+    // In whatever order its author names them, what is needed goes after who needs it.
+    let others = ["inner", "middle", "outer"];
+    for (at, key) in others.into_iter().enumerate() {
+        let rules = match at.checked_sub(1) {
+            Some(before) => json!([ { "segment": [others[before]] } ]),
+            None => json!([]),
+        };
+        let segment = json!({ "key": key, "rules": rules });
+        assert_eq!(world.post(&format!("{PRODUCTION}/segments"), segment).await.0, 201);
+    }
+    let gone = others.map(
+        |key| json!({ "kind": "segment", "environment": "production", "key": key, "value": null }),
+    );
+    let some = json!({ "title": "too few", "items": &gone[..2] });
+    let all = json!({ "title": "all", "items": gone });
+    for (number, set, expected) in [(2, some, 422), (3, all, 200)] {
+        assert_eq!(world.post(&format!("{OURS}/change-sets"), set).await.0, 201);
+        let submit = format!("{OURS}/change-sets/{number}/submit");
+        let (status, body) = world.post(&submit, json!({})).await;
+        assert_eq!(status, expected, "{body}");
+        if status == 422 {
+            assert_eq!(body["errors"][0]["pointer"], "/items/0", "{body}");
+            assert!(body.to_string().contains("segment \\\"middle\\\""), "{body}");
+        }
+    }
+    assert_eq!(world.post(&format!("{OURS}/change-sets/3/apply"), json!({})).await.0, 200);
+    assert_eq!(keys(&world.get(&format!("{PRODUCTION}/segments")).await.1), [] as [&str; 0]);
     world.control.shutdown().await;
 }
 
