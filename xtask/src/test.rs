@@ -89,7 +89,11 @@ pub fn run(only: Option<Step>, arguments: &[OsString]) -> anyhow::Result<()> {
         // Part of the tests starts some of the processes, and has some of the secrets.
         let whole = arguments.is_empty() && only != Some(Step::Postgres);
         report.step("secrets", "that no secret of the tests is in a log of theirs", || {
-            secrets::search(&secrets::folder()?, whole)
+            let folder = secrets::folder()?;
+            match whole || secrets::are_there(&folder) {
+                true => secrets::search(&folder, whole),
+                false => Ok("none of these tests starts a process that has one".to_owned()),
+            }
         });
     }
     if wanted(Step::Simulation) {
