@@ -127,73 +127,62 @@ pub(super) enum FlagLifetime {
     Permanent,
 }
 
-/// What a flag is in all environments (docs/RULES.md).
-#[derive(ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct FlagDefinition {
-    /// 1 to 256 bytes.
-    key: String,
-    #[serde(rename = "type")]
-    kind: FlagKind,
-    /// Name to value, each of the type.
-    variants: BTreeMap<String, Value>,
-    #[serde(default)]
-    description: String,
-    #[serde(default)]
-    clients: Option<FlagClients>,
-    /// Booleans, numbers and strings.
-    #[serde(default)]
-    metadata: BTreeMap<String, Value>,
-    #[serde(default)]
-    tags: Vec<String>,
-    #[serde(default)]
-    owner: String,
-    #[serde(default)]
-    lifetime: Option<FlagLifetime>,
-    /// A day, as 2027-01-31.
-    #[serde(default)]
-    expected_end: Option<String>,
-    #[serde(default)]
-    archived: bool,
-    #[serde(default)]
-    salt: Option<String>,
+/// What a flag is, as it is written and as it is shown: serde's `flatten` would let unknown fields in.
+macro_rules! flag {
+    ($(#[$about:meta])* $name:ident { $($own:tt)* }) => {
+        $(#[$about])*
+        #[derive(ToSchema)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        pub(super) struct $name {
+            /// 1 to 256 bytes.
+            key: String,
+            #[serde(rename = "type")]
+            kind: FlagKind,
+            /// Name to value, each of the type.
+            variants: BTreeMap<String, Value>,
+            #[serde(default)]
+            description: String,
+            /// `none` where it is left out.
+            #[serde(default)]
+            clients: Option<FlagClients>,
+            /// Booleans, numbers and strings.
+            #[serde(default)]
+            metadata: BTreeMap<String, Value>,
+            #[serde(default)]
+            tags: Vec<String>,
+            #[serde(default)]
+            owner: String,
+            /// `temporary` where it is left out.
+            #[serde(default)]
+            lifetime: Option<FlagLifetime>,
+            /// A day, as 2027-01-31.
+            #[serde(default)]
+            expected_end: Option<String>,
+            #[serde(default)]
+            archived: bool,
+            #[serde(default)]
+            salt: Option<String>,
+            $($own)*
+        }
+    };
 }
 
-/// A flag's definition, with its version and times.
-#[derive(ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Flag {
-    key: String,
-    #[serde(rename = "type")]
-    kind: FlagKind,
-    variants: BTreeMap<String, Value>,
-    #[serde(default)]
-    description: String,
-    /// `none` where it is left out.
-    #[serde(default)]
-    clients: Option<FlagClients>,
-    #[serde(default)]
-    metadata: BTreeMap<String, Value>,
-    #[serde(default)]
-    tags: Vec<String>,
-    #[serde(default)]
-    owner: String,
-    /// `temporary` where it is left out.
-    #[serde(default)]
-    lifetime: Option<FlagLifetime>,
-    #[serde(default)]
-    expected_end: Option<String>,
-    #[serde(default)]
-    archived: bool,
-    #[serde(default)]
-    salt: Option<String>,
-    version: i64,
-    created_at: String,
-    updated_at: String,
-    /// Of a list, and of one that is read: why it looks as if nobody needed it; empty: it does not.
-    stale: Option<Vec<Stale>>,
-    /// To the minute: when an edge or a browser evaluated it last, in any environment.
-    last_evaluated_at: Option<String>,
+flag! {
+    /// What a flag is in all environments (docs/RULES.md).
+    FlagDefinition {}
+}
+
+flag! {
+    /// A flag's definition, with its version and times.
+    Flag {
+        version: i64,
+        created_at: String,
+        updated_at: String,
+        /// Of a list, and of one that is read: why it looks as if nobody needed it; empty: it does not.
+        stale: Option<Vec<Stale>>,
+        /// To the minute: when an edge or a browser evaluated it last, in any environment.
+        last_evaluated_at: Option<String>,
+    }
 }
 
 #[derive(ToSchema)]
