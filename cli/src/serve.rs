@@ -132,7 +132,7 @@ struct WallsArgs {
         default_value = "100:1000"
     )]
     address_rate: String,
-    /// Connections of one address; more are closed at once.
+    /// Connections of one address, of IPv6 of one /64; more are closed at once.
     #[arg(long, env = "TIDEGATE_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 200)]
     connections_per_address: usize,
     /// Networks of proxies, whose X-Forwarded-For says who asks and which have no limit themselves.

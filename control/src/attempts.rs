@@ -5,7 +5,7 @@
 //! no way around it. What is remembered is bounded; who is forgotten has been quiet for a minute, or was
 //! crowded out by a hundred thousand others.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,8 @@ impl Attempts {
         now: Instant,
     ) -> Result<Attempt, TooMany> {
         let account = account.map(|account| (format!("account {account}"), ACCOUNT_MAX));
-        let address = address.map(|address| (format!("address {}", network(address)), ADDRESS_MAX));
+        let address =
+            address.map(|address| (format!("address {}", counted_as(address)), ADDRESS_MAX));
         let mut attempt = Attempt { counted: Vec::new() };
         for (name, most) in [account, address].into_iter().flatten() {
             let new = || Arc::new(Mutex::new(Bucket { level: 0.0, at: now }));
@@ -98,14 +99,14 @@ impl Attempt {
     }
 }
 
-/// Whoever has one address of IPv6 has all of its network.
-fn network(address: IpAddr) -> String {
+/// Whoever has an IPv6 address has the 2^64 of its network: wherever addresses are counted, these are one.
+pub fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        IpAddr::V6(six) => {
+            let [a, b, c, d, ..] = six.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
         }
+        four => four,
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::attempts::counted_as;
 use crate::guard::{Guarded, Phase, Timeouts};
 use crate::http::Peer;
 use crate::http::walls::Standing;
@@ -125,7 +126,7 @@ struct Entered {
 
 impl Addresses {
     fn enter(&self, address: IpAddr, most: usize) -> Option<Entered> {
-        let address = address.to_canonical();
+        let address = counted_as(address);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         if *count >= most {
@@ -165,4 +166,22 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(H2_PING)
         .keep_alive_timeout(H2_PING);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_ipv6_has_the_connections_of_one_address() {
+        let addresses = Addresses::default();
+        let enter = |text: &str| addresses.enter(text.parse().unwrap(), 2);
+        let (one, two) = (enter("2001:db8::1"), enter("2001:db8::ffff:2"));
+        assert!(one.is_some() && two.is_some() && enter("2001:db8::3").is_none());
+        assert!(enter("2001:db8:0:1::1").is_some());
+        drop(one);
+        assert!(enter("2001:db8::3").is_some());
+        drop(two);
+        assert!(addresses.0.lock().unwrap().is_empty(), "nothing is remembered");
+    }
 }

@@ -7,7 +7,7 @@
 //! one key may be that of a thousand edges.
 
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use ipnet::IpNet;
 
 use super::Peer;
 use super::problem::Stop;
+use crate::attempts::counted_as;
 use crate::authorize::Scope;
 
 /// Path and query.
@@ -153,17 +154,6 @@ fn address_of(hop: &str) -> Option<IpAddr> {
     let address =
         address.or_else(|_| hop.parse().map(|with_port: std::net::SocketAddr| with_port.ip()));
     address.ok().map(|address| address.to_canonical())
-}
-
-/// Whoever has an IPv6 address has 2^64 of them.
-fn counted_as(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(six) => {
-            let [a, b, c, d, ..] = six.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-    }
 }
 
 /// A limiter for each key that came lately.
