@@ -66,6 +66,10 @@ pub enum Value<'a> {
     Object(Items<'a>),
 }
 
+/// A cell of a context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place(pub(crate) u32);
+
 /// Elements of an array, or entries of an object.
 #[derive(Debug, Clone, Copy)]
 pub struct Items<'a> {
@@ -89,33 +93,56 @@ impl ContextBuf {
 impl<'a> Context<'a> {
     /// From bytes that a host made; malformed ones read as an empty context, never a panic.
     pub fn from_bytes(bytes: &'a [u8]) -> Context<'a> {
-        Context { root: read_root(bytes).unwrap_or(Items::EMPTY) }
+        Context::from_bytes_with(bytes, |text| core::str::from_utf8(text).ok())
+    }
+
+    /// As `from_bytes`, for a host that has a quicker way to see that bytes are text.
+    pub fn from_bytes_with(
+        bytes: &'a [u8],
+        as_text: impl FnOnce(&'a [u8]) -> Option<&'a str>,
+    ) -> Context<'a> {
+        Context { root: read_root(bytes, as_text).unwrap_or(Items::EMPTY) }
     }
 
     /// The attribute's value, if the context has it: the whole path as a literal key first, then
-    /// segment by segment. Cells are followed and the value is read once, at the end: values are
-    /// too large to be handed from function to function.
+    /// segment by segment.
     #[inline]
     pub fn get(&self, rules: &Ruleset, attr: &Attr) -> Option<Value<'a>> {
-        if let Some(cell) = self.root.find(attr.path_hash, rules.str(attr.path)) {
-            return Some(self.root.value(cell));
+        self.at(self.find(rules, attr)?)
+    }
+
+    /// Where `get` finds it. Values are too large to be handed from function to function, so they are
+    /// read once, at the end.
+    #[inline]
+    pub(crate) fn find(&self, rules: &Ruleset, attr: &Attr) -> Option<Place> {
+        let found = self.root.find(attr.path_hash, rules.str(attr.path));
+        if found.is_some() || attr.parts.len < 2 {
+            return found;
         }
-        if attr.parts.len < 2 {
-            return None;
-        }
-        self.get_nested(rules, attr)
+        self.find_nested(rules, attr)
     }
 
     #[inline(never)]
-    fn get_nested(&self, rules: &Ruleset, attr: &Attr) -> Option<Value<'a>> {
+    fn find_nested(&self, rules: &Ruleset, attr: &Attr) -> Option<Place> {
         let (first, rest) = slice(&rules.attr_parts, attr.parts).split_first()?;
-        let mut items = self.root;
-        let mut cell = items.find(attr.first_hash, rules.str(*first))?;
+        let mut found = self.root.find(attr.first_hash, rules.str(*first))?;
         for part in rest {
-            items = items.object(cell)?;
-            cell = items.find_text(rules.str(*part))?;
+            let Value::Object(items) = self.at(found)? else { return None };
+            found = items.find_text(rules.str(*part))?;
         }
-        Some(items.value(cell))
+        Some(found)
+    }
+
+    /// The value there.
+    #[inline]
+    pub(crate) fn at(&self, place: Place) -> Option<Value<'a>> {
+        let Items { below, own, .. } = self.root;
+        let place = place.0 as usize;
+        let cell = match place.checked_sub(below.len()) {
+            Some(own_place) => own.get(own_place)?,
+            None => below.get(place)?,
+        };
+        Some(self.root.value(cell))
     }
 
     /// The whole context.
@@ -138,7 +165,10 @@ impl<'a> Context<'a> {
     }
 }
 
-fn read_root(bytes: &[u8]) -> Option<Items<'_>> {
+fn read_root<'a>(
+    bytes: &'a [u8],
+    as_text: impl FnOnce(&'a [u8]) -> Option<&'a str>,
+) -> Option<Items<'a>> {
     let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
     let (words, _) = header.as_chunks::<4>();
     let [mark, cell_count, root_start, root_count] = words else { return None };
@@ -148,7 +178,7 @@ fn read_root(bytes: &[u8]) -> Option<Items<'_>> {
     let cells_len = (u32::from_le_bytes(*cell_count) as usize).checked_mul(CELL)?;
     let (cells, text) = rest.split_at_checked(cells_len)?;
     let (cells, _) = cells.as_chunks::<CELL>();
-    let all = Items { below: cells, own: &[], text: core::str::from_utf8(text).ok()? };
+    let all = Items { below: cells, own: &[], text: as_text(text)? };
     all.container(u32::from_le_bytes(*root_start), u32::from_le_bytes(*root_count))
 }
 
@@ -185,53 +215,66 @@ impl<'a> Items<'a> {
 
     /// An object's value by its key.
     pub fn get(&self, key: &str) -> Option<Value<'a>> {
-        self.find_text(key).map(|cell| self.value(cell))
+        let place = self.position_of_text(key)?;
+        self.own.get(place).map(|cell| self.value(cell))
     }
 
-    fn find_text(&self, key: &str) -> Option<&'a Cell> {
-        if self.own.len() > LINEAR_MAX {
-            return self.find_indexed(key_hash(key), key);
-        }
-        // Without the hash: nested objects are small, and comparing lengths first is as good.
-        self.own.iter().find(|cell| same_text(self.key(cell), key))
+    fn find_text(&self, key: &str) -> Option<Place> {
+        self.position_of_text(key).map(|position| self.place(position))
     }
 
     #[inline]
-    fn find(&self, hash: u32, key: &str) -> Option<&'a Cell> {
+    fn find(&self, hash: u32, key: &str) -> Option<Place> {
+        self.position(hash, key).map(|position| self.place(position))
+    }
+
+    /// An own cell, as everybody counts them.
+    #[inline]
+    fn place(&self, position: usize) -> Place {
+        Place(self.below.len().wrapping_add(position) as u32)
+    }
+
+    fn position_of_text(&self, key: &str) -> Option<usize> {
         if self.own.len() > LINEAR_MAX {
-            return self.find_indexed(hash, key);
+            return self.position_by_index(key_hash(key), key);
         }
-        let mut cells = self.own.iter();
+        // Without the hash: nested objects are small, and comparing lengths first is as good.
+        self.own.iter().position(|cell| same_text(self.key(cell), key))
+    }
+
+    #[inline]
+    fn position(&self, hash: u32, key: &str) -> Option<usize> {
+        if self.own.len() > LINEAR_MAX {
+            return self.position_by_index(hash, key);
+        }
+        let mut cells = self.own.iter().enumerate();
         loop {
-            let cell = cells.find(|cell| hash_of(cell) == hash)?;
+            let (position, cell) = cells.find(|(_, cell)| hash_of(cell) == hash)?;
             if same_text(self.key(cell), key) {
-                return Some(cell);
+                return Some(position);
             }
         }
     }
 
     #[inline(never)]
-    fn find_indexed(&self, hash: u32, key: &str) -> Option<&'a Cell> {
+    fn position_by_index(&self, hash: u32, key: &str) -> Option<usize> {
         let index_cells = self.own.len().div_ceil(CELL / 4);
         let index = self.below.get(self.below.len().checked_sub(index_cells)?..)?;
         let (index, _) = index.as_flattened().as_chunks::<4>();
         let index = index.get(..self.own.len())?;
-        let at = |entry: &[u8; 4]| self.own.get(u32::from_le_bytes(*entry) as usize);
-        let first = index.partition_point(|entry| at(entry).is_some_and(|c| hash_of(c) < hash));
+        let at = |entry: &[u8; 4]| {
+            let position = u32::from_le_bytes(*entry) as usize;
+            Some((position, self.own.get(position)?))
+        };
+        let is_before = |entry: &[u8; 4]| at(entry).is_some_and(|(_, cell)| hash_of(cell) < hash);
+        let first = index.partition_point(is_before);
         index
             .get(first..)?
             .iter()
             .map_while(at)
-            .take_while(|cell| hash_of(cell) == hash)
-            .find(|cell| self.key(cell) == key)
-    }
-
-    /// What the cell holds, if it is an object.
-    fn object(&self, cell: &Cell) -> Option<Items<'a>> {
-        match self.value(cell) {
-            Value::Object(items) => Some(items),
-            _ => None,
-        }
+            .take_while(|(_, cell)| hash_of(cell) == hash)
+            .find(|(_, cell)| self.key(cell) == key)
+            .map(|(position, _)| position)
     }
 
     #[inline]

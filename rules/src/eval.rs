@@ -11,16 +11,18 @@ use crate::answer;
 #[cfg(feature = "full")]
 use crate::cel;
 use crate::clause::{self, ClauseError, Prepared};
-use crate::context::{Context, Value, key_hash};
+use crate::context::{Context, Place, Value, key_hash};
 use crate::frame::LoadError;
 use crate::limits;
 #[cfg(feature = "full")]
 use crate::logic::{self, Dyn, LogicInput};
+#[cfg(feature = "full")]
+use crate::model::UnitTypes;
 use crate::model::{MissingUnit, OnError, OnFail, RuleReason};
 #[cfg(feature = "full")]
 use crate::policy::{self, Decision, PolicyFault, Told};
 use crate::ruleset::{
-    Arg, Clause, Expr, Flag, NONE, Prerequisite, Rule, Ruleset, Serve, Split, slice,
+    Arg, Attr, Clause, Expr, Flag, NONE, Prerequisite, Rule, Ruleset, Serve, Split, slice,
 };
 use crate::split::{self, Unit};
 #[cfg(feature = "full")]
@@ -101,6 +103,9 @@ pub struct Scratch {
     served: Vec<Served>,
     /// Flags whose `served` is known.
     touched: Vec<u32>,
+    /// Where the context has each attr, for an evaluation of all flags: most of them ask for the same
+    /// few. Empty otherwise: one flag hardly asks for anything twice.
+    attrs: Vec<Seen>,
     #[cfg(feature = "full")]
     policy: PolicyScratch,
 }
@@ -124,6 +129,14 @@ enum Served {
     Running,
     Variant(u32, Reason),
     Nothing(&'static str),
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+enum Seen {
+    #[default]
+    Unknown,
+    Missing,
+    There(Place),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,6 +218,13 @@ impl Scratch {
                 *served = Served::Unknown;
             }
         }
+        self.attrs.clear();
+    }
+
+    /// As `forget`, before many flags of `rules` are evaluated for one context.
+    pub(crate) fn begin_many(&mut self, rules: &Ruleset) {
+        self.forget();
+        self.attrs.resize(rules.attrs.len(), Seen::Unknown);
     }
 }
 
@@ -708,7 +728,7 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         let Some(attr) = rules.attrs.get(clause.attr as usize) else {
             return self.missing_index("attribute");
         };
-        let value = self.input.context.get(rules, attr);
+        let value = self.value_of(clause.attr, attr);
         let result = clause::holds(rules, &self.evaluator.prepared, index, clause, value.as_ref());
         step!(self, || Step::Clause {
             attribute: rules.str(attr.path).to_owned(),
@@ -722,6 +742,23 @@ impl<'r, P: Probe> Run<'r, '_, P> {
             Ok(result) => Ok(result),
             Err(error) => self.clause_failed(clause, error),
         }
+    }
+
+    /// What the context has for `attr`, which is the one at `index`.
+    #[inline]
+    fn value_of(&mut self, index: u32, attr: &Attr) -> Option<Value<'r>> {
+        let (rules, context) = (self.rules, self.input.context);
+        let place = match self.scratch.attrs.get_mut(index as usize) {
+            None => context.find(rules, attr),
+            Some(Seen::Missing) => None,
+            Some(Seen::There(place)) => Some(*place),
+            Some(unknown) => {
+                let found = context.find(rules, attr);
+                *unknown = found.map_or(Seen::Missing, Seen::There);
+                found
+            }
+        };
+        context.at(place?)
     }
 
     #[cold]
@@ -762,9 +799,12 @@ impl<'r, P: Probe> Run<'r, '_, P> {
         if segment.excluded != NONE || segment.included != NONE {
             let attr = rules.attrs.get(segment.by as usize);
             let digits;
-            let unit = match attr.and_then(|attr| self.input.context.get(rules, attr)) {
-                Some(Value::Str(unit)) => Some(unit),
-                Some(Value::Int(unit)) => {
+            let value = attr.and_then(|attr| self.value_of(segment.by, attr));
+            let unit = value.and_then(|value| split::unit_of(value, UnitTypes::StringOrInteger));
+            // Lists hold text; 3 and 3.0 are one id, as they are one unit of a split.
+            let unit = match unit {
+                Some(Unit::Str(unit)) => Some(unit),
+                Some(Unit::Int(unit)) => {
                     digits = unit.to_string();
                     Some(digits.as_str())
                 }
@@ -788,9 +828,9 @@ impl<'r, P: Probe> Run<'r, '_, P> {
 
     fn split(&mut self, flag: &'r Flag, split: &'r Split, depth: usize) -> Result<Pick, Failed> {
         let rules = self.rules;
-        let found = slice(&rules.refs, split.units).iter().find_map(|attr| {
-            let attr = rules.attrs.get(*attr as usize)?;
-            let value = self.input.context.get(rules, attr)?;
+        let found = slice(&rules.refs, split.units).iter().find_map(|index| {
+            let attr = rules.attrs.get(*index as usize)?;
+            let value = self.value_of(*index, attr)?;
             Some((attr, split::unit_of(value, split.unit_types)?))
         });
         let now = self.input.now_ms;
@@ -1153,6 +1193,89 @@ mod tests {
             let mut rules = sound();
             damage(&mut rules);
             assert_eq!(answer(rules, "a", context.clone()).1, "GENERAL");
+        }
+    }
+
+    #[test]
+    fn all_flags_at_once_answer_as_each_alone_whatever_was_asked_before() {
+        let when = |attr: &str, value: Json| {
+            let rule = json!({"id": "r", "when": {"attr": attr, "op": "eq", "value": value},
+                "serve": {"variant": "on"}});
+            json!({"enabled": true, "rules": [rule], "fallthrough": {"variant": "off"}})
+        };
+        let weights = json!({"split": {"weights": {"on": 50_000, "off": 50_000}}});
+        let evaluator = Evaluator::new(ruleset(vec![
+            flag("deep", when("app.version", json!(2))),
+            flag("deep-too", when("app.version", json!(1))),
+            flag("flat", when("plan", json!("pro"))),
+            flag("missing", when("plan.name", json!("x"))),
+            flag("split", json!({"enabled": true, "fallthrough": weights})),
+        ]))
+        .unwrap();
+        let wide: serde_json::Map<String, Json> =
+            (0..100).map(|n| (format!("k{n}"), json!(n))).collect();
+        let contexts = [
+            json!({"targetingKey": "u1", "plan": "pro", "app": {"platform": "ios", "version": 2}}),
+            json!({"app.version": 1, "app": {"version": 2}, "targetingKey": "u2"}),
+            json!({"targetingKey": "u3", "plan": {"name": "x"}, "app": wide}),
+            json!({}),
+            json!({"plan": "pro", "app": {"version": 2}, "wide": wide}),
+        ];
+        // One scratch: what it remembers of a context must not answer for the next one.
+        let mut scratch = Scratch::default();
+        let audience = crate::answer::Audience::Server;
+        for context in contexts.iter().chain(&contexts) {
+            let buffer = ContextBuf::from_json(context.to_string().as_bytes()).unwrap();
+            let input = Input { context: buffer.view(), now_ms: 0, host: &NoHost };
+            let mut all = Vec::new();
+            crate::answer::write_all(&evaluator, audience, &input, &mut scratch, &mut all);
+            let all: Json = serde_json::from_slice(&all).unwrap();
+            for answer in all["flags"].as_array().unwrap() {
+                let (mut one, key) = (Vec::new(), answer["key"].as_str().unwrap());
+                let mut fresh = Scratch::default();
+                for scratch in [&mut scratch, &mut fresh] {
+                    one.clear();
+                    crate::answer::write_one(&evaluator, key, audience, &input, scratch, &mut one);
+                    assert_eq!(&serde_json::from_slice::<Json>(&one).unwrap(), answer, "{context}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_id_of_a_list_is_text_or_a_whole_number_however_it_is_written() {
+        struct Seven;
+        impl Host for Seven {
+            fn list_contains(&self, _list: u32, id: &str) -> bool {
+                id == "7"
+            }
+        }
+        let config = json!({
+            "enabled": true, "fallthrough": {"variant": "off"},
+            "rules": [{"id": "r", "when": {"segment": "chosen"}, "serve": {"variant": "on"}}],
+        });
+        let segment = crate::compile::SegmentState {
+            segment: serde_json::from_value(json!({"key": "chosen"})).unwrap(),
+            has_included: true,
+            has_excluded: false,
+        };
+        let flags = vec![flag("a", config)];
+        let state = EnvironmentState { flags, segments: vec![segment], ..Default::default() };
+        let evaluator = Evaluator::new(compile(&state).unwrap().ruleset).unwrap();
+        for (unit, wanted) in [
+            (json!("7"), Reason::TargetingMatch),
+            (json!(7), Reason::TargetingMatch),
+            (json!(7.0), Reason::TargetingMatch),
+            (json!(7.5), Reason::Default),
+            (json!(true), Reason::Default),
+            (json!(null), Reason::Default),
+        ] {
+            let context = json!({"targetingKey": unit}).to_string();
+            let context = ContextBuf::from_json(context.as_bytes()).unwrap();
+            let input = Input { context: context.view(), now_ms: 0, host: &Seven };
+            let outcome = evaluator.evaluate(FlagId(0), &input, &mut Scratch::default());
+            let Outcome::Variant { reason, .. } = outcome else { panic!("{unit}: {outcome:?}") };
+            assert_eq!(reason, wanted, "{unit}");
         }
     }
 
