@@ -153,7 +153,7 @@ fn evaluate(
 ) -> Status {
     let decoded;
     let context = match request.op {
-        ONE | ALL | ALL_AT_EDGE => Context::from_bytes(request.context),
+        ONE | ALL | ALL_AT_EDGE => Context::from_bytes_with(request.context, text_of),
         _ => match ContextBuf::from_json(request.context) {
             Ok(context) => {
                 decoded = context;
@@ -176,6 +176,20 @@ fn evaluate(
         }
         _ => answer::write_error(request.key, ErrorCode::General, "unknown operation", out),
     }
+}
+
+/// As `std::str::from_utf8`, eight bytes at a time where all are ASCII, as they nearly always are: a
+/// whole context is looked through for each request.
+fn text_of(bytes: &[u8]) -> Option<&str> {
+    const BEYOND_ASCII: u64 = 0x8080_8080_8080_8080;
+    let (words, rest) = bytes.as_chunks::<8>();
+    let all = words.iter().fold(0, |all, word| all | u64::from_le_bytes(*word));
+    let all = rest.iter().fold(all, |all, byte| all | u64::from(*byte));
+    if all & BEYOND_ASCII != 0 {
+        return std::str::from_utf8(bytes).ok();
+    }
+    // SAFETY: no byte has its highest bit, so all are ASCII, and ASCII is UTF-8.
+    Some(unsafe { std::str::from_utf8_unchecked(bytes) })
 }
 
 fn packed(bytes: &[u8]) -> u64 {
