@@ -152,15 +152,18 @@ async fn the_example_configuration_lets_a_follower_have_one_namespaces_changes_a
     furnish(&other).await;
     world.flag("f").await;
     let audit = world.audit().await;
-    let connect = async |user: &str, password: &str| {
+    // What is denied is not answered at all, so it takes as long as one waits.
+    let denied_in = Duration::from_secs(2);
+    let answered_in = DEADLINE;
+    let connect = async |user: &str, password: &str, within: Duration| {
         async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned())
             .custom_inbox_prefix(bus::inbox_prefix(user))
-            .request_timeout(Some(Duration::from_secs(2)))
+            .request_timeout(Some(within))
             .connect(server.url())
             .await
             .expect("connected")
     };
-    let control = connect("control", "hunter-control").await;
+    let control = connect("control", "hunter-control", answered_in).await;
     until("both streams being there", async || {
         for namespace in [NAMESPACE, "other"] {
             let stream = bus::changes_stream(namespace);
@@ -170,12 +173,12 @@ async fn the_example_configuration_lets_a_follower_have_one_namespaces_changes_a
         Ok(())
     })
     .await;
-    let follower = connect("changes-demo", "hunter-changes").await;
-    let theirs = consumer(follower.clone(), "other").await;
+    let follower = async |within| connect("changes-demo", "hunter-changes", within).await;
+    let theirs = consumer(follower(denied_in).await, "other").await;
     assert!(theirs.is_err(), "it follows another namespace");
-    let edge = consumer(connect("edge-demo", "hunter-edge").await, NAMESPACE).await;
+    let edge = consumer(connect("edge-demo", "hunter-edge", denied_in).await, NAMESPACE).await;
     assert!(edge.is_err(), "an edge follows changes");
-    let ours = consumer(follower, NAMESPACE).await.expect("a consumer");
+    let ours = consumer(follower(answered_in).await, NAMESPACE).await.expect("a consumer");
     assert_eq!(take(&ours, &audit[audit.len() - 1]).await, audit);
     world.control.shutdown().await;
 }

@@ -6,9 +6,10 @@
 //! What must hold (RELIABILITY, section 6): a running edge always answers, with nothing but values
 //! that were written, and never an older one than before, also across its own restarts (I1, I2, I5);
 //! an acknowledged write is never lost (I4); when the faults stop, both edges come to the last write
-//! within 10 s (I6); the audit chain holds (I8). Faults last for as long as the writer needs for some attempts:
-//! nothing here waits for a time. `cargo xtask chaos --runs N` runs more seeds; a failing one is
-//! printed, and `TIDEGATE_CHAOS_SEED` runs it again.
+//! within 10 s (I6), not counting time in which the machine ran nothing of ours; the audit chain holds
+//! (I8). Faults last for as long as the writer needs for some attempts: nothing here waits for a time.
+//! `cargo xtask chaos --runs N` runs more seeds; a failing one is printed, and `TIDEGATE_CHAOS_SEED`
+//! runs it again.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -450,6 +451,45 @@ async fn committed(admin: &Admin) -> Vec<i64> {
     }
 }
 
+/// For how long this machine let nothing of ours run: by how much a thread that wants to run every few
+/// milliseconds, and needs no time itself, came too late. It is less than what the edges and controls lost
+/// to a machine that is only busy, so what takes too long on one of those still fails.
+struct Stalls {
+    total_us: Arc<AtomicI64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Stalls {
+    const EVERY: Duration = Duration::from_millis(5);
+
+    fn measure() -> Stalls {
+        let stalls = Stalls { total_us: Arc::default(), stop: Arc::default() };
+        let (total_us, stop) = (stalls.total_us.clone(), stalls.stop.clone());
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::SeqCst) {
+                let began = Instant::now();
+                std::thread::park_timeout(Stalls::EVERY);
+                let late = began.elapsed().saturating_sub(Stalls::EVERY);
+                // What a timer's own coarseness costs is no stall.
+                if late > Stalls::EVERY {
+                    total_us.fetch_add(late.as_micros() as i64, Ordering::SeqCst);
+                }
+            }
+        });
+        stalls
+    }
+
+    fn total(self) -> Duration {
+        Duration::from_micros(self.total_us.load(Ordering::SeqCst) as u64)
+    }
+}
+
+impl Drop for Stalls {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+}
+
 async fn run(seed: u64) {
     let mut chance = Chance(seed);
     let mut world = World::start(!seed.is_multiple_of(3)).await;
@@ -479,6 +519,7 @@ async fn run(seed: u64) {
     known.stop.store(true, Ordering::SeqCst);
     writer.await.expect("the writer");
     let healed = Instant::now();
+    let stalls = Stalls::measure();
     let last = known.acknowledged.load(Ordering::SeqCst);
     for which in 0..EDGES {
         let ofrep = world.ofrep(which);
@@ -489,8 +530,9 @@ async fn run(seed: u64) {
         })
         .await;
     }
-    let took = healed.elapsed();
-    assert!(took <= HEALED_MAX, "healed after {took:?}; {:?}", world.log);
+    let (took, stalled) = (healed.elapsed(), stalls.total());
+    let log = &world.log;
+    assert!(took <= HEALED_MAX + stalled, "healed after {took:?}, {stalled:?} stalled; {log:?}");
     let committed = committed(&world.admin(0)).await;
     let unique: BTreeSet<i64> = committed.iter().copied().collect();
     assert_eq!(unique.len(), committed.len(), "a write was done twice; {:?}", world.log);

@@ -119,7 +119,8 @@ fn flag(value: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_snapshot_comes_to_one_edge_first_and_then_to_all() {
-    let fleet = Fleet::start("one:1s", &[]).await;
+    // What is asked of the other edges is asked while the stage lasts.
+    let fleet = Fleet::start("one:5s", &[]).await;
     let began = Instant::now();
     fleet.set("2", "").await;
     fleet.ofreps[0].serves("f", &json!({}), &json!("2")).await;
@@ -131,8 +132,8 @@ async fn a_good_snapshot_comes_to_one_edge_first_and_then_to_all() {
     fleet.all_serve("2").await;
     let took = began.elapsed();
     let rollout = fleet.is("done").await;
-    assert!(took.as_millis() >= 1_000, "{took:?}: {rollout}");
-    eprintln!("one:1s, three edges: the first after {first:?}, all after {took:?}: {rollout}");
+    assert!(took.as_millis() >= 5_000, "{took:?}: {rollout}");
+    eprintln!("one:5s, three edges: the first after {first:?}, all after {took:?}: {rollout}");
     // Whoever waits for all waits through all stages.
     let live = fleet.set("3", "?wait=live&timeout=20").await;
     assert_eq!(live.header("tidegate-live"), "live=?1, serving=3, edges=3");

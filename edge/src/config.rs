@@ -40,6 +40,9 @@ pub struct Config {
     /// How long an event stream lives; each ± 50 %, so that a fleet of clients that reconnected
     /// together spreads again.
     pub stream_life: Duration,
+    /// How long a client that was told of a version by another edge waits for it here; then it gets
+    /// what there is.
+    pub catch_up: Duration,
     /// Evaluation requests per second of one server key, the same again as a burst. None: no limit.
     pub server_rate_per_s: Option<NonZeroU32>,
     /// As above, of one browser key, which all users of a site share.
@@ -114,6 +117,7 @@ impl Config {
             connections_per_address: None,
             streams_max: 5_000,
             stream_life: Duration::from_secs(600),
+            catch_up: Duration::from_secs(1),
             // Far above what one service asks, far below what starves its neighbours.
             server_rate_per_s: NonZeroU32::new(100_000),
             browser_rate_per_s: NonZeroU32::new(5_000),

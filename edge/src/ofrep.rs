@@ -33,8 +33,6 @@ use crate::serve::{Body, Shared};
 use crate::state::{Announcement, Grant, Served, Table};
 use crate::usage::{source_of, variant_of};
 
-/// How long a refetch may wait for the version that its client was told of by another edge.
-const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 /// Beyond the limit so much is still read, so that the client sees the answer and not a reset.
 const SURPLUS_BYTES_MAX: usize = 1024 * 1024;
 const PREFIX: &str = "/ofrep/v1/evaluate/flags";
@@ -311,7 +309,7 @@ async fn catch_up(
     let Ok(_place) = shared.catching_up.try_acquire() else { return Ok(grant) };
     let mut announcements = grant.served.tenant.announcements.subscribe();
     let arrives = announcements.wait_for(|now| now.version >= Some(wanted));
-    let arrived = tokio::time::timeout(CATCH_UP_MAX, arrives).await.is_ok();
+    let arrived = tokio::time::timeout(shared.catch_up, arrives).await.is_ok();
     if arrived { authorize(shared, headers) } else { Ok(grant) }
 }
 

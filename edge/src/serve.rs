@@ -66,6 +66,7 @@ pub struct Serving {
     pub timeouts: Timeouts,
     pub streams: Arc<Semaphore>,
     pub stream_life: Duration,
+    pub catch_up: Duration,
     pub catching_up: Semaphore,
     /// Set when the edge is told to stop: streams end, `/readyz` says no.
     pub stopping: CancellationToken,
@@ -85,6 +86,7 @@ impl Serving {
             timeouts: config.timeouts,
             streams: Arc::new(Semaphore::new(config.streams_max)),
             stream_life: config.stream_life,
+            catch_up: config.catch_up,
             catching_up: Semaphore::new(CATCHING_UP_MAX),
             stopping: CancellationToken::new(),
         })
