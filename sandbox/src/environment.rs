@@ -42,16 +42,25 @@ struct Idle {
     since_tick: u64,
 }
 
-/// An instance that nobody else has. Dropped without `give_back` (an error, a panic in the host's
-/// code), the instance is thrown away and its place is free.
+/// A place among the environment's instances, and the instance that nobody else has. Dropped without
+/// `give_back` (an error, a panic in the host's code, also while the instance was being made), the
+/// instance is thrown away and its place is free.
 struct Lease<'a> {
     environment: &'a Environment,
     instance: Option<Box<Instance>>,
+    is_given_back: bool,
+}
+
+impl<'a> Lease<'a> {
+    fn of(environment: &'a Environment, instance: Option<Box<Instance>>) -> Lease<'a> {
+        Lease { environment, instance, is_given_back: false }
+    }
 }
 
 impl Lease<'_> {
     fn give_back(mut self) {
         if let Some(instance) = self.instance.take() {
+            self.is_given_back = true;
             let since_tick = self.environment.sandbox.ticks();
             let mut pool = self.environment.pool();
             pool.idle.push(Idle { instance, since_tick });
@@ -66,12 +75,16 @@ impl Lease<'_> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        if self.instance.take().is_some() {
+        if !self.is_given_back {
+            drop(self.instance.take());
             self.environment.forget();
         }
     }
 }
 
+/// A caller waits for an instance for so many deadlines: whoever has one gives it back or loses it within
+/// one and a tick, so one deadline would be over just before.
+const PATIENCE: u32 = 4;
 /// What the ABI's length field holds.
 const KEY_BYTES_MAX: usize = u16::MAX as usize;
 
@@ -152,9 +165,10 @@ impl Environment {
         self.last_use.store(self.sandbox.next_use(), Ordering::Relaxed);
         let mut pool = self.pool();
         if let Some(idle) = pool.idle.pop() {
-            return Ok(Lease { environment: self, instance: Some(idle.instance) });
+            return Ok(Lease::of(self, Some(idle.instance)));
         }
-        let until = Instant::now().checked_add(self.sandbox.config.deadline);
+        let patience = self.sandbox.config.deadline.saturating_mul(PATIENCE);
+        let until = Instant::now().checked_add(patience);
         while pool.alive >= self.sandbox.config.workers.max(1) {
             let left = until.and_then(|until| until.checked_duration_since(Instant::now()));
             let Some(left) = left.filter(|left| !left.is_zero()) else {
@@ -166,18 +180,14 @@ impl Environment {
             pool = again;
             pool.waiting = pool.waiting.saturating_sub(1);
             if let Some(idle) = pool.idle.pop() {
-                return Ok(Lease { environment: self, instance: Some(idle.instance) });
+                return Ok(Lease::of(self, Some(idle.instance)));
             }
         }
         pool.alive = pool.alive.saturating_add(1);
         drop(pool);
-        match self.make() {
-            Ok(instance) => Ok(Lease { environment: self, instance: Some(instance) }),
-            Err(error) => {
-                self.forget();
-                Err(error)
-            }
-        }
+        let mut lease = Lease::of(self, None);
+        lease.instance = Some(self.make()?);
+        Ok(lease)
     }
 
     fn make(&self) -> Result<Box<Instance>, SandboxError> {

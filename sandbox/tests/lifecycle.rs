@@ -1,7 +1,8 @@
 //! What happens to instances: guests that misbehave in every way the ABI allows, budgets, threads.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
+use std::time::{Duration, Instant};
 
 use rules::answer::{Audience, Status};
 use rules::blob::encode_ruleset;
@@ -12,20 +13,26 @@ use sandbox::{Environment, Sandbox, SandboxConfig, SandboxError};
 use serde_json::json;
 
 /// A guest that speaks the ABI and does what the flag's key begins with: `l`oops, `t`raps,
-/// `g`rows until it may not and traps, `r`ecurses, answers from `b`eyond its memory, or is fine.
+/// `g`rows until it may not and traps, `r`ecurses, answers from `b`eyond its memory, `a`sks its host and
+/// loops if that says yes, or is fine. It asks its host when it loads, too.
 /// It counts the calls of the instance, which the answer's body says.
 const GUEST: &str = r#"(module
+  (import "tidegate" "list_contains" (func $ask (param i32 i32 i32) (result i32)))
   (memory (export "memory") 1)
   (global $calls (mut i32) (i32.const 0))
   (func (export "tg_abi") (result i32) i32.const 1)
   (func (export "tg_buffer") (param i32) (result i32) i32.const 1024)
-  (func (export "tg_load") (param i32) (result i64) i64.const 0)
+  (func (export "tg_load") (param i32) (result i64)
+    (drop (call $ask (i32.const 7) (i32.const 0) (i32.const 0)))
+    (i64.const 0))
   (func $recurse (param i32) (result i32)
     (i32.add (i32.const 1) (call $recurse (i32.add (local.get 0) (i32.const 1)))))
   (func (export "tg_evaluate") (param $len i32) (param $now i64) (result i64)
     (local $what i32)
     (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
     (local.set $what (i32.load8_u (i32.const 1028)))
+    (if (i32.eq (local.get $what) (i32.const 97)) (then
+      (if (call $ask (i32.const 0) (i32.const 0) (i32.const 0)) (then (loop $again (br $again))))))
     (if (i32.eq (local.get $what) (i32.const 108)) (then (loop $again (br $again))))
     (if (i32.eq (local.get $what) (i32.const 116)) (then unreachable))
     (if (i32.eq (local.get $what) (i32.const 103)) (then
@@ -150,6 +157,151 @@ fn a_module_that_is_no_evaluator_is_refused_at_the_start() {
             "{refused:?}"
         );
     }
+}
+
+/// What the host does when the guest asks it.
+#[derive(Default)]
+struct Scripted {
+    /// Panics when the list of this number is asked for.
+    panics_at: AtomicU32,
+    /// Whether the guest loops then.
+    says_yes: AtomicBool,
+    asked: AtomicU32,
+    /// Leads back into this one.
+    re_enters: OnceLock<Weak<Environment>>,
+    inner: Mutex<Option<Result<String, SandboxError>>>,
+}
+
+impl Scripted {
+    const NEVER: u32 = u32::MAX;
+
+    fn new() -> Arc<Scripted> {
+        let host = Scripted::default();
+        host.panics_at.store(Scripted::NEVER, Ordering::SeqCst);
+        Arc::new(host)
+    }
+}
+
+impl Host for Scripted {
+    fn list_contains(&self, list: u32, _: &str) -> bool {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        assert_ne!(self.panics_at.load(Ordering::SeqCst), list, "as this test wants it");
+        if list == 0
+            && let Some(environment) = self.re_enters.get().and_then(Weak::upgrade)
+        {
+            *self.inner.lock().expect("a lock") = Some(ask(&environment, "fine"));
+        }
+        self.says_yes.load(Ordering::SeqCst)
+    }
+}
+
+fn scripted(config: SandboxConfig) -> (Arc<Environment>, Arc<Scripted>) {
+    let host = Scripted::new();
+    let sandbox = Sandbox::new(config).expect("the guest compiles");
+    let loaded = sandbox.load(Arc::from(&b"anything"[..]), host.clone());
+    (loaded.expect("the guest takes anything"), host)
+}
+
+fn panics(environment: &Environment, key: &str) -> bool {
+    let call = std::panic::AssertUnwindSafe(|| ask(environment, key));
+    std::panic::catch_unwind(call).is_err()
+}
+
+#[test]
+fn a_host_that_panics_costs_the_instance_and_not_its_place() {
+    let (environment, host) = scripted(config());
+    assert_eq!(ask(&environment, "ask").expect("a first call"), "1");
+    for _ in 0..3 {
+        host.panics_at.store(0, Ordering::SeqCst);
+        assert!(panics(&environment, "ask"), "in an evaluation");
+        assert_eq!(environment.instances(), 0, "the instance that it went through is gone");
+        host.panics_at.store(7, Ordering::SeqCst);
+        assert!(panics(&environment, "fine"), "while the next one is made");
+        assert_eq!(environment.instances(), 0, "what was never made has no place");
+        host.panics_at.store(Scripted::NEVER, Ordering::SeqCst);
+        assert_eq!(ask(&environment, "ask").expect("a healthy instance"), "1");
+    }
+}
+
+#[test]
+fn a_host_that_leads_back_into_the_environment_gets_another_instance_or_none() {
+    let (environment, host) = scripted(SandboxConfig { workers: 2, ..patient() });
+    host.re_enters.set(Arc::downgrade(&environment)).expect("once");
+    assert_eq!(ask(&environment, "fine").expect("a first call"), "1");
+    assert_eq!(ask(&environment, "ask").expect("the outer one"), "2");
+    let inner = host.inner.lock().expect("a lock").take().expect("it was called");
+    assert_eq!(inner.expect("the inner one"), "1", "an instance of its own");
+    assert_eq!(environment.instances(), 2);
+
+    // With one place the inner call is told that it is taken, rather than waiting for itself.
+    let (environment, host) = scripted(config());
+    host.re_enters.set(Arc::downgrade(&environment)).expect("once");
+    // The time that the host took is the call's own.
+    let _ = ask(&environment, "ask");
+    let inner = host.inner.lock().expect("a lock").take().expect("it was called");
+    assert!(matches!(inner, Err(SandboxError::Busy)), "{inner:?}");
+    ask(&environment, "fine").expect("the place is there again");
+    assert_eq!(environment.instances(), 1);
+}
+
+/// By the wall clock: long enough for a call on a machine that is busy with other tests.
+fn patient() -> SandboxConfig {
+    SandboxConfig { deadline: Duration::from_secs(5), ..config() }
+}
+
+#[test]
+fn whoever_waits_behind_a_call_that_never_ends_is_answered_after_its_deadline() {
+    let deadline = Duration::from_millis(300);
+    let (environment, host) = scripted(SandboxConfig { deadline, ..config() });
+    let asked = host.asked.load(Ordering::SeqCst);
+    host.says_yes.store(true, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let endless = scope.spawn(|| ask(&environment, "ask"));
+        while host.asked.load(Ordering::SeqCst) == asked {
+            std::thread::yield_now();
+        }
+        assert_eq!(ask(&environment, "fine").expect("a healthy instance"), "1");
+        let ended = endless.join().expect("no panic");
+        assert!(matches!(ended, Err(SandboxError::Deadline)), "{ended:?}");
+    });
+}
+
+#[test]
+fn snapshots_are_swapped_under_load_and_each_call_sees_one() {
+    let sandbox = Sandbox::new(SandboxConfig { evaluator: None, ..patient() });
+    let sandbox = sandbox.expect("the evaluator compiles");
+    // Who is a member says which snapshot answered.
+    let hosts: [Arc<dyn Host + Send + Sync>; 2] = [Arc::new(Ada), Arc::new(NoHost)];
+    let load =
+        |which: usize| sandbox.load(ruleset().into(), hosts[which].clone()).expect("it loads");
+    let served = RwLock::new((0, load(0)));
+    let (stop, answers) = (AtomicBool::new(false), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    let (which, environment) = served.read().expect("a lock").clone();
+                    assert_eq!(value_for(&environment, "ada"), json!(which == 0));
+                    answers.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        let began = Instant::now();
+        for swap in 1..=20 {
+            let before = answers.load(Ordering::SeqCst);
+            let which = swap % hosts.len();
+            let next = load(which);
+            *served.write().expect("a lock") = (which, next);
+            // Those that failed answer no more.
+            while answers.load(Ordering::SeqCst) < before + 20 && began.elapsed().as_secs() < 60 {
+                std::thread::yield_now();
+            }
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    assert!(answers.load(Ordering::SeqCst) >= 20 * 20, "{answers:?} answers");
+    drop(served);
+    assert_eq!(sandbox.memory_bytes(), 0, "nothing of the former ones is left");
 }
 
 fn real() -> Arc<Sandbox> {
