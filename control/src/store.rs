@@ -17,9 +17,10 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
-use sqlx::{Postgres, Sqlite, Transaction};
+use sqlx::{Connection as _, Postgres, Sqlite, Transaction};
 
 use rules::secret::Secret;
 
@@ -108,10 +109,36 @@ impl OpenError {
     }
 }
 
+/// Whether it failed because what the database lies on takes no more.
+pub fn is_full(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    match (error.code(), sqlite_code(&**error)) {
+        (_, Some(code)) => code == SQLITE_FULL,
+        (Some(code), None) => code == "53100",
+        (None, None) => false,
+    }
+}
+
+const SQLITE_FULL: u32 = 13;
+const SQLITE_IOERR: u32 = 10;
+
+/// Without what tells failures of one kind apart.
+fn sqlite_code(error: &dyn sqlx::error::DatabaseError) -> Option<u32> {
+    let error = error.try_downcast_ref::<sqlx::sqlite::SqliteError>()?;
+    let code: u32 = sqlx::error::DatabaseError::code(error)?.parse().ok()?;
+    Some(code & 0xff)
+}
+
 /// Whether a statement that failed so may work when it is tried again.
 pub fn is_passing(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
+        // A disk is emptied, or answers again.
+        sqlx::Error::Database(error)
+            if matches!(sqlite_code(&**error), Some(SQLITE_FULL | SQLITE_IOERR)) =>
+        {
+            true
+        }
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             // Connection exceptions, serialization and deadlock, too many connections, shutting
             // down or starting, a lock that was not had in time, a write that was silent for too
@@ -121,6 +148,17 @@ pub fn is_passing(error: &sqlx::Error) -> bool {
         }),
         _ => false,
     }
+}
+
+/// Whether a connection has no transaction open, and may be used again. SQLite takes a transaction back by
+/// itself when its disk is full or fails; the ROLLBACK that follows then finds none and is an error, and sqlx
+/// takes the transaction for open for good: on that connection no other could begin.
+async fn is_at_rest(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if connection.is_in_transaction() {
+        // A ROLLBACK that is on its way is over with this.
+        connection.ping().await?;
+    }
+    Ok(!connection.is_in_transaction())
 }
 
 #[derive(Debug, Clone)]
@@ -194,6 +232,7 @@ impl Store {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             // A file does not hang up, so it is not asked before each use whether it did.
             .test_before_acquire(false)
+            .after_release(|connection, _| Box::pin(is_at_rest(connection)))
             .connect_with(options.clone())
             .await
             .map_err(opened)?;
@@ -205,6 +244,7 @@ impl Store {
             .max_connections(READERS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
+            .after_release(|connection, _| Box::pin(is_at_rest(connection)))
             .connect_with(options.pragma("query_only", "1"))
             .await
             .map_err(opened)?;

@@ -15,7 +15,7 @@ use crate::bus::BusError;
 use crate::idempotency::Answer;
 use crate::passwords::PasswordError;
 use crate::refusal::Refusal;
-use crate::store::is_passing;
+use crate::store::{is_full, is_passing};
 
 /// Why a handler ends before its own answer.
 #[derive(Debug)]
@@ -190,6 +190,15 @@ fn unavailable(error: &(dyn std::error::Error + 'static)) -> Stop {
 
 impl From<sqlx::Error> for Stop {
     fn from(error: sqlx::Error) -> Stop {
+        if is_full(&error) {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the database's disk is full"
+            );
+            let detail = "the database's disk is full, so nothing was written and what is published stays; \
+                          make room on it, then send this again";
+            return Stop::new(StatusCode::INSUFFICIENT_STORAGE, "storage-full", detail);
+        }
         if is_passing(&error) {
             return unavailable(&error);
         }

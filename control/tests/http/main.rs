@@ -8,6 +8,7 @@ mod clients;
 mod documents;
 mod edge_keys;
 mod four_eyes;
+mod full;
 mod growth;
 mod identity;
 mod impact;
