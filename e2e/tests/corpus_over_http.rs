@@ -251,7 +251,8 @@ async fn a_client_of_the_edge_gets_the_native_bytes_for_every_case() {
             }
         }
     }
-    assert!(asked >= 300, "{asked} cases were asked");
+    // A little below what there were when this was written, so that none go missing unseen.
+    assert!(asked >= 1_700, "{asked} cases were asked");
     assert!(of_policies >= 60, "{of_policies} cases of policies were asked");
     assert!(differ.is_empty(), "{} of {asked} differ:\n{}", differ.len(), differ.join("\n"));
     edge.shutdown().await;

@@ -124,7 +124,7 @@ fn a_bulk_answer_is_the_single_answers_in_key_order() {
 }
 
 #[test]
-fn the_corpus_has_at_least_three_hundred_cases_with_names_of_their_own() {
+fn the_corpus_has_no_fewer_cases_than_it_had_each_with_a_name_of_its_own() {
     let mut names = BTreeSet::new();
     let mut count = 0;
     for (file, document) in corpus::documents() {
@@ -135,7 +135,8 @@ fn the_corpus_has_at_least_three_hundred_cases_with_names_of_their_own() {
             assert!(names.insert((file.clone(), name)), "{file} has two {}", case["name"]);
         }
     }
-    assert!(count >= 300, "{count} cases");
+    // A little below what there were when this was written, so that none go missing unseen.
+    assert!(count >= 1_900, "{count} cases");
 }
 
 /// The situations in which operators differ between vendors.

@@ -30,8 +30,10 @@ fn the_corpus_gives_the_same_bytes_in_the_sandbox_as_natively() {
             .unwrap_or_else(|error| panic!("{}: {error}", file.name));
         let mut scratch = Scratch::default();
         for case in &file.cases {
-            // A context that cannot be decoded never reaches an evaluator.
-            let Ok(context) = ContextBuf::from_json(&case.context) else { continue };
+            let place = format!("{}: {}", file.name, case.name);
+            // As in the native run, where each of them is.
+            let context = ContextBuf::from_json(&case.context)
+                .unwrap_or_else(|error| panic!("{place}: its context: {error}"));
             let input = Input { context: context.view(), now_ms: case.now_ms, host: &file.host };
             let (mut expected, mut got) = (Vec::new(), Vec::new());
             let status =
@@ -52,7 +54,8 @@ fn the_corpus_gives_the_same_bytes_in_the_sandbox_as_natively() {
         }
     }
     println!("{compared} cases compared, one flag and all flags each");
-    assert!(compared >= 300, "only {compared} cases were compared");
+    // A little below what there were when this was written, so that none go missing unseen.
+    assert!(compared >= 1_900, "only {compared} cases were compared");
 }
 
 /// A hundred flags are too much to read: shows the surroundings of the first difference.
