@@ -10,6 +10,9 @@ use rules::etcd::Etcd;
 use rules::head::PublicKey;
 use tokio::sync::watch;
 
+/// All the streams that an edge has by default are told in five seconds.
+const BOUNDARY_TELLS_PER_S: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
+
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where evaluations are answered; port 0 takes a free one.
@@ -40,6 +43,14 @@ pub struct Config {
     /// How long an event stream lives; each ± 50 %, so that a fleet of clients that reconnected
     /// together spreads again.
     pub stream_life: Duration,
+    /// A stream that is silent for so long gets a comment: proxies cut what is silent for 30 s or 60 s.
+    pub stream_keep_alive: Duration,
+    /// Between a client's bulk answer and the opening of its stream something may have changed. A stream
+    /// that opens without saying what its client knows begins with the last change if that is no older.
+    pub stream_recalls: Duration,
+    /// When a time boundary passes, all streams of all edges are due at one instant, and each client that
+    /// is told asks again. So many streams are told in a second, in an order that is drawn anew each time.
+    pub boundary_tells_per_s: NonZeroU32,
     /// How long a client that was told of a version by another edge waits for it here; then it gets
     /// what there is.
     pub catch_up: Duration,
@@ -117,6 +128,9 @@ impl Config {
             connections_per_address: None,
             streams_max: 5_000,
             stream_life: Duration::from_secs(600),
+            stream_keep_alive: Duration::from_secs(15),
+            stream_recalls: Duration::from_secs(60),
+            boundary_tells_per_s: BOUNDARY_TELLS_PER_S,
             catch_up: Duration::from_secs(1),
             // Far above what one service asks, far below what starves its neighbours.
             server_rate_per_s: NonZeroU32::new(100_000),

@@ -1,10 +1,16 @@
 //! Change events over SSE (OFREP ADR-0008): that something changed, never what.
 //!
 //! An event is sent after this edge serves the change (`state.rs` announces after the swap), and
-//! when a time boundary inside a snapshot passes. A client that reads slowly skips to the newest:
+//! when a time boundary inside a snapshot passes. Boundaries pass everywhere at one instant, so clients
+//! are told of them one after the other (`Turn`). A client that reads slowly skips to the newest:
 //! its queue is one announcement long. Streams end after a while, so that clients spread over
 //! edges again, and when their key is gone.
+//!
+//! A stream's URL does not say which version its client's answers are of: it would be another URL after
+//! each change, and the web provider opens its stream again for another URL. So a stream that opens for
+//! the first time begins with the last change if that is recent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,17 +18,18 @@ use futures_util::Stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ORIGIN, VARY};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use rules::head::Version;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::auth::{self, StreamClaims};
-use crate::feed::jittered;
+use crate::feed::{jittered, random_fraction};
 use crate::ofrep::{self, Failure};
 use crate::serve::{Body, Shared};
-use crate::state::{Announcement, Grant, Key, Name};
+use crate::state::{Announcement, Grant, Key, Name, Served};
 
-/// Proxies cut what is silent for 30 s or 60 s.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Longer than that no client waits to be told of a time boundary, however many there are.
+const TURN_MAX: Duration = Duration::from_secs(30);
 
 pub async fn stream(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
     let origin = request.headers().get(ORIGIN).cloned();
@@ -44,14 +51,15 @@ fn try_stream(shared: &Shared, request: &Request<Incoming>) -> Result<Response<B
     let place = place(shared)?;
     let mut announcements = grant.served.tenant.announcements.subscribe();
     let now = announcements.borrow_and_update().clone();
-    let first = first_words(request.headers(), &now);
+    let first = first_words(request.headers(), &now, shared.stream_recalls);
     let events = Events {
         shared: shared.clone(),
         name: grant.served.tenant.name.clone(),
         key_id: grant.key.record.id.clone(),
         announcements,
         first: Some(first),
-        keep_alive: keep_alive(),
+        turn: Turn::after(&now),
+        keep_alive: keep_alive(shared),
         ends: ends(&grant.key, jittered(shared.stream_life)),
         _counted: Counted::new(shared),
         _place: place,
@@ -129,11 +137,15 @@ pub fn ends_with(key: &Key, ends: Instant) -> Instant {
 }
 
 /// What a stream begins with. The id alone dispatches nothing, but a browser sends it back when it
-/// reconnects; then the event that it missed in between is sent at once.
-fn first_words(headers: &HeaderMap, now: &Announcement) -> Bytes {
+/// reconnects; then the event that it missed in between is sent at once. Without one it may have missed
+/// what came since its answer.
+fn first_words(headers: &HeaderMap, now: &Announcement, recalls: Duration) -> Bytes {
     let id = now.id();
-    let last = headers.get("last-event-id").map(HeaderValue::as_bytes);
-    if last.is_some_and(|last| last != id.as_bytes()) {
+    let may_have_missed = match headers.get("last-event-id").map(HeaderValue::as_bytes) {
+        Some(last) => last != id.as_bytes(),
+        None => now.at.is_some_and(|at| at.elapsed() < recalls),
+    };
+    if may_have_missed {
         let mut text = b"retry: 5000\n".to_vec();
         text.extend_from_slice(&event(now));
         Bytes::from(text)
@@ -150,10 +162,52 @@ fn event(now: &Announcement) -> Bytes {
     ))
 }
 
-pub fn keep_alive() -> Interval {
-    let mut interval = tokio::time::interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
+pub fn keep_alive(shared: &Shared) -> Interval {
+    let every = shared.stream_keep_alive;
+    let mut interval = tokio::time::interval_at(Instant::now() + every, every);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
+}
+
+/// When a stream's client is told of what was announced: of a snapshot at once, of a time boundary when
+/// its turn has come.
+pub struct Turn {
+    told: Option<Version>,
+    due: Option<Instant>,
+}
+
+impl Turn {
+    pub fn after(now: &Announcement) -> Turn {
+        Turn { told: now.version, due: None }
+    }
+
+    /// Whether that is now; otherwise `comes` says when.
+    pub fn is_now(&mut self, now: &Announcement, shared: &Shared) -> bool {
+        if self.told != now.version {
+            *self = Turn::after(now);
+            return true;
+        }
+        // Who waits for an earlier boundary is told of this one with it.
+        self.due
+            .get_or_insert_with(|| Instant::now() + Turn::all(shared).mul_f64(random_fraction()));
+        false
+    }
+
+    /// How long it takes until all streams that are open have been told.
+    fn all(shared: &Shared) -> Duration {
+        let open = shared.streams_max.saturating_sub(shared.streams.available_permits());
+        let seconds = open as f64 / f64::from(shared.boundary_tells_per_s.get());
+        Duration::from_secs_f64(seconds.min(TURN_MAX.as_secs_f64()))
+    }
+
+    /// Never, if nothing waits.
+    pub async fn comes(&mut self) {
+        match self.due {
+            Some(due) => tokio::time::sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+        self.due = None;
+    }
 }
 
 struct Events {
@@ -162,6 +216,7 @@ struct Events {
     key_id: String,
     announcements: watch::Receiver<Announcement>,
     first: Option<Bytes>,
+    turn: Turn,
     keep_alive: Interval,
     ends: Instant,
     _counted: Counted,
@@ -180,22 +235,37 @@ impl Events {
         if let Some(first) = self.first.take() {
             return Some(first);
         }
-        tokio::select! {
-            biased;
-            () = self.shared.stopping.cancelled() => None,
-            changed = self.announcements.changed() => {
-                changed.ok()?;
-                let now = self.announcements.borrow_and_update().clone();
-                let table = self.shared.state.table();
-                let served = table.environment(&self.name.0, &self.name.1)?;
-                let key = table.key_by_id(served, &self.key_id, crate::now_ms())?;
-                self.ends = ends_with(&key, self.ends);
-                served.tenant.metrics.events.increment(1);
-                Some(event(&now))
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shared.stopping.cancelled() => return None,
+                changed = self.announcements.changed() => {
+                    changed.ok()?;
+                    let now = self.announcements.borrow_and_update().clone();
+                    let served = self.served()?;
+                    if self.turn.is_now(&now, &self.shared) {
+                        served.tenant.metrics.events.increment(1);
+                        return Some(event(&now));
+                    }
+                }
+                () = self.turn.comes() => {
+                    let now = self.announcements.borrow().clone();
+                    self.served()?.tenant.metrics.events.increment(1);
+                    return Some(event(&now));
+                }
+                () = tokio::time::sleep_until(self.ends) => return None,
+                _ = self.keep_alive.tick() => return Some(Bytes::from_static(b":\n\n")),
             }
-            () = tokio::time::sleep_until(self.ends) => None,
-            _ = self.keep_alive.tick() => Some(Bytes::from_static(b":\n\n")),
         }
+    }
+
+    /// None for a key that opens nothing any more.
+    fn served(&mut self) -> Option<Arc<Served>> {
+        let table = self.shared.state.table();
+        let served = table.environment(&self.name.0, &self.name.1)?;
+        let key = table.key_by_id(served, &self.key_id, crate::now_ms())?;
+        self.ends = ends_with(&key, self.ends);
+        Some(served.clone())
     }
 }
 

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,7 +66,11 @@ pub struct Serving {
     pub progress: Arc<Mutex<Progress>>,
     pub timeouts: Timeouts,
     pub streams: Arc<Semaphore>,
+    pub streams_max: usize,
     pub stream_life: Duration,
+    pub stream_keep_alive: Duration,
+    pub stream_recalls: Duration,
+    pub boundary_tells_per_s: NonZeroU32,
     pub catch_up: Duration,
     pub catching_up: Semaphore,
     /// Set when the edge is told to stop: streams end, `/readyz` says no.
@@ -85,7 +90,11 @@ impl Serving {
             progress,
             timeouts: config.timeouts,
             streams: Arc::new(Semaphore::new(config.streams_max)),
+            streams_max: config.streams_max,
             stream_life: config.stream_life,
+            stream_keep_alive: config.stream_keep_alive,
+            stream_recalls: config.stream_recalls,
+            boundary_tells_per_s: config.boundary_tells_per_s,
             catch_up: config.catch_up,
             catching_up: Semaphore::new(CATCHING_UP_MAX),
             stopping: CancellationToken::new(),

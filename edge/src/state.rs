@@ -20,6 +20,7 @@ use rules::blob::{Digest, KeyTerms, Manifest};
 use rules::head::Version;
 use rules::keys::{KeyKind, KeyRecord};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::auth::{self, StreamClaims};
 use crate::client::Client;
@@ -84,11 +85,13 @@ pub struct Tenant {
 
 /// That answers may have changed. Clients compare `id`s, so it names the cause: snapshot, and the
 /// last time boundary that has passed inside it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Announcement {
     pub version: Option<Version>,
     pub boundary_ms: i64,
     pub last_modified_s: i64,
+    /// When it was announced here.
+    pub at: Option<Instant>,
 }
 
 impl Announcement {
@@ -106,6 +109,12 @@ impl Announcement {
         Some(Version { generation, revision })
     }
 
+    /// Whether whoever was told of `other` was told of this.
+    fn says(&self, other: &Announcement) -> bool {
+        let said = |of: &Announcement| (of.version, of.boundary_ms, of.last_modified_s);
+        said(self) == said(other)
+    }
+
     fn of(served: &Served, now_ms: i64) -> Announcement {
         let passed = served.manifest.boundaries_ms.partition_point(|at_ms| *at_ms <= now_ms);
         let boundary_ms = passed
@@ -117,6 +126,7 @@ impl Announcement {
             version: Some(served.version),
             boundary_ms,
             last_modified_s: served.issued_at_ms.max(boundary_ms).max(0) / 1000,
+            at: Some(Instant::now()),
         }
     }
 }
@@ -393,7 +403,7 @@ impl State {
         let announcement = Announcement::of(served, now_ms);
         served.tenant.announcements.send_if_modified(|current| {
             // A swap and a boundary may come at once; the later snapshot's word stands.
-            let newer = current.version <= announcement.version && *current != announcement;
+            let newer = current.version <= announcement.version && !current.says(&announcement);
             if newer {
                 *current = announcement;
             }

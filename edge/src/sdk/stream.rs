@@ -22,11 +22,11 @@ use tokio::time::{Instant, Interval};
 
 use super::{admit, no_client, only};
 use crate::client::Client;
-use crate::events::{self, Counted, keep_alive};
+use crate::events::{self, Counted, Turn, keep_alive};
 use crate::feed::jittered;
 use crate::ofrep::Failure;
 use crate::serve::{Body, Shared};
-use crate::state::{Announcement, Name, Tenant};
+use crate::state::{Announcement, Name, Served, Tenant};
 
 const RETRY_MS: u32 = 5_000;
 
@@ -73,7 +73,8 @@ pub async fn open(shared: &Shared, request: &Request<Incoming>) -> Result<Respon
         key_id: grant.key.record.id.clone(),
         announcements,
         news,
-        keep_alive: keep_alive(),
+        turn: Turn::after(&now),
+        keep_alive: keep_alive(shared),
         ends: events::ends(&grant.key, jittered(shared.stream_life)),
         _counted: Counted::new(shared),
         _place: place,
@@ -164,6 +165,7 @@ struct Changes {
     key_id: String,
     announcements: watch::Receiver<Announcement>,
     news: News,
+    turn: Turn,
     keep_alive: Interval,
     ends: Instant,
     _counted: Counted,
@@ -178,6 +180,24 @@ impl Changes {
         })
     }
 
+    /// None for a key that opens nothing any more.
+    fn served(&mut self) -> Option<Arc<Served>> {
+        let table = self.shared.state.table();
+        let served = table.environment(&self.name.0, &self.name.1)?;
+        let key = table.key_by_id(served, &self.key_id, crate::now_ms())?;
+        self.ends = events::ends_with(&key, self.ends);
+        Some(served.clone())
+    }
+
+    async fn follow(&mut self, served: &Served, now: &Announcement) -> Option<()> {
+        let client = served.client.load_full()?;
+        self.news.follow(&served.tenant, &client, now).await;
+        if !self.news.waiting.is_empty() {
+            served.tenant.metrics.events.increment(1);
+        }
+        Some(())
+    }
+
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(bytes) = self.news.waiting.pop_front() {
@@ -189,18 +209,15 @@ impl Changes {
                 changed = self.announcements.changed() => {
                     changed.ok()?;
                     let now = self.announcements.borrow_and_update().clone();
-                    let served = {
-                        let table = self.shared.state.table();
-                        let served = table.environment(&self.name.0, &self.name.1)?;
-                        let key = table.key_by_id(served, &self.key_id, crate::now_ms())?;
-                        self.ends = events::ends_with(&key, self.ends);
-                        served.clone()
-                    };
-                    let client = served.client.load_full()?;
-                    self.news.follow(&served.tenant, &client, &now).await;
-                    if !self.news.waiting.is_empty() {
-                        served.tenant.metrics.events.increment(1);
+                    let served = self.served()?;
+                    if self.turn.is_now(&now, &self.shared) {
+                        self.follow(&served, &now).await?;
                     }
+                }
+                () = self.turn.comes() => {
+                    let now = self.announcements.borrow().clone();
+                    let served = self.served()?;
+                    self.follow(&served, &now).await?;
                 }
                 () = tokio::time::sleep_until(self.ends) => return None,
                 _ = self.keep_alive.tick() => return Some(Bytes::from_static(b":\n\n")),

@@ -1,6 +1,7 @@
 //! Change events: when they come, who gets them, and what a reconnect hears.
 
-use std::time::Duration;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
 
 use edge::auth::{STREAM_TOKEN_S, StreamClaims};
 use serde_json::{Value, json};
@@ -34,6 +35,17 @@ fn off() -> Shop {
     shop
 }
 
+/// `banner` is off from `at` on.
+fn off_from(at: OffsetDateTime) -> Shop {
+    let mut shop = Shop::new();
+    let config = json!({"enabled": true,
+        "rules": [{"id": "later", "active": {"from": at.format(&Rfc3339).expect("a time")},
+                   "serve": {"variant": "off"}}],
+        "fallthrough": {"variant": "on"}});
+    shop.flag("banner", "boolean", &json!({"on": true, "off": false}), "edge", config);
+    shop
+}
+
 /// The stream that a bulk answer announces, as a web provider opens it.
 async fn announced(world: &World) -> String {
     let key = browser_key().reveal().to_owned();
@@ -48,7 +60,9 @@ fn line<'a>(block: &'a str, name: &str) -> Option<&'a str> {
 
 #[tokio::test]
 async fn a_change_is_announced_when_a_refetch_gets_it() {
-    let world = World::new().await;
+    let mut config = config(None);
+    config.stream_recalls = Duration::ZERO;
+    let world = World::with(config).await;
     let mut events = Events::open(&world, &announced(&world).await, &[]).await;
     assert_eq!(events.head.status, 200);
     assert_eq!(events.head.header("content-type"), Some("text/event-stream"));
@@ -73,24 +87,95 @@ async fn a_time_boundary_inside_a_snapshot_is_announced_when_it_passes() {
     // The snapshot has to be served by then, which takes seconds where many tests run.
     let at = OffsetDateTime::now_utc() + Duration::from_secs(6);
     let at_ms = at.unix_timestamp_nanos() / 1_000_000;
-    let mut shop = Shop::new();
-    shop.flag(
-        "banner",
-        "boolean",
-        &json!({"on": true, "off": false}),
-        "edge",
-        json!({"enabled": true,
-               "rules": [{"id": "later", "active": {"from": at.format(&Rfc3339).expect("a time")},
-                          "serve": {"variant": "off"}}],
-               "fallthrough": {"variant": "on"}}),
-    );
-    world.source.publish(&shop.snapshot(), version(1, 2));
+    world.source.publish(&off_from(at).snapshot(), version(1, 2));
     let swap = events.next().await.expect("the swap");
     assert_eq!(line(&swap, "id"), Some("1.2.0"));
     let boundary = events.next().await.expect("the boundary");
     assert!(OffsetDateTime::now_utc() >= at, "announced early");
     assert_eq!(line(&boundary, "id"), Some(format!("1.2.{at_ms}").as_str()));
     assert_eq!(world.one("banner", "{}").await.json()["value"], false);
+}
+
+#[tokio::test]
+async fn a_change_between_an_answer_and_the_opening_of_its_stream_is_announced() {
+    let world = World::new().await;
+    let path = announced(&world).await;
+    world.source.publish(&off().snapshot(), version(1, 2));
+    world.serves(version(1, 2)).await;
+    let mut events = Events::open(&world, &path, &[]).await;
+    let first = events.next().await.expect("the first words");
+    assert_eq!(line(&first, "id"), Some("1.2.0"));
+    let data = line(&first, "data").unwrap_or_else(|| panic!("no event: {first}"));
+    assert!(data.contains("refetchEvaluation"), "{data}");
+}
+
+#[tokio::test]
+async fn clients_are_told_of_a_time_boundary_one_after_the_other() {
+    const STREAMS: usize = 20;
+    let mut config = config(None);
+    // So that they are told in two seconds.
+    config.boundary_tells_per_s = NonZeroU32::new(STREAMS as u32 / 2).expect("some");
+    let world = World::with(config).await;
+    let at = OffsetDateTime::now_utc() + Duration::from_secs(6);
+    let at_ms = at.unix_timestamp_nanos() / 1_000_000;
+    world.source.publish(&off_from(at).snapshot(), version(1, 2));
+    world.serves(version(1, 2)).await;
+    let path = announced(&world).await;
+    let told = (0..STREAMS).map(async |_| {
+        let known = [("Last-Event-ID", "1.2.0")];
+        let mut events = Events::open(&world, &path, &known).await;
+        assert_eq!(events.next().await.as_deref(), Some("retry: 5000\nid: 1.2.0"));
+        let event = events.next().await.expect("the boundary");
+        assert_eq!(line(&event, "id"), Some(format!("1.2.{at_ms}").as_str()));
+        assert!(OffsetDateTime::now_utc() >= at, "announced early");
+        Instant::now()
+    });
+    let told = futures_util::future::join_all(told).await;
+    let spread = *told.iter().max().expect("some") - *told.iter().min().expect("some");
+    // That none of twenty is drawn for three quarters of the time does not happen.
+    assert!(spread >= Duration::from_millis(500), "all were told within {spread:?}");
+}
+
+#[tokio::test]
+async fn a_new_snapshot_does_not_wait_for_the_turn_of_a_boundary() {
+    let mut config = config(None);
+    // Each stream's turn would come within half a minute.
+    config.boundary_tells_per_s = NonZeroU32::MIN;
+    config.streams_max = 1_000;
+    let world = World::with(config).await;
+    let path = announced(&world).await;
+    let mut streams = Vec::new();
+    for _ in 0..30 {
+        let mut events = Events::open(&world, &path, &[]).await;
+        events.next().await.expect("the first words");
+        streams.push(events);
+    }
+    world.source.publish(&off().snapshot(), version(1, 2));
+    let told = streams.iter_mut().map(async |events| {
+        let event = events.next().await.expect("the swap");
+        assert_eq!(line(&event, "id"), Some("1.2.0"));
+    });
+    futures_util::future::join_all(told).await;
+}
+
+#[tokio::test]
+async fn a_silent_stream_gets_comments_and_goes_on() {
+    let mut config = config(None);
+    config.stream_keep_alive = Duration::from_millis(50);
+    let world = World::with(config).await;
+    let mut events = Events::open(&world, &announced(&world).await, &[]).await;
+    events.next().await.expect("the first words");
+    for _ in 0..3 {
+        assert_eq!(events.next().await.as_deref(), Some(":"));
+    }
+    world.source.publish(&off().snapshot(), version(1, 2));
+    let told = loop {
+        let block = events.next().await.expect("it goes on");
+        if block != ":" {
+            break block;
+        }
+    };
+    assert_eq!(line(&told, "id"), Some("1.2.0"));
 }
 
 #[tokio::test]
