@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use sandbox::{Sandbox, SandboxConfig};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::ofrep_schema::OfrepSchema;
 use crate::world::{
-    DEADLINE, Events, World, browser_key, config, hold, parse, server_key, version,
+    DEADLINE, Events, Shop, Source, World, browser_key, config, hold, parse, server_key, version,
 };
 
 const BANNER: &str = "/ofrep/v1/evaluate/flags/banner";
@@ -128,6 +129,75 @@ async fn a_body_that_does_not_come_is_given_up() {
     let answer = parse(&read_to_end(&mut stream).await).expect("an answer");
     hold("POST", BANNER, &answer);
     answer.failure(408, "GENERAL", Some("banner"));
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_cut_and_others_are_answered() {
+    let mut config = config(None);
+    config.timeouts.write = Duration::from_millis(300);
+    let world = World::with(config).await;
+    // Little is on the way when it stops reading.
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    let mut deaf = socket.connect(world.edge.address).await.expect("a connection");
+    let ask = format!(
+        "POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nHost: edge\r\nX-API-Key: {}\r\n\
+         Content-Length: 2\r\n\r\n{{}}",
+        server_key().reveal()
+    );
+    // Once the answers fill what lies between, the edge takes no more questions either.
+    let cut = async { while deaf.write_all(ask.as_bytes()).await.is_ok() {} };
+    tokio::time::timeout(DEADLINE, cut).await.expect("it holds its connection");
+    assert_eq!(world.one("banner", "{}").await.status, 200);
+    let gone = async {
+        let alone = "tidegate_edge_connections 1";
+        while !world.get("/metrics").await.text().lines().any(|line| line == alone) {}
+    };
+    tokio::time::timeout(DEADLINE, gone).await.expect("its connection is counted on");
+}
+
+/// An evaluator that traps when the asked flag's key begins with `t`, and when all flags are asked for
+/// with a long context.
+const TRAPS: &str = r#"(module
+  (memory (export "memory") 8)
+  (data (i32.const 0) "\c8\00{\"key\":\"banner\",\"value\":true,\"reason\":\"STATIC\",\"variant\":\"on\",\"metadata\":{}}")
+  (data (i32.const 512) "\c8\00{\"flags\":[],\"metadata\":{}}")
+  (func (export "tg_abi") (result i32) i32.const 1)
+  (func (export "tg_buffer") (param i32) (result i32) i32.const 1024)
+  (func (export "tg_load") (param i32) (result i64) i64.const 0)
+  (func (export "tg_evaluate") (param $len i32) (param $now i64) (result i64)
+    (if (i32.eq (i32.load8_u (i32.const 1024)) (i32.const 1)) (then
+      (if (i32.eq (i32.load8_u (i32.const 1028)) (i32.const 116)) (then unreachable))
+      (return (i64.const 78))))
+    (if (i32.gt_u (local.get $len) (i32.const 1000)) (then unreachable))
+    (i64.or (i64.shl (i64.const 512) (i64.const 32)) (i64.const 28))))"#;
+
+#[tokio::test]
+async fn a_request_that_traps_gets_a_general_error_and_the_next_one_a_healthy_instance() {
+    let evaluator = Some(wat::parse_str(TRAPS).expect("it parses"));
+    let sandboxed =
+        SandboxConfig { evaluator, workers: 1, deadline: DEADLINE, ..SandboxConfig::default() };
+    let sandbox = Sandbox::new(sandboxed).expect("a sandbox");
+    let source = Source::new();
+    source.publish(&Shop::new().snapshot(), version(1, 1));
+    let world = World::start_in(sandbox.clone(), config(None), source).await;
+    world.serves(version(1, 1)).await;
+    let long = json!({ "context": { "targetingKey": "x".repeat(2_000) } }).to_string();
+    // `hold` checks each of these against the OpenAPI document.
+    for _ in 0..3 {
+        world.one("trap", "{}").await.failure(500, "GENERAL", Some("trap"));
+        assert_eq!(sandbox.memory_bytes(), 0, "the instance is gone");
+        let next = world.one("banner", "{}").await;
+        assert_eq!((next.status, &next.json()["value"]), (200, &json!(true)));
+        world.all(&long).await.failure(500, "GENERAL", None);
+        assert_eq!(sandbox.memory_bytes(), 0, "the instance is gone");
+        let next = world.all("{}").await;
+        assert_eq!((next.status, &next.json()["flags"]), (200, &json!([])));
+    }
+    let traps =
+        "tidegate_edge_sandbox_traps_total{namespace=\"shop\",environment=\"production\"} 6";
+    let metrics = world.get("/metrics").await.text();
+    assert!(metrics.lines().any(|line| line == traps), "{metrics}");
 }
 
 #[tokio::test]

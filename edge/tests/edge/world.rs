@@ -475,7 +475,11 @@ impl World {
     }
 
     pub async fn start(config: Config, source: Arc<Source>) -> World {
-        let edge = edge::start_in(sandbox(), config, source.clone()).await.expect("an edge");
+        World::start_in(sandbox(), config, source).await
+    }
+
+    pub async fn start_in(sandbox: Arc<Sandbox>, config: Config, source: Arc<Source>) -> World {
+        let edge = edge::start_in(sandbox, config, source.clone()).await.expect("an edge");
         World { edge, source }
     }
 
