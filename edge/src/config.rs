@@ -33,6 +33,8 @@ pub struct Config {
     /// A new snapshot that has been served for so long is not suspected of a later crash;
     /// zero suspects none.
     pub healthy_after: Duration,
+    /// How often what is served and what is on disk is hashed again, to notice rot; each time ± 50 %.
+    pub verify_every: Duration,
     /// Connections at once; further ones are closed at once rather than left waiting.
     pub connections_max: usize,
     /// Connections of one address (of IPv6: of one /64) at once; further ones are closed at once. None: as
@@ -124,6 +126,7 @@ impl Config {
             policy_helper: sandbox::policy::helper::Helper::of_this_program(),
             anti_entropy: Duration::from_secs(30),
             healthy_after: Duration::from_secs(30),
+            verify_every: Duration::from_secs(600),
             connections_max: 10_000,
             connections_per_address: None,
             streams_max: 5_000,

@@ -30,6 +30,7 @@ const HEADER_BYTES: usize = 8 + 1 + 4 + 8 + 8;
 const KEPT: usize = 3;
 /// Set aside per environment, for whoever wants to know what happened.
 const BAD_KEPT: usize = 3;
+const PIECE_BYTES: usize = 64 * 1024;
 const NOTE_BYTES_MAX: u64 = 1 << 20;
 /// A head in JSON inside JSON: each byte may be escaped.
 const SIGNED_HEAD_BYTES_MAX: usize = 2 * rules::limits::HEAD_BYTES_MAX + 1024;
@@ -124,6 +125,39 @@ impl Disk {
             return Err(ReadError::Damaged("not the list that its name says"));
         }
         Ok(Bytes::from(content))
+    }
+
+    /// Every list that there is, by the name that it has.
+    pub fn lists(&self) -> io::Result<Vec<Digest>> {
+        let names = file_names(&self.dir)?;
+        Ok(names.iter().filter_map(|name| name.strip_prefix("list.")?.parse().ok()).collect())
+    }
+
+    /// Whether a list is what its name says.
+    pub fn is_whole(&self, digest: Digest) -> io::Result<bool> {
+        use sha2::Digest as _;
+        let mut file = File::open(self.list_path(digest))?;
+        let mut hasher = sha2::Sha256::new();
+        // Piece by piece: it may be long, and is not needed.
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            match file.read(&mut piece)? {
+                0 => return Ok(Digest(hasher.finalize().into()) == digest),
+                read => hasher.update(piece.get(..read).unwrap_or_default()),
+            }
+        }
+    }
+
+    pub fn remove_list(&self, digest: Digest) -> io::Result<()> {
+        fs::remove_file(self.list_path(digest))
+    }
+
+    pub fn has_list(&self, digest: Digest) -> bool {
+        self.list_path(digest).exists()
+    }
+
+    pub fn has(&self, name: &Name, version: Version) -> bool {
+        self.dir.join(file_name(name, version)).exists()
     }
 
     /// Writes lists, then the snapshot; gives its path. An error leaves every older file as it was.

@@ -141,7 +141,9 @@ pub async fn start_in(
     tasks.spawn(events::watch_boundaries(shared.clone()));
     tasks.spawn(upkeep(shared.clone(), sandbox));
     let until = stopping.clone();
-    tasks.spawn(async move { sync.run(until).await });
+    tasks.spawn(async move {
+        tokio::join!(sync.run(until.clone()), sync.look_for_rot(until));
+    });
     tasks.spawn(reporter.run(stopping.clone()));
     tasks.spawn(courier.run(stopping.clone()));
     #[cfg(feature = "etcd")]

@@ -36,6 +36,9 @@ pub struct Metrics {
     pub usage_reports: Counter,
     pub usage_failures: Counter,
     pub quarantined: Counter,
+    pub verifications: Counter,
+    pub rotted_in_memory: Counter,
+    pub rotted_on_disk: Counter,
 }
 
 /// Of one environment; every series exists from the start, so that a rate has a zero to begin at.
@@ -90,6 +93,11 @@ impl Metrics {
         describe(&recorder);
         let gauge = |name| recorder.register_gauge(&Key::from_static_name(name), &METADATA);
         let counter = |name| recorder.register_counter(&Key::from_static_name(name), &METADATA);
+        let rotted = |place| {
+            let labels = vec![Label::from_static_parts("place", place)];
+            let key = Key::from_parts("tidegate_edge_rotted_total", labels);
+            recorder.register_counter(&key, &METADATA)
+        };
         Ok(Metrics {
             handle: recorder.handle(),
             streams: gauge("tidegate_edge_event_streams"),
@@ -103,6 +111,9 @@ impl Metrics {
             usage_reports: counter("tidegate_edge_usage_reports_total"),
             usage_failures: counter("tidegate_edge_usage_failures_total"),
             quarantined: counter("tidegate_edge_snapshots_quarantined_total"),
+            verifications: counter("tidegate_edge_verifications_total"),
+            rotted_in_memory: rotted("memory"),
+            rotted_on_disk: rotted("disk"),
             recorder: Arc::new(recorder),
         })
     }
@@ -309,6 +320,8 @@ fn describe(recorder: &PrometheusRecorder) {
         ("tidegate_edge_usage_dropped_total", "Uses that were not counted: too many at once."),
         ("tidegate_edge_disk_failures_total", "Snapshots that could not be written or read."),
         ("tidegate_edge_snapshots_quarantined_total", "Snapshot files set aside as bad."),
+        ("tidegate_edge_verifications_total", "Times that all was hashed again."),
+        ("tidegate_edge_rotted_total", "What was found to have other bytes than it came with."),
     ] {
         recorder.describe_counter(name.into(), None, text.into());
     }

@@ -52,6 +52,8 @@ pub struct Served {
     pub client: ArcSwapOption<Client>,
     /// As the evaluator has it.
     pub ruleset: Arc<[u8]>,
+    /// Of these bytes when they came, by which rot is noticed.
+    pub ruleset_sum: u64,
     pub catalog: OnceLock<Catalog>,
 }
 

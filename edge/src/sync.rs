@@ -13,6 +13,7 @@
 //! An environment that the feed no longer names keeps being served: nothing is not an instruction.
 
 mod clients;
+mod rot;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -119,6 +120,8 @@ pub struct Sync {
     edge_id: String,
     trusted: watch::Receiver<Vec<PublicKey>>,
     anti_entropy: Duration,
+    verify_every: Duration,
+    found: rot::Found,
     feed: Arc<dyn Feed>,
     sandbox: Arc<Sandbox>,
     state: Arc<State>,
@@ -135,8 +138,14 @@ pub struct Sync {
     /// Lists that each file on disk names.
     lists_of: ListsOf,
     /// Shared between snapshots: a list of a million ids is 16 MB.
-    lists: Mutex<HashMap<Digest, std::sync::Weak<IdList>>>,
+    lists: Mutex<HashMap<Digest, Kept>>,
     policies: Arc<Policies>,
+}
+
+/// A list in memory, and what its bytes summed up to when it came.
+struct Kept {
+    list: std::sync::Weak<IdList>,
+    sum: u64,
 }
 
 type ListsOf = Arc<Mutex<HashMap<PathBuf, Vec<Digest>>>>;
@@ -225,6 +234,8 @@ impl Sync {
             edge_id: config.edge_id.clone(),
             trusted: config.trusted.clone(),
             anti_entropy: config.anti_entropy,
+            verify_every: config.verify_every,
+            found: rot::Found::default(),
             feed,
             sandbox,
             state,
@@ -351,6 +362,10 @@ impl Sync {
         let mut trusted = self.trusted.clone();
         loop {
             trusted.borrow_and_update();
+            if !self.found.is_nothing() {
+                // What is damaged is named by heads that are known.
+                etag = None;
+            }
             let round = self.round(&mut etag).await;
             let source = if round.is_ok() { Source::Feed } else { Source::Disk };
             self.compile_again(source).await;
@@ -387,6 +402,7 @@ impl Sync {
                         bell = feed.changed();
                         break;
                     }
+                    () = self.found.something() => break,
                     Ok(()) = trusted.changed() => {
                         // What was refused may be good now, and nobody would send it again.
                         etag = None;
@@ -472,6 +488,9 @@ impl Sync {
             }
             if target.version == served.version && target.blob.digest == served.digest {
                 lock(&self.refused).remove(&name);
+                if self.found.has(&name) {
+                    return self.mended(&name, signed, &target).await;
+                }
                 let done = self.refresh_client(&name, &target, signed).await;
                 self.keep_signed(&name, &target, signed).await;
                 return done;
@@ -483,6 +502,7 @@ impl Sync {
         match self.fetch_and_serve(signed, &target).await {
             Ok(()) => {
                 count(SyncResult::Applied);
+                self.found.mended(&name);
                 lock(&self.refused).remove(&name);
                 tracing::info!(?name, version = ?target.version, "serving a new snapshot");
                 true
@@ -500,18 +520,35 @@ impl Sync {
         }
     }
 
+    /// What was found damaged, made whole. True if there is nothing left to try.
+    async fn mended(&self, name: &Name, signed: &SignedHead, target: &Target) -> bool {
+        match self.mend(signed, target).await {
+            Ok(()) => {
+                tracing::info!(?name, version = ?target.version, "what had rotted is whole again");
+                self.found.mended(name);
+                true
+            }
+            Err(refusal) => {
+                // It is served on, and looked at again when it is time.
+                let (reason, again) = (refusal.to_string(), refusal.is_transient());
+                tracing::error!(?name, reason, "what has rotted could not be mended");
+                if !again {
+                    self.found.mended(name);
+                }
+                !again
+            }
+        }
+    }
+
     /// What is served was signed with another key since: the file has to say so too, or it could not
     /// be believed once the old key is trusted no more.
     async fn keep_signed(&self, name: &Name, target: &Target, signed: &SignedHead) {
-        let Some(disk) = self.disk.clone() else { return };
-        if lock(&self.signed_with).get(name) == Some(&signed.key_id) {
+        if self.disk.is_none() || lock(&self.signed_with).get(name) == Some(&signed.key_id) {
             return;
         }
-        let (of, version, digest) = (name.clone(), target.version, target.blob.digest);
-        let read = seam::blocking(move || disk.blob(&of, version).ok());
-        let read = read.await.ok().flatten().filter(|blob| Digest::of(blob) == digest);
+        let version = target.version;
         // What is not on disk is written with the next snapshot, or when the disk takes it again.
-        let Some(blob) = read else { return };
+        let Some(blob) = self.kept(name, version, target.blob.digest).await else { return };
         let stored = Stored { head: signed.clone(), role: target.role, blob };
         self.save(name, Unsaved { version, stored, lists: Vec::new() }).await;
     }
@@ -555,13 +592,10 @@ impl Sync {
             .table()
             .environment(&name.0, &name.1)
             .map(|served| (served.version, served.digest));
-        let base = match (&self.disk, served) {
-            (Some(disk), Some((version, base))) if bytes >= DELTA_BYTES_MIN => {
-                let (disk, name) = (disk.clone(), name.clone());
-                let read = seam::blocking(move || disk.blob(&name, version).ok());
-                let read = read.await.ok().flatten();
-                // Rot is looked for here, or every delta on it would be made in vain.
-                read.filter(|bytes| Digest::of(bytes) == base).map(|bytes| (base, bytes))
+        let base = match served {
+            Some((version, base)) if bytes >= DELTA_BYTES_MIN => {
+                // One that has rotted would make every delta in vain.
+                self.kept(name, version, base).await.map(|bytes| (base, bytes))
             }
             _ => None,
         };
@@ -764,13 +798,14 @@ impl Sync {
 
     fn id_list(&self, digest: Digest, bytes: &[u8]) -> Result<Arc<IdList>, Refusal> {
         let mut lists = lock(&self.lists);
-        if let Some(list) = lists.get(&digest).and_then(std::sync::Weak::upgrade) {
+        if let Some(list) = lists.get(&digest).and_then(|kept| kept.list.upgrade()) {
             return Ok(list);
         }
         let list =
             Arc::new(IdList::decode(bytes).map_err(|error| Refusal::Load(error.to_string()))?);
-        lists.retain(|_, list| list.strong_count() > 0);
-        lists.insert(digest, Arc::downgrade(&list));
+        lists.retain(|_, kept| kept.list.strong_count() > 0);
+        let kept = Kept { list: Arc::downgrade(&list), sum: rot::sum(&list.encode()) };
+        lists.insert(digest, kept);
         Ok(list)
     }
 
@@ -786,6 +821,7 @@ impl Sync {
             tenant: self.state.tenant(&target.name(), &self.metrics),
             bulk_bytes: Default::default(),
             client: ArcSwapOption::from(loaded.client),
+            ruleset_sum: rot::sum(&loaded.ruleset),
             ruleset: loaded.ruleset,
             catalog: Default::default(),
         };

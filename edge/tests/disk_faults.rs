@@ -8,6 +8,7 @@ mod ofrep_schema;
 mod world;
 
 use std::fs;
+use std::time::Duration;
 
 use fail::FailScenario;
 use serde_json::json;
@@ -64,5 +65,27 @@ async fn whichever_step_fails_the_new_snapshot_is_served_and_a_restart_finds_a_w
             }
         }
     }
+    scenario.teardown();
+}
+
+#[tokio::test]
+async fn what_rots_in_memory_is_found_and_loaded_anew() {
+    let scenario = FailScenario::setup();
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut config = config(Some(dir.path()));
+    config.verify_every = Duration::from_millis(50);
+    let world = World::with(config).await;
+    let mut swaps = world.edge.swaps();
+    swaps.borrow_and_update();
+    // The ruleset, or the list, once.
+    fail::cfg("edge-memory-rot", "1*return").expect("a failpoint");
+    let loaded = tokio::time::timeout(world::DEADLINE, swaps.changed()).await;
+    loaded.expect("it was not loaded anew").expect("an edge");
+    assert_eq!(world.serving(), Some(version(1, 1)));
+    assert_eq!(world.one("banner", "{}").await.json()["value"], true);
+    let rotted = "tidegate_edge_rotted_total{place=\"memory\"} 1";
+    let metrics = world.get("/metrics").await.text();
+    assert!(metrics.lines().any(|line| line == rotted), "{metrics}");
+    world.edge.shutdown().await;
     scenario.teardown();
 }

@@ -6,6 +6,7 @@ mod keys;
 mod ofrep;
 #[path = "../../../e2e/src/ofrep_schema.rs"]
 mod ofrep_schema;
+mod rot;
 mod sdk;
 mod serving;
 mod sync;
