@@ -196,23 +196,22 @@ fn read_flag(
         }
     };
     let mut rules = Vec::new();
-    match flag.get("targeting") {
-        None | Some(Value::Null) => {}
-        Some(Value::Object(tree)) if tree.is_empty() => {}
-        Some(tree @ Value::Object(_)) => {
-            let tree = evaluators.resolve(
-                tree,
-                &format!("{at}/targeting"),
-                &Cell::new(limits::LOGIC_NODES_MAX),
-            )?;
-            let fractional = options.fractional;
-            logic::lower(&tree, fractional, &mut Ruleset::default())
-                .map_err(|p| (format!("{at}/targeting{}", p.pointer), p.message))?;
-            rules.push(targeting_rule(LogicServe { tree, fractional }));
-        }
-        Some(other) => {
-            let reason = format!("targeting must be an object, not {}", kind_of(other));
-            return wrong("/targeting", reason);
+    if let Some(written) = flag.get("targeting") {
+        let at = format!("{at}/targeting");
+        // Also `{}` and null may come by reference.
+        match evaluators.resolve(written, &at, &Cell::new(limits::LOGIC_NODES_MAX))? {
+            Value::Null => {}
+            Value::Object(tree) if tree.is_empty() => {}
+            tree @ Value::Object(_) => {
+                let fractional = options.fractional;
+                logic::lower(&tree, fractional, &mut Ruleset::default())
+                    .map_err(|p| (format!("{at}{}", p.pointer), p.message))?;
+                rules.push(targeting_rule(LogicServe { tree, fractional }));
+            }
+            other => {
+                let reason = format!("targeting must be an object, not {}", kind_of(&other));
+                return Err((at, reason));
+            }
         }
     }
     let metadata = match flag.get("metadata") {

@@ -1,7 +1,10 @@
 //! flagd's documents in and out: what is taken over, what is refused and where, and that a
 //! document which was written serves what the flags did.
 
+use std::cell::Cell;
+
 use proptest::prelude::*;
+use proptest::test_runner::{TestError, TestRunner};
 use rules::answer::{self, Audience};
 use rules::compile::{EnvironmentState, FlagState, SegmentState, compile};
 use rules::context::ContextBuf;
@@ -434,6 +437,12 @@ fn trees() -> impl Strategy<Value = Value> {
                 .prop_map(|(op, args)| json!({ op: args })),
             1 => (prop::sample::select(vec!["starts_with", "ends_with"]), rule.clone(), rule.clone())
                 .prop_map(|(op, a, b)| json!({ op: [a, b] })),
+            1 => (rule.clone(), prop::sample::select(vec!["=", ">=", "^", "~"]), one.clone())
+                .prop_map(|(a, op, b)| json!({ "sem_ver": [a, op, b] })),
+            1 => (rule.clone(), rule.clone(), one).prop_map(|(list, step, start)| {
+                let step = json!({ "cat": [{ "var": "accumulator" }, { "var": "current" }, step] });
+                json!({ "reduce": [list, step, start] })
+            }),
             2 => (prop::option::of(rule), prop::collection::vec(entry, 1..4)).prop_map(|(key, entries)| {
                 let args: Vec<Value> = key.into_iter().chain(entries).collect();
                 json!({ "fractional": args })
@@ -473,6 +482,151 @@ fn documents() -> impl Strategy<Value = Value> {
             .collect();
         json!({ "flags": flags, "metadata": { "flagSetId": "set" } })
     })
+}
+
+/// Documents with everything that flagd's format has: evaluators, references to them, and flags as an
+/// array.
+fn whole_documents() -> impl Strategy<Value = Value> {
+    (documents(), any::<bool>(), any::<bool>()).prop_map(|(mut document, refers, array)| {
+        document["$schema"] = json!("https://flagd.dev/schema/v0/flags.json");
+        document["$evaluators"] = json!({
+            "staff": { "ends_with": [{ "var": "x" }, "b"] },
+            "pick": { "fractional": [["on", 1], ["off", 1]] },
+        });
+        let flags = document["flags"].as_object_mut().unwrap();
+        for (number, flag) in flags.values_mut().enumerate().filter(|_| refers) {
+            let before = flag.get("targeting").cloned().unwrap_or(json!("on"));
+            flag["targeting"] = match number {
+                0 => json!({ "if": [{ "$ref": "staff" }, before, { "$ref": "pick" }] }),
+                _ => json!({ "$ref": "pick" }),
+            };
+        }
+        if array {
+            let keyed = flags.iter().map(|(key, flag)| {
+                let mut flag = flag.clone();
+                flag["key"] = json!(key);
+                flag
+            });
+            document["flags"] = keyed.collect();
+        }
+        document
+    })
+}
+
+/// What happens to one node of a document.
+#[derive(Debug, Clone)]
+enum Harm {
+    Replace(Value),
+    Drop,
+    /// As the only argument of an operation, or the only entry of an object.
+    Wrap(&'static str),
+    /// In an array of its own.
+    List,
+    /// The node's key becomes this one, if it has a key.
+    Rename(String),
+}
+
+fn harms() -> impl Strategy<Value = (prop::sample::Index, Harm)> {
+    let value = prop_oneof![
+        8 => prop::sample::select(vec![
+            json!(null), json!(true), json!(0), json!(-1), json!(1.5), json!(9_007_199_254_740_993i64),
+            json!(u64::MAX), json!(1e300), json!(""), json!("on"), json!("off"), json!("DISABLED"),
+            json!("a\u{1}b"), json!([]), json!({}), json!([["on", 1], ["off"]]), json!({ "on": 1 }),
+            json!({ "$ref": "staff" }), json!({ "$ref": "gone" }), json!({ "var": "x" }),
+            json!({ "fractional": [["on", 2_147_483_647], ["off", 1]] }),
+            json!({ "sem_ver": [{ "var": "x" }, "^", "1.2"] }), json!({ "nope": [] }),
+        ]),
+        1 => Just(json!("x".repeat(8 * 1024 + 1))),
+        1 => (1usize..40).prop_map(|deep| (0..deep).fold(json!("on"), |inner, _| json!([inner]))),
+        1 => trees(),
+    ];
+    let name = prop_oneof![
+        prop::sample::select(vec![
+            "$ref",
+            "if",
+            "!",
+            "cat",
+            "merge",
+            "fractional",
+            "sem_ver",
+            "nope"
+        ])
+        .prop_map(str::to_owned),
+        prop::sample::select(vec![
+            "key",
+            "state",
+            "variants",
+            "targeting",
+            "metadata",
+            "",
+            "a/b~c",
+            "\u{2}"
+        ])
+        .prop_map(str::to_owned),
+        Just("k".repeat(257)),
+    ];
+    let harm = prop_oneof![
+        4 => value.prop_map(Harm::Replace),
+        2 => Just(Harm::Drop),
+        2 => prop::sample::select(vec!["$ref", "if", "!", "merge", "fractional", "nope", "a"])
+            .prop_map(Harm::Wrap),
+        1 => Just(Harm::List),
+        1 => name.prop_map(Harm::Rename),
+    ];
+    (any::<prop::sample::Index>(), harm)
+}
+
+/// Every node below the root, as the path to it.
+fn paths(node: &Value, at: &str, into: &mut Vec<String>) {
+    let escape = |key: &str| key.replace('~', "~0").replace('/', "~1");
+    let children: Vec<(String, &Value)> = match node {
+        Value::Object(entries) => entries.iter().map(|(key, value)| (escape(key), value)).collect(),
+        Value::Array(items) => {
+            items.iter().enumerate().map(|(index, item)| (index.to_string(), item)).collect()
+        }
+        _ => Vec::new(),
+    };
+    for (name, child) in children {
+        let at = format!("{at}/{name}");
+        paths(child, &at, into);
+        into.push(at);
+    }
+}
+
+fn harm(document: &mut Value, place: &prop::sample::Index, harm: &Harm) {
+    let mut places = Vec::new();
+    paths(document, "", &mut places);
+    if places.is_empty() {
+        return;
+    }
+    let path = place.get(&places);
+    let (parent, name) = path.rsplit_once('/').unwrap();
+    let name = name.replace("~1", "/").replace("~0", "~");
+    let parent = document.pointer_mut(parent).unwrap();
+    let is_wrapped = |node: Value| match harm {
+        Harm::Replace(value) => Some(value.clone()),
+        Harm::Drop => None,
+        Harm::Wrap(key) => Some(json!({ *key: [node] })),
+        Harm::List => Some(json!([node])),
+        Harm::Rename(_) => Some(node),
+    };
+    match parent {
+        Value::Object(entries) => {
+            let node = entries.shift_remove(&name).unwrap();
+            if let Some(node) = is_wrapped(node) {
+                let name = if let Harm::Rename(name) = harm { name.clone() } else { name };
+                entries.insert(name, node);
+            }
+        }
+        Value::Array(items) => {
+            let index: usize = name.parse().unwrap();
+            match is_wrapped(items[index].take()) {
+                Some(node) => items[index] = node,
+                None => drop(items.remove(index)),
+            }
+        }
+        _ => unreachable!(),
+    }
 }
 
 /// Native conditions and configurations that flagd can express.
@@ -646,4 +800,95 @@ proptest! {
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = flagd::import(&bytes, ImportOptions::default());
     }
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    documents: Cell<usize>,
+    read: Cell<usize>,
+    taken: Cell<usize>,
+    refused: Cell<usize>,
+    compiled: Cell<usize>,
+    refused_by_compiler: Cell<usize>,
+}
+
+fn one_more(count: &Cell<usize>) {
+    count.set(count.get() + 1);
+}
+
+/// Bytes that were flipped are hardly ever JSON, so they say little of what comes after the parser.
+/// Here nodes of the tree change their place, and the run as a whole has to reach the importer.
+#[test]
+fn documents_with_wrong_nodes_are_read_or_refused_and_what_was_taken_compiles_or_is_refused() {
+    let seen = Seen::default();
+    let config =
+        ProptestConfig { cases: 1_500, failure_persistence: None, ..ProptestConfig::default() };
+    let versions = prop::sample::select(vec![Fractional::V1, Fractional::V2, Fractional::V3]);
+    let inputs = (
+        whole_documents(),
+        prop::collection::vec(harms(), 0..4),
+        prop::collection::vec(contexts(), 2),
+        versions,
+    );
+    let run =
+        TestRunner::new(config).run(&inputs, |(mut document, harms, contexts, fractional)| {
+            for (place, one) in &harms {
+                harm(&mut document, place, one);
+            }
+            one_more(&seen.documents);
+            let bytes = document.to_string();
+            let options = ImportOptions { fractional };
+            let Ok(imported) = flagd::import(bytes.as_bytes(), options) else { return Ok(()) };
+            one_more(&seen.read);
+            imported.refused.iter().for_each(|_| one_more(&seen.refused));
+            imported.flags.iter().for_each(|_| one_more(&seen.taken));
+            let exported = flagd::export(&imported.flags, &[], &imported.metadata);
+            prop_assert!(exported.refused.is_empty(), "{:?}", exported.refused);
+            let second = import_as(&exported.document, fractional);
+            prop_assert!(
+                second.refused.is_empty(),
+                "{:?} in {}",
+                second.refused,
+                exported.document
+            );
+            let compile = |imported: Imported| {
+                let Imported { flags, metadata, .. } = imported;
+                compile(&EnvironmentState { flags, metadata, ..EnvironmentState::default() })
+            };
+            let keys: Vec<String> =
+                imported.flags.iter().map(|flag| flag.definition.key.clone()).collect();
+            let (before, after) = (compile(imported), compile(second));
+            prop_assert_eq!(before.is_ok(), after.is_ok(), "{:?} {:?}", before.err(), after.err());
+            let (Ok(before), Ok(after)) = (before, after) else {
+                one_more(&seen.refused_by_compiler);
+                return Ok(());
+            };
+            one_more(&seen.compiled);
+            let (before, after) = (
+                Evaluator::new(before.ruleset).map_err(|e| TestCaseError::fail(e.to_string()))?,
+                Evaluator::new(after.ruleset).map_err(|e| TestCaseError::fail(e.to_string()))?,
+            );
+            for context in &contexts {
+                for key in &keys {
+                    let (one, other) =
+                        (answer(&before, key, context, 0), answer(&after, key, context, 0));
+                    prop_assert_eq!(one, other, "{} of {}", key, exported.document);
+                }
+            }
+            Ok(())
+        });
+    match run {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, (mut document, harms, contexts, _))) => {
+            harms.iter().for_each(|(place, one)| harm(&mut document, place, one));
+            panic!("{reason}: {document} asked with {contexts:?}");
+        }
+        Err(error) => panic!("{error}"),
+    }
+    // Of 40,000 documents 94 in 100 were read, 92 compiled and 2 were refused by the compiler; 140 flags
+    // were taken and 48 refused in each hundred.
+    let share = |count: &Cell<usize>| count.get() * 100 / seen.documents.get();
+    assert!(share(&seen.read) >= 80 && share(&seen.compiled) >= 75, "{seen:?}");
+    assert!(share(&seen.taken) >= 100 && share(&seen.refused) >= 25, "{seen:?}");
+    assert!(seen.refused_by_compiler.get() >= 5, "{seen:?}");
 }
