@@ -10,7 +10,7 @@
 mod cel;
 mod clients;
 mod condition;
-mod duplicates;
+pub(crate) mod duplicates;
 mod place;
 pub(crate) mod render;
 mod split;

@@ -23,7 +23,7 @@ use std::cell::Cell;
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
-use crate::compile::{FlagState, SegmentState};
+use crate::compile::{FlagState, Problem, SegmentState, duplicates};
 use crate::date;
 use crate::limits;
 use crate::logic::{self, escape};
@@ -89,6 +89,9 @@ pub fn import(document: &[u8], options: ImportOptions) -> Result<Imported, Impor
     if document.len() > limits::IMPORT_BYTES_MAX {
         let limit = limits::IMPORT_BYTES_MAX;
         return fail("", format!("the document is longer than the limit of {limit} bytes"));
+    }
+    if let Some(Problem { pointer, message }) = duplicates::first(document) {
+        return fail(&pointer, message);
     }
     let document: Value = match serde_json::from_slice(document) {
         Ok(document) => document,

@@ -184,6 +184,11 @@ fn a_document_that_is_none_is_an_error_with_its_place() {
         (r#"{"flags": 1}"#, "/flags"),
         (r#"{"flags": {}, "metadata": {"a": {}}}"#, "/metadata/a"),
         (r#"{"flags": {}, "$evaluators": []}"#, "/$evaluators"),
+        // Readers of maps keep the last one, and whoever wrote two did not mean that.
+        (r#"{"flags": {"a/b": {"state": "ENABLED", "state": "DISABLED"}}}"#, "/flags/a~1b/state"),
+        (r#"{"flags": {"a": {}, "a": {}}}"#, "/flags/a"),
+        (r#"{"flags": [{"key": "a", "variants": {"x": 1, "x": 2}}]}"#, "/flags/0/variants/x"),
+        (r#"{"flags": {}, "flags": {}}"#, "/flags"),
     ] {
         let error = flagd::import(document.as_bytes(), ImportOptions::default()).unwrap_err();
         assert_eq!(error.pointer, pointer, "{document}: {error}");
