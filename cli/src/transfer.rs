@@ -37,7 +37,7 @@ pub enum Fractional {
   curl -s https://example.com/flags.json | tidegate import -
 
 A flag that cannot be taken over is refused with its place and the reason (exit code 4); the others
-are imported.")]
+are imported. Fields that flagd does not know are left behind and listed.")]
 pub struct Import {
     /// The document; - is standard input.
     file: PathBuf,
@@ -90,7 +90,11 @@ pub async fn import(command: Import, output: Output) -> Result<(), Failure> {
     let refused = results.iter().filter(|flag| flag["result"] == "refused").count();
     match output {
         Output::Json => print_json(&body),
-        Output::Text => print(&import_text(Paint::of_stdout(), &results, command.dry_run)),
+        Output::Text => {
+            let mut text = import_text(Paint::of_stdout(), &results, command.dry_run);
+            text.push_str(&ignored_text(&body));
+            print(&text);
+        }
     }
     if refused == 0 {
         return Ok(());
@@ -127,6 +131,22 @@ fn import_text(paint: Paint, results: &[Value], dry_run: bool) -> String {
         count("unchanged"),
         count("refused")
     ));
+    text
+}
+
+/// What the document has and its format does not know: mostly a typing error.
+fn ignored_text(body: &Value) -> String {
+    let ignored = body.get("ignored").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if ignored.is_empty() {
+        return String::new();
+    }
+    let mut text = "\nfields that flagd does not know, left behind:\n".to_owned();
+    for place in ignored {
+        text.push_str(&format!("  {}\n", place.as_str().unwrap_or_default()));
+    }
+    if let Some(more) = body.get("ignoredMore").and_then(Value::as_u64).filter(|more| *more > 0) {
+        text.push_str(&format!("  and {more} more\n"));
+    }
     text
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 use rules::compile::{self, FlagState, Problem};
-use rules::flagd::{self, ImportOptions, Refused};
+use rules::flagd::{self, Ignored, ImportOptions, Refused};
 use rules::model::{FlagConfig, FlagDefinition, Fractional, Metadata};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -31,6 +31,8 @@ pub enum Format {
 pub struct Done {
     /// Key and what became of it, in the document's order; the refused last.
     pub flags: Vec<(String, Became)>,
+    /// Fields of the document that nothing was made of.
+    pub ignored: Ignored,
     /// The environment's, if anything changed.
     pub revision: Option<i64>,
 }
@@ -62,13 +64,16 @@ struct Read {
     flags: Vec<FlagState>,
     refused: Vec<Refused>,
     metadata: Metadata,
+    /// Of a native document none: what it does not know, it refuses.
+    ignored: Ignored,
 }
 
 fn parse(document: &[u8], format: Format, fractional: Fractional) -> Result<Read, Refusal> {
     if format == Format::Flagd {
         let read = flagd::import(document, ImportOptions { fractional })
             .map_err(|error| Refusal::invalid(error.pointer, error.message))?;
-        return Ok(Read { flags: read.flags, refused: read.refused, metadata: read.metadata });
+        let flagd::Imported { flags, refused, metadata, ignored } = read;
+        return Ok(Read { flags, refused, metadata, ignored });
     }
     let document: Document =
         compile::parse(document).map_err(|problem| Refusal::Invalid(vec![problem]))?;
@@ -87,7 +92,8 @@ fn parse(document: &[u8], format: Format, fractional: Fractional) -> Result<Read
             }),
         }
     }
-    Ok(Read { flags: states, refused, metadata: document.metadata })
+    let ignored = Ignored::default();
+    Ok(Read { flags: states, refused, metadata: document.metadata, ignored })
 }
 
 pub async fn import(
@@ -146,7 +152,7 @@ pub async fn import(
     }
     refuse_what_does_not_compile(&loaded, &mut wanted, &mut refused).await?;
 
-    let mut done = Done { flags: Vec::new(), revision: None };
+    let mut done = Done { flags: Vec::new(), ignored: read.ignored, revision: None };
     for flag in &wanted {
         let key = &flag.definition.key;
         let there = loaded.state.flags.iter().find(|other| other.definition.key == *key);

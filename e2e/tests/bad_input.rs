@@ -444,7 +444,7 @@ async fn a_wrong_import_says_what_it_refused_and_changes_nothing_else() {
         refused(&answer, &[]).unwrap_or_else(|fault| panic!("{what}: {fault}"));
     }
     let document = json!({ "flags": {
-        "good": { "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": "on" },
+        "good": { "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": "on", "targetting": {} },
         "mixed": { "state": "ENABLED", "variants": { "on": true, "off": "no" }, "defaultVariant": "on" },
         "unknown": { "state": "ENABLED", "variants": { "on": true }, "defaultVariant": "of" },
         "operator": { "state": "ENABLED", "variants": { "on": true }, "defaultVariant": "on", "targeting": { "frobnicate": [1] } },
@@ -461,6 +461,7 @@ async fn a_wrong_import_says_what_it_refused_and_changes_nothing_else() {
             .unwrap_or_else(|| panic!("{key}: {answer}"))
     };
     assert_eq!(of("good")["result"], "created", "{answer}");
+    assert_eq!(answer["ignored"], json!(["/flags/good/targetting"]), "{answer}");
     for key in ["mixed", "unknown", "operator", "reference", "state"] {
         let flag = of(key);
         assert_eq!(flag["result"], "refused", "{flag}");

@@ -53,8 +53,29 @@ pub struct Imported {
     pub refused: Vec<Refused>,
     /// The flag set's metadata.
     pub metadata: Metadata,
-    /// Pointers to fields that mean nothing to flagd and were left behind.
-    pub ignored: Vec<String>,
+    /// Fields that mean nothing to flagd and were left behind.
+    pub ignored: Ignored,
+}
+
+/// Fields that nothing was made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ignored {
+    /// Pointers to the first of them, `IGNORED_MAX` at most: a document may have a great many.
+    pub first: Vec<String>,
+    /// How many there are beyond these.
+    pub more: usize,
+}
+
+/// Ignored fields that are told with their place.
+pub const IGNORED_MAX: usize = 100;
+
+impl Ignored {
+    fn push(&mut self, at: &str, field: &str) {
+        match self.first.len() < IGNORED_MAX {
+            true => self.first.push(format!("{at}/{}", escape(field))),
+            false => self.more = self.more.saturating_add(1),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -103,7 +124,7 @@ pub fn import(document: &[u8], options: ImportOptions) -> Result<Imported, Impor
     let mut imported = Imported::default();
     for key in document.keys() {
         if !["$schema", "flags", "$evaluators", "metadata"].contains(&key.as_str()) {
-            imported.ignored.push(format!("/{}", escape(key)));
+            imported.ignored.push("", key);
         }
     }
     if let Some(metadata) = document.get("metadata") {
@@ -166,7 +187,7 @@ fn read_flag(
     at: &str,
     evaluators: &Evaluators<'_>,
     options: ImportOptions,
-    ignored: &mut Vec<String>,
+    ignored: &mut Ignored,
 ) -> Result<FlagState, Wrong> {
     let wrong = |field: &str, reason: String| Err((format!("{at}{field}"), reason));
     let Value::Object(flag) = flag else {
@@ -243,8 +264,9 @@ fn read_flag(
         "description",
         "$schema",
     ];
-    let unknown = flag.keys().filter(|field| !KNOWN.contains(&field.as_str()));
-    ignored.extend(unknown.map(|field| format!("{at}/{}", escape(field))));
+    for field in flag.keys().filter(|field| !KNOWN.contains(&field.as_str())) {
+        ignored.push(at, field);
+    }
     Ok(FlagState {
         definition: FlagDefinition {
             description,

@@ -9,7 +9,7 @@ use rules::answer::{self, Audience};
 use rules::compile::{EnvironmentState, FlagState, SegmentState, compile};
 use rules::context::ContextBuf;
 use rules::eval::{Evaluator, Input, NoHost, Scratch};
-use rules::flagd::{self, ImportOptions, Imported};
+use rules::flagd::{self, IGNORED_MAX, Ignored, ImportOptions, Imported};
 use rules::model::{FlagConfig, FlagDefinition, FlagType, Fractional, Scalar, Serve};
 use serde_json::{Value, json};
 
@@ -72,7 +72,7 @@ fn the_demo_of_opentelemetry_is_imported_whole_and_given_back() {
     let document: Value = serde_json::from_str(DEMO).unwrap();
     let imported = import(&document);
     assert_eq!((imported.refused.len(), imported.flags.len()), (0, 15));
-    assert!(imported.ignored.is_empty(), "{:?}", imported.ignored);
+    assert_eq!(imported.ignored, Ignored::default());
     let kinds = |key: &str| {
         imported.flags.iter().find(|flag| flag.definition.key == key).unwrap().definition.kind
     };
@@ -205,7 +205,7 @@ fn unknown_fields_are_listed_and_known_ones_kept() {
         } },
     });
     let imported = import(&document);
-    assert_eq!(imported.ignored, ["/note", "/flags/a~1b/owner"]);
+    assert_eq!(imported.ignored.first, ["/note", "/flags/a~1b/owner"]);
     assert_eq!(imported.metadata["flagSetId"], Scalar::String("demo".to_owned()));
     let [flag] = imported.flags.as_slice() else { panic!() };
     assert_eq!(flag.definition.description, "why");
@@ -216,6 +216,17 @@ fn unknown_fields_are_listed_and_known_ones_kept() {
     assert_eq!(exported["flags"]["a/b"]["metadata"], json!({ "team": "core", "live": true }));
     assert_eq!(exported["metadata"], document["metadata"]);
     assert_eq!(exported["flags"]["a/b"]["state"], json!("DISABLED"));
+}
+
+#[test]
+fn of_a_great_many_unknown_fields_the_first_are_named_and_the_others_counted() {
+    let mut flag = json!({ "state": "ENABLED", "variants": { "x": 1 } });
+    for number in 0..IGNORED_MAX + 3 {
+        flag[format!("f{number}")] = json!(null);
+    }
+    let ignored = import(&json!({ "flags": { "a": flag } })).ignored;
+    assert_eq!((ignored.first.len(), ignored.more), (IGNORED_MAX, 3));
+    assert_eq!(ignored.first[IGNORED_MAX - 1], format!("/flags/a/f{}", IGNORED_MAX - 1));
 }
 
 #[test]

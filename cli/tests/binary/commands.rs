@@ -146,7 +146,8 @@ fn a_document_goes_out_and_in_again() {
     std::fs::write(
         &file,
         r#"{"flags": {
-            "fresh": {"state": "ENABLED", "variants": {"a": 1, "b": 2}, "defaultVariant": "a"},
+            "fresh": {"state": "ENABLED", "variants": {"a": 1, "b": 2}, "defaultVariant": "a",
+                "defaultVarient": "b"},
             "broken": {"state": "ENABLED", "variants": {"a": 1}, "defaultVariant": "zzz"}}}"#,
     )
     .unwrap();
@@ -157,10 +158,13 @@ fn a_document_goes_out_and_in_again() {
     };
     assert_eq!(result(&dry, "fresh"), "created");
     assert_eq!(result(&dry, "broken"), "refused");
+    assert_eq!(dry.json()["ignored"], json!(["/flags/fresh/defaultVarient"]), "{dry:?}");
     dev.tidegate(&["flag", "get", "fresh"]).failed(3);
 
     let done = dev.tidegate(&["import", path]).failed(4);
     assert!(done.err.starts_with("error: 1 of 2 flags refused\n  /flags/broken"), "{done:?}");
+    let left = "fields that flagd does not know, left behind:\n  /flags/fresh/defaultVarient\n";
+    assert!(done.out.contains(left), "{done:?}");
     dev.tidegate(&["flag", "get", "fresh"]).ok();
 }
 

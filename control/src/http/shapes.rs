@@ -425,6 +425,11 @@ pub(super) struct FlagUsageBucket {
 pub(super) struct Imported {
     dry_run: bool,
     flags: Vec<ImportedFlag>,
+    /// Fields of the document that its format does not know and nothing was made of, as JSON pointers.
+    #[schema(max_items = 100)]
+    ignored: Vec<String>,
+    /// How many such fields there are beyond those.
+    ignored_more: u64,
     /// That the environment is at, if anything was changed.
     revision: Option<i64>,
 }

@@ -79,7 +79,8 @@ async fn import(at: At, Asked(how): Asked<How>, writing: Writing) -> Handled {
         }
     };
     let flags: Vec<Value> = done.flags.iter().map(show).collect();
-    let mut body = json!({ "dryRun": how.dry_run, "flags": flags });
+    let mut body = json!({ "dryRun": how.dry_run, "flags": flags,
+        "ignored": done.ignored.first, "ignoredMore": done.ignored.more });
     if let Some(revision) = done.revision.filter(|_| !how.dry_run) {
         body["revision"] = json!(revision);
     }

@@ -147,3 +147,22 @@ async fn an_export_to_flagd_names_what_flagd_cannot_express_and_leaves_it_out_on
     assert!(body["flags"]["plain"].is_object() && body["flags"]["needs"].is_null(), "{body}");
     world.control.shutdown().await;
 }
+
+#[tokio::test]
+async fn an_import_names_the_fields_that_nothing_was_made_of() {
+    let world = World::new().await;
+    world.namespace("ours").await;
+    let document = json!({ "note": 1, "flags": { "a/b": { "state": "ENABLED", "variants": { "on": true },
+        "defaultVariant": "on", "targetting": { "if": [true, "on"] } } } });
+    for dry_run in [true, false] {
+        let path = format!("{PLACE}/import?format=flagd&dry_run={dry_run}");
+        let (status, body) = world.post(&path, document.clone()).await;
+        assert_eq!((status, &body["flags"][0]["result"]), (200, &json!("created")), "{body}");
+        assert_eq!(body["ignored"], json!(["/note", "/flags/a~1b/targetting"]), "{body}");
+        assert_eq!(body["ignoredMore"], 0, "{body}");
+    }
+    let native = json!({ "flags": {} });
+    let (_, body) = world.post(&format!("{PLACE}/import?format=tidegate"), native).await;
+    assert_eq!(body["ignored"], json!([]), "{body}");
+    world.control.shutdown().await;
+}
