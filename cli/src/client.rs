@@ -35,6 +35,8 @@ pub struct Answer {
     pub etag: Option<String>,
     /// How far a write that waited has come.
     pub live: Option<String>,
+    /// What `fractional` means in a flagd document.
+    pub fractional: Option<String>,
     pub body: Value,
 }
 
@@ -176,8 +178,9 @@ impl Client {
             answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
         };
         let (etag, live) = (text("etag"), text("tidegate-live"));
+        let fractional = text("tidegate-fractional");
         let body = answer.bytes().await.map_err(|error| unreachable(&self.url, &error))?;
-        Ok(Raw { status, etag, live, body: body.to_vec() })
+        Ok(Raw { status, etag, live, fractional, body: body.to_vec() })
     }
 
     fn accept(&self, raw: Raw) -> Result<Answer, Failure> {
@@ -218,13 +221,15 @@ struct Raw {
     status: StatusCode,
     etag: Option<String>,
     live: Option<String>,
+    fractional: Option<String>,
     body: Vec<u8>,
 }
 
 impl Raw {
     fn answer(self) -> Answer {
         let body = serde_json::from_slice(&self.body).unwrap_or(Value::Null);
-        Answer { status: self.status, etag: self.etag, live: self.live, body }
+        let Raw { status, etag, live, fractional, .. } = self;
+        Answer { status, etag, live, fractional, body }
     }
 }
 

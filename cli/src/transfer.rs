@@ -57,7 +57,10 @@ pub struct Import {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tidegate export > flags.json
-  tidegate export --format flagd --file flags.flagd.json")]
+  tidegate export --format flagd --file flags.flagd.json
+
+A flagd document cannot say which generation of `fractional` it means. Where it is not v2, which an
+import takes it for, a note on standard error names the option that the import needs.")]
 pub struct Export {
     #[arg(long, value_enum, default_value = "tidegate")]
     format: ExportFormat,
@@ -158,12 +161,20 @@ pub async fn export(command: Export, output: Output) -> Result<(), Failure> {
     };
     let partial = command.partial;
     let path = format!("{}?format={format}&partial={partial}", environment.path(&["export"]));
-    let document = client.get(&path).await?.body;
+    let answer = client.get(&path).await?;
+    let (document, fractional) = (answer.body, answer.fractional);
     let text = match output {
         Output::Json => document.to_string(),
         Output::Text => format!("{document:#}\n"),
     };
     files::write(command.file.as_deref(), &text)?;
+    // What an import takes unless told; of the others the document itself cannot say it.
+    if let Some(version) = fractional.filter(|version| version != "v2") {
+        eprintln!(
+            "note: fractional means {version} in this document; where it is imported, say so: \
+             tidegate import --fractional {version}"
+        );
+    }
     if let Some(file) = command.file.filter(|file| file.as_os_str() != "-") {
         let count = document.get("flags").map_or(0, |flags| match flags {
             Value::Object(flags) => flags.len(),

@@ -244,15 +244,23 @@ async fn refuse_what_does_not_compile(
     }
 }
 
-/// The document. Flags that flagd has no words for are left out if `partial`, else a refusal that
-/// lists them; how many were left out stands beside the document.
+/// A document, and what does not stand in it.
+pub struct Exported {
+    pub document: Value,
+    /// Flags that its format has no words for.
+    pub left_out: usize,
+    /// What `fractional` means in it: an import has to be told, since flagd's document cannot say.
+    pub fractional: Option<Fractional>,
+}
+
+/// Flags that flagd has no words for are left out if `partial`, else a refusal that lists them.
 pub async fn export(
     read: &mut Connection,
     scope: &NamespaceScope,
     environment: &str,
     format: Format,
     partial: bool,
-) -> Result<(Value, usize), Refusal> {
+) -> Result<Exported, Refusal> {
     let environment = environments::get(read, scope, environment).await?;
     let state = environments::load_afresh(read, &environment.id).await?.state;
     if format == Format::Flagd {
@@ -265,7 +273,8 @@ pub async fn export(
             };
             return Err(Refusal::Inexpressible(exported.refused.into_iter().map(place).collect()));
         }
-        return Ok((exported.document, left_out));
+        let fractional = Some(exported.fractional);
+        return Ok(Exported { document: exported.document, left_out, fractional });
     }
     let mut flags = serde_json::Map::new();
     for flag in &state.flags {
@@ -276,5 +285,7 @@ pub async fn export(
         let shown = json!({ "definition": definition, "config": flag.config });
         flags.insert(flag.definition.key.clone(), shown);
     }
-    Ok((json!({ "metadata": state.metadata, "flags": flags }), 0))
+    let document = json!({ "metadata": state.metadata, "flags": flags });
+    // Every tree says its version itself.
+    Ok(Exported { document, left_out: 0, fractional: None })
 }

@@ -283,6 +283,18 @@ pub enum Fractional {
     V3,
 }
 
+#[cfg(feature = "full")]
+impl Fractional {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fractional::V1 => "v1",
+            Fractional::V2 => "v2",
+            Fractional::V3 => "v3",
+        }
+    }
+}
+
 /// One attribute path or several, tried in order.
 #[cfg(feature = "full")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

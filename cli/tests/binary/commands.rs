@@ -143,6 +143,17 @@ fn a_document_goes_out_and_in_again() {
     let document: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!(document["flags"]["cartFailure"]["defaultVariant"], "off", "{document}");
 
+    let old = r#"{"flags": {"old": {"state": "ENABLED", "variants": {"a": 1, "b": 2},
+        "targeting": {"fractional": [["a", 1], ["b", 1]]}}}}"#;
+    let export = ["export", "--format", "flagd", "--partial", "--file", path];
+    for (version, noted) in [("v1", true), ("v2", false)] {
+        std::fs::write(&file, old).unwrap();
+        dev.tidegate(&["import", path, "--fractional", version]).ok();
+        let done = dev.tidegate(&export).ok();
+        let note = done.err.contains("tidegate import --fractional v1");
+        assert_eq!(note, noted, "{version}: {done:?}");
+    }
+
     std::fs::write(
         &file,
         r#"{"flags": {

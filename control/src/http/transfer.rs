@@ -1,7 +1,7 @@
 //! Routes for documents in and out, and for trying an evaluation.
 
 use axum::extract::{Request, State};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use rules::model::{FlagConfig, FlagDefinition, Fractional};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -95,7 +95,10 @@ async fn import(at: At, Asked(how): Asked<How>, writing: Writing) -> Handled {
 /// The environment's flags as a document.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/export", tag = "documents",
     params(("format" = String, Query), ("partial" = Option<bool>, Query)),
-    responses((status = 200, body = Value), (status = 409)))]
+    responses((status = 200, body = Value, headers(
+        ("tidegate-refused" = u64, description = "Flags that were left out, since the format cannot express them."),
+        ("tidegate-fractional" = String, description = "Of flagd's format: what `fractional` means in the document, `v1`, `v2` or `v3`. An import has to be told: `?fractional=`."))),
+        (status = 409)))]
 async fn export(
     State(shared): State<Shared>,
     scope: Scope,
@@ -105,10 +108,13 @@ async fn export(
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
     let (format, partial) = (which.format, which.partial);
-    let (document, left_out) =
-        imports::export(&mut read, &scope, &at.environment, format, partial).await?;
-    let mut response = respond(answer(StatusCode::OK, None, &document));
-    response.headers_mut().insert("tidegate-refused", http::HeaderValue::from(left_out));
+    let done = imports::export(&mut read, &scope, &at.environment, format, partial).await?;
+    let mut response = respond(answer(StatusCode::OK, None, &done.document));
+    let headers = response.headers_mut();
+    headers.insert("tidegate-refused", HeaderValue::from(done.left_out));
+    if let Some(fractional) = done.fractional {
+        headers.insert("tidegate-fractional", HeaderValue::from_static(fractional.name()));
+    }
     Ok(response)
 }
 

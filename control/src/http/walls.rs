@@ -263,7 +263,8 @@ impl Standing {
         }
         if let Some(origin) = origin {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            let readable = "etag, location, retry-after, tidegate-live";
+            let readable = "etag, location, retry-after, tidegate-fractional, tidegate-live, \
+                            tidegate-refused";
             headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(readable));
         }
     }

@@ -166,3 +166,54 @@ async fn an_import_names_the_fields_that_nothing_was_made_of() {
     assert_eq!(body["ignored"], json!([]), "{body}");
     world.control.shutdown().await;
 }
+
+/// Over nine keys each two of the three generations give two variants to somebody.
+#[tokio::test]
+async fn an_export_says_what_fractional_means_and_an_import_that_is_told_gives_everybody_the_same()
+{
+    let tree = json!({ "fractional": [{ "var": "targetingKey" }, ["a", 1], ["b", 1], ["c", 1]] });
+    let document = json!({ "flags": { "f": { "state": "ENABLED", "targeting": tree,
+        "variants": { "a": 1, "b": 2, "c": 3 }, "defaultVariant": "a" } } });
+    let world = World::new().await;
+    let mut answers = Vec::new();
+    for version in ["v1", "v2", "v3"] {
+        let (from, to) = (format!("from-{version}"), format!("to-{version}"));
+        world.namespace(&from).await;
+        world.namespace(&to).await;
+        let place =
+            |namespace: &str| format!("/api/v1/namespaces/{namespace}/environments/production");
+        let import = format!("{}/import?format=flagd&fractional={version}", place(&from));
+        let (status, body) = world.post(&import, document.clone()).await;
+        assert_eq!((status, &body["flags"][0]["result"]), (200, &json!("created")), "{body}");
+
+        let export = format!("{}/export?format=flagd", place(&from));
+        let exported = world.ask("GET", &export).send().await.expect("an answer");
+        let told = exported.headers()["tidegate-fractional"].to_str().expect("text").to_owned();
+        assert_eq!(told, version);
+        let exported: Value = exported.json().await.expect("a document");
+        let import = format!("{}/import?format=flagd&fractional={told}", place(&to));
+        let (status, body) = world.post(&import, exported).await;
+        assert_eq!((status, &body["flags"][0]["result"]), (200, &json!("created")), "{body}");
+
+        let mut variants = Vec::new();
+        for user in 0..9 {
+            let asked =
+                json!({ "flag": "f", "context": { "targetingKey": format!("user-{user}") } });
+            let mut both = Vec::new();
+            for namespace in [&from, &to] {
+                let path = format!("{}/evaluate", place(namespace));
+                let (status, body) = world.post(&path, asked.clone()).await;
+                assert_eq!(status, 200, "{body}");
+                both.push(body["results"][0]["variant"].clone());
+            }
+            assert_eq!(both[0], both[1], "user-{user} with {version}");
+            variants.push(both[0].clone());
+        }
+        assert!(!answers.contains(&variants), "{version} is told apart by nobody: {variants:?}");
+        answers.push(variants);
+    }
+    let export = "/api/v1/namespaces/to-v1/environments/production/export?format=tidegate";
+    let native = world.ask("GET", export).send().await.expect("an answer");
+    assert!(!native.headers().contains_key("tidegate-fractional"), "each tree says it itself");
+    world.control.shutdown().await;
+}
