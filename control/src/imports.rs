@@ -9,7 +9,7 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 use rules::compile::{self, FlagState, Problem};
 use rules::flagd::{self, Ignored, ImportOptions, Refused};
-use rules::model::{FlagConfig, FlagDefinition, Fractional, Metadata};
+use rules::model::{FlagConfig, FlagDefinition, FlagType, Fractional, Metadata};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -121,6 +121,9 @@ pub async fn import(
         };
         let is_same = |other: &&Arc<FlagState>| other.definition.key == key;
         if let Some(there) = loaded.state.flags.iter().find(is_same) {
+            if format == Format::Flagd {
+                keep_number_type(&mut flag.definition, &there.definition);
+            }
             if there.definition.kind != flag.definition.kind {
                 refused.push(refuse("a flag keeps its type: callers rely on it".to_owned()));
                 continue;
@@ -205,6 +208,26 @@ pub async fn import(
         done.revision = own.map(|raised| raised.revision);
     }
     Ok(done)
+}
+
+/// flagd has one type of number, and which one a flag has is guessed from how they are written: the
+/// flag that is there knows better. A number that is the same stays as it is written there, so that
+/// what serves the same is no change.
+fn keep_number_type(read: &mut FlagDefinition, there: &FlagDefinition) {
+    let is_whole = |value: &Value| value.as_f64().is_some_and(|number| number.fract() == 0.0);
+    match (there.kind, read.kind) {
+        (FlagType::Float, FlagType::Float | FlagType::Integer) => {}
+        (FlagType::Integer, FlagType::Integer) => {}
+        (FlagType::Integer, FlagType::Float) if read.variants.values().all(is_whole) => {}
+        _ => return,
+    }
+    read.kind = there.kind;
+    for (name, value) in &mut read.variants {
+        match there.variants.get(name) {
+            Some(same) if same.as_f64() == value.as_f64() => *value = same.clone(),
+            _ => {}
+        }
+    }
 }
 
 /// Takes the flags out that would not compile beside what is there, until the rest does.

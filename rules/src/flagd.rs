@@ -346,11 +346,16 @@ fn read_variants(variants: &Value, at: &str) -> Result<(FlagType, IndexMap<Strin
     let kind = match first {
         Value::Bool(_) => FlagType::Boolean,
         Value::String(_) => FlagType::String,
-        Value::Number(_) if variants.values().all(Value::is_i64) => FlagType::Integer,
+        Value::Number(_) if variants.values().all(is_whole) => FlagType::Integer,
         Value::Number(_) => FlagType::Float,
         _ => FlagType::Object,
     };
     Ok((kind, variants.iter().map(|(name, value)| (name.clone(), value.clone())).collect()))
+}
+
+/// Whether it is written as an integer, of whatever size.
+fn is_whole(value: &Value) -> bool {
+    value.is_i64() || value.is_u64()
 }
 
 fn deeper_than(value: &Value, levels: usize) -> bool {
@@ -546,7 +551,7 @@ impl Translation<'_> {
         if !definition.description.is_empty() {
             out.insert("description".to_owned(), json!(definition.description));
         }
-        out.insert("variants".to_owned(), json!(definition.variants));
+        out.insert("variants".to_owned(), json!(written_variants(definition)));
         let mut default = match &config.fallthrough {
             Serve::Variant(name) => Some(name),
             _ => None,
@@ -846,6 +851,22 @@ impl Translation<'_> {
         ] });
         Ok(if clause.negate { json!({ "and": [there, { "!": [matched] }] }) } else { matched })
     }
+}
+
+/// flagd has one type of number, and `import` takes variants that are all whole, and written so, for
+/// integers. So those of a float flag are written `1.0`, and those of an integer flag `1`.
+fn written_variants(definition: &FlagDefinition) -> IndexMap<&String, Value> {
+    let as_floats =
+        definition.kind == FlagType::Float && definition.variants.values().all(is_whole);
+    let written = |value: &Value| match (definition.kind, value.as_f64()) {
+        (FlagType::Float, Some(number)) if as_floats => json!(number),
+        // Beyond these an integer is refused, however it is written.
+        (FlagType::Integer, Some(number)) if value.is_f64() && number.abs() < 1e16 => {
+            json!(number as i64)
+        }
+        _ => value.clone(),
+    };
+    definition.variants.iter().map(|(name, value)| (name, written(value))).collect()
 }
 
 /// Roughly the nodes that `lower` would count.

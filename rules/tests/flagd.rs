@@ -250,8 +250,11 @@ fn documents_of_every_fractional_keep_their_meaning_and_do_not_mix() {
 }
 
 fn native(config: Value) -> FlagState {
-    let definition =
-        json!({ "key": "f", "type": "string", "variants": { "a": "A", "b": "B", "c": "C" } });
+    native_of("string", json!({ "a": "A", "b": "B", "c": "C" }), config)
+}
+
+fn native_of(kind: &str, variants: Value, config: Value) -> FlagState {
+    let definition = json!({ "key": "f", "type": kind, "variants": variants });
     FlagState {
         definition: serde_json::from_value::<FlagDefinition>(definition).unwrap(),
         config: serde_json::from_value::<FlagConfig>(config.clone())
@@ -645,6 +648,20 @@ fn harm(document: &mut Value, place: &prop::sample::Index, harm: &Harm) {
     }
 }
 
+/// A type and its values for three variants.
+fn typed_variants() -> impl Strategy<Value = (&'static str, Value)> {
+    let whole = || prop::sample::select(vec![json!(0), json!(1), json!(-7), json!(1e15)]);
+    let broken = prop::sample::select(vec![json!(0.5), json!(-1.0), json!(2), json!(1e300)]);
+    let of = |a: Value, b: Value, c: Value| json!({ "a": a, "b": b, "c": c });
+    prop_oneof![
+        2 => Just(("string", of(json!("A"), json!("B"), json!("C")))),
+        1 => [whole(), whole(), whole()].prop_map(move |[a, b, c]| ("integer", of(a, b, c))),
+        1 => [whole(), whole(), whole()].prop_map(move |[a, b, c]| ("float", of(a, b, c))),
+        1 => [broken.clone(), broken.clone(), broken].prop_map(move |[a, b, c]| ("float", of(a, b, c))),
+        1 => any::<bool>().prop_map(move |on| ("boolean", of(json!(on), json!(!on), json!(on)))),
+    ]
+}
+
 /// Native conditions and configurations that flagd can express.
 fn configs() -> impl Strategy<Value = Value> {
     let attr = prop::sample::select(vec!["x", "y", "z", "x.y", "targetingKey"]);
@@ -778,10 +795,11 @@ proptest! {
     #[test]
     fn a_native_flag_that_was_written_for_flagd_serves_the_same_values(
         config in configs(),
+        (kind, variants) in typed_variants(),
         contexts in prop::collection::vec(contexts(), 6),
         now_ms in 0i64..20_000,
     ) {
-        let flag = native(config);
+        let flag = native_of(kind, variants, config);
         let exported = flagd::export(std::slice::from_ref(&flag), &[], &Default::default());
         if let [refused] = exported.refused.as_slice() {
             // Splits within splits double what is left; beyond the limits it is refused.
@@ -792,6 +810,8 @@ proptest! {
         SCHEMA.with(|schema| validate(schema, &exported.document)).map_err(TestCaseError::fail)?;
         let imported = import(&exported.document);
         prop_assert!(imported.refused.is_empty(), "{:?}", imported.refused);
+        // An import over the flag that was exported would be refused if it were of another type.
+        prop_assert_eq!(imported.flags[0].definition.kind, flag.definition.kind);
         let before = evaluator(vec![flag], Default::default());
         let after = evaluator(imported.flags, Default::default());
         for context in &contexts {

@@ -217,3 +217,55 @@ async fn an_export_says_what_fractional_means_and_an_import_that_is_told_gives_e
     assert!(!native.headers().contains_key("tidegate-fractional"), "each tree says it itself");
     world.control.shutdown().await;
 }
+
+/// flagd has one type of number, and callers rely on a flag's type.
+#[tokio::test]
+async fn a_float_flag_stays_one_through_flagd_whatever_its_numbers_are() {
+    let world = World::new().await;
+    world.namespace("ours").await;
+    let import = format!("{PLACE}/import?format=flagd");
+    let document = |a: Value, b: Value| {
+        json!({ "flags": { "f": { "state": "ENABLED", "variants": { "a": a, "b": b },
+            "defaultVariant": "a" } } })
+    };
+    let served = async || {
+        let asked = json!({ "flag": "f", "context": {} });
+        let (status, body) = world.post(&format!("{PLACE}/evaluate"), asked).await;
+        assert_eq!(status, 200, "{body}");
+        body["results"][0]["value"].to_string()
+    };
+    // A native one with whole values, out and in again.
+    let native = json!({ "flags": { "f": {
+        "definition": { "type": "float", "variants": { "a": 1, "b": 2 } },
+        "config": { "enabled": true, "fallthrough": { "variant": "a" } } } } });
+    let (status, body) = world.post(&format!("{PLACE}/import?format=tidegate"), native).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(served().await, "1.0");
+    let (_, exported) = world.get(&format!("{PLACE}/export?format=flagd")).await;
+    assert_eq!(exported["flags"]["f"]["variants"].to_string(), r#"{"a":1.0,"b":2.0}"#);
+    let (_, body) = world.post(&import, exported).await;
+    // Changed, since it now says where it came from; after that there is nothing to change.
+    assert_eq!(body["flags"][0]["result"], "changed", "{body}");
+    for (a, b, result, serves) in [
+        (json!(1.0), json!(2.0), "unchanged", "1.0"),
+        (json!(1), json!(2), "unchanged", "1.0"),
+        (json!(2.5), json!(2), "changed", "2.5"),
+        (json!(2), json!(2), "changed", "2.0"),
+    ] {
+        let (status, body) = world.post(&import, document(a, b)).await;
+        assert_eq!((status, &body["flags"][0]["result"]), (200, &json!(result)), "{body}");
+        assert_eq!(served().await, serves);
+    }
+    // An integer flag does not become a float one.
+    for (value, result) in [
+        (json!(1), "created"),
+        (json!(1.0), "unchanged"),
+        (json!(2.0), "changed"),
+        (json!(1.5), "refused"),
+    ] {
+        let flag = json!({ "state": "ENABLED", "variants": { "a": value } });
+        let (_, body) = world.post(&import, json!({ "flags": { "n": flag } })).await;
+        assert_eq!(body["flags"][0]["result"], result, "{body}");
+    }
+    world.control.shutdown().await;
+}
