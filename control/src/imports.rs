@@ -60,8 +60,43 @@ struct Flag {
     config: FlagConfig,
 }
 
+/// A flag of a document, and where it stands there.
+struct Wanted {
+    flag: FlagState,
+    source: Source,
+}
+
+enum Source {
+    Flagd(flagd::Source),
+    /// `/flags/{key}`, with the parts that the compiler has too.
+    Native(String),
+}
+
+impl Source {
+    fn pointer(&self) -> &str {
+        match self {
+            Source::Flagd(source) => &source.pointer,
+            Source::Native(pointer) => pointer,
+        }
+    }
+
+    /// The place of what the compiler says, `rest` being below the flag.
+    fn place_of(&self, rest: &str) -> String {
+        match self {
+            Source::Flagd(source) => source.place_of(rest),
+            Source::Native(pointer) => format!("{pointer}{rest}"),
+        }
+    }
+}
+
+/// The part of a compiler's pointer below a flag, if it is about that one.
+fn below<'p>(pointer: &'p str, flag: &str) -> Option<&'p str> {
+    let rest = pointer.strip_prefix("/flags/")?.strip_prefix(&pointer_segment(flag))?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+}
+
 struct Read {
-    flags: Vec<FlagState>,
+    flags: Vec<Wanted>,
     refused: Vec<Refused>,
     metadata: Metadata,
     /// Of a native document none: what it does not know, it refuses.
@@ -72,7 +107,9 @@ fn parse(document: &[u8], format: Format, fractional: Fractional) -> Result<Read
     if format == Format::Flagd {
         let read = flagd::import(document, ImportOptions { fractional })
             .map_err(|error| Refusal::invalid(error.pointer, error.message))?;
-        let flagd::Imported { flags, refused, metadata, ignored } = read;
+        let flagd::Imported { flags, sources, refused, metadata, ignored } = read;
+        let wanted = |(flag, source)| Wanted { flag, source: Source::Flagd(source) };
+        let flags = flags.into_iter().zip(sources).map(wanted).collect();
         return Ok(Read { flags, refused, metadata, ignored });
     }
     let document: Document =
@@ -83,10 +120,14 @@ fn parse(document: &[u8], format: Format, fractional: Fractional) -> Result<Read
         if let Value::Object(fields) = &mut definition {
             fields.insert("key".to_owned(), json!(key));
         }
+        let at = format!("/flags/{}", pointer_segment(&key));
         match compile::parse(definition.to_string().as_bytes()) {
-            Ok(definition) => states.push(FlagState { definition, config: flag.config }),
+            Ok(definition) => {
+                let flag = FlagState { definition, config: flag.config };
+                states.push(Wanted { flag, source: Source::Native(at) });
+            }
             Err(Problem { pointer, message }) => refused.push(Refused {
-                pointer: format!("/flags/{}/definition{pointer}", pointer_segment(&key)),
+                pointer: format!("{at}/definition{pointer}"),
                 flag: key,
                 reason: message,
             }),
@@ -111,11 +152,11 @@ pub async fn import(
     let parsed = tx.parsed();
     let loaded = environments::load(tx, &parsed, environments::Read::Own, &environment.id).await?;
     let mut refused = std::mem::take(&mut read.refused);
-    let mut wanted: Vec<FlagState> = Vec::new();
-    for mut flag in std::mem::take(&mut read.flags) {
+    let mut wanted: Vec<Wanted> = Vec::new();
+    for Wanted { mut flag, source } in std::mem::take(&mut read.flags) {
         let key = flag.definition.key.clone();
         let refuse = |reason: String| Refused {
-            pointer: format!("/flags/{}", pointer_segment(&key)),
+            pointer: source.pointer().to_owned(),
             flag: key.clone(),
             reason,
         };
@@ -151,12 +192,12 @@ pub async fn import(
             refused.push(refuse(reason));
             continue;
         }
-        wanted.push(flag);
+        wanted.push(Wanted { flag, source });
     }
     refuse_what_does_not_compile(&loaded, &mut wanted, &mut refused).await?;
 
     let mut done = Done { flags: Vec::new(), ignored: read.ignored, revision: None };
-    for flag in &wanted {
+    for Wanted { flag, .. } in &wanted {
         let key = &flag.definition.key;
         let there = loaded.state.flags.iter().find(|other| other.definition.key == *key);
         let became = match there {
@@ -203,7 +244,7 @@ pub async fn import(
             before: None,
             after: Some(json!({ "flagsCreatedOrChanged": changes })),
         };
-        let raised = change.finish(tx, entry).await?;
+        let raised = change.finish(tx, entry).await.map_err(|refusal| placed(refusal, &wanted))?;
         let own = raised.iter().find(|raised| raised.environment_id == environment.id);
         done.revision = own.map(|raised| raised.revision);
     }
@@ -230,38 +271,62 @@ fn keep_number_type(read: &mut FlagDefinition, there: &FlagDefinition) {
     }
 }
 
+/// Problems with the places that they have in the document; what is elsewhere in the environment has
+/// none, and the message says where it is.
+fn placed(refusal: Refusal, wanted: &[Wanted]) -> Refusal {
+    let Refusal::Invalid(problems) = refusal else { return refusal };
+    let place = |Problem { pointer, message }: Problem| {
+        let own = wanted.iter().find_map(|one| {
+            below(&pointer, &one.flag.definition.key).map(|rest| one.source.place_of(rest))
+        });
+        match own {
+            Some(pointer) => Problem { pointer, message },
+            None if pointer == "/metadata" || pointer.starts_with("/metadata/") => {
+                Problem { pointer, message }
+            }
+            None => Problem {
+                message: format!("at {pointer} of the environment: {message}"),
+                pointer: String::new(),
+            },
+        }
+    };
+    Refusal::Invalid(problems.into_iter().map(place).collect())
+}
+
 /// Takes the flags out that would not compile beside what is there, until the rest does.
 async fn refuse_what_does_not_compile(
     loaded: &environments::Loaded,
-    wanted: &mut Vec<FlagState>,
+    wanted: &mut Vec<Wanted>,
     refused: &mut Vec<Refused>,
 ) -> Result<(), Refusal> {
     loop {
         let mut trial = loaded.state.clone();
         let keys: std::collections::HashSet<&str> =
-            wanted.iter().map(|flag| flag.definition.key.as_str()).collect();
+            wanted.iter().map(|one| one.flag.definition.key.as_str()).collect();
         trial.flags.retain(|flag| !keys.contains(flag.definition.key.as_str()));
-        trial.flags.extend(wanted.iter().cloned().map(Arc::new));
+        trial.flags.extend(wanted.iter().map(|one| Arc::new(one.flag.clone())));
         let compiled =
             environments::try_compile(Arc::default(), &loaded.environment_id, trial).await?;
         let Err(problems) = compiled else { return Ok(()) };
+        let before = wanted.len();
         let mut rest = Vec::new();
-        for flag in wanted.drain(..) {
-            let at = format!("/flags/{}/", pointer_segment(&flag.definition.key));
-            match problems.iter().find(|problem| problem.pointer.starts_with(&at)) {
-                None => rest.push(flag),
-                Some(problem) => refused.push(Refused {
-                    flag: flag.definition.key,
-                    pointer: problem.pointer.clone(),
-                    reason: problem.message.clone(),
+        for one in wanted.drain(..) {
+            let key = &one.flag.definition.key;
+            let own = problems
+                .iter()
+                .find_map(|problem| Some((below(&problem.pointer, key)?, problem.message.clone())));
+            match own {
+                None => rest.push(one),
+                Some((at, reason)) => refused.push(Refused {
+                    pointer: one.source.place_of(at),
+                    flag: one.flag.definition.key,
+                    reason,
                 }),
             }
         }
-        let before = rest.len() + problems.len();
         *wanted = rest;
         // Nothing of the document is to blame: the check before the commit decides.
-        let blamed = refused.iter().any(|one| problems.iter().any(|p| p.pointer == one.pointer));
-        if !blamed || before == 0 {
+        if wanted.len() == before {
             return Ok(());
         }
     }

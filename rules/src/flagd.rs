@@ -49,12 +49,78 @@ pub struct ImportOptions {
 pub struct Imported {
     /// In the document's order.
     pub flags: Vec<FlagState>,
+    /// Where each of `flags` stands in the document.
+    pub sources: Vec<Source>,
     /// Flags that cannot be taken over, and why. The others can.
     pub refused: Vec<Refused>,
     /// The flag set's metadata.
     pub metadata: Metadata,
     /// Fields that mean nothing to flagd and were left behind.
     pub ignored: Ignored,
+}
+
+/// Where a flag stands in the document that it was read from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Source {
+    /// The flag itself: `/flags/checkout`, or `/flags/3` in an array.
+    pub pointer: String,
+    /// Where its key is given.
+    key: String,
+    /// Its targeting, if it has references: what is in an evaluator stands there.
+    targeting: Option<Value>,
+}
+
+impl Source {
+    /// The place of what the compiler says of this flag, at `/definition/…` or `/config/…`.
+    pub fn place_of(&self, compiled: &str) -> String {
+        let below = |prefix: &str| {
+            let rest = compiled.strip_prefix(prefix)?;
+            (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+        };
+        let own = |field: &str, rest: &str| format!("{}/{field}{rest}", self.pointer);
+        if compiled.is_empty() {
+            self.key.clone()
+        } else if let Some(rest) = below("/definition/variants") {
+            own("variants", rest)
+        } else if below("/definition/description").is_some() {
+            own("description", "")
+        } else if let Some(rest) = below("/config/origin/metadata") {
+            own("metadata", rest)
+        } else if let Some(rest) = below("/config/rules/0/serve/logic/tree") {
+            self.in_targeting(rest)
+        } else if below("/config/rules").is_some() {
+            own("targeting", "")
+        } else if below("/config/fallthrough").is_some() {
+            own("defaultVariant", "")
+        } else {
+            self.pointer.clone()
+        }
+    }
+
+    /// The place of a node of the tree without references.
+    fn in_targeting(&self, pointer: &str) -> String {
+        let of_evaluator =
+            self.targeting.as_ref().and_then(|written| in_evaluator(written, pointer));
+        of_evaluator.unwrap_or_else(|| format!("{}/targeting{pointer}", self.pointer))
+    }
+}
+
+/// The place that `pointer` leads to if it leads through a reference.
+fn in_evaluator(written: &Value, pointer: &str) -> Option<String> {
+    let (mut node, mut rest) = (written, pointer);
+    loop {
+        if let Some(name) = node.as_object().and_then(reference) {
+            return Some(format!("/$evaluators/{}{rest}", escape(name)));
+        }
+        let below = rest.strip_prefix('/')?;
+        let end = below.find('/').unwrap_or(below.len());
+        let (segment, after) = below.split_at_checked(end)?;
+        node = match node {
+            Value::Array(items) => items.get(segment.parse::<usize>().ok()?)?,
+            node => node.get(segment.replace("~1", "/").replace("~0", "~"))?,
+        };
+        rest = after;
+    }
 }
 
 /// Fields that nothing was made of.
@@ -139,17 +205,22 @@ pub fn import(document: &[u8], options: ImportOptions) -> Result<Imported, Impor
             return fail("/$evaluators", message);
         }
     };
-    let flags: Vec<(String, Option<&str>, &Value)> = match document.get("flags") {
+    let flags: Vec<(Source, Option<&str>, &Value)> = match document.get("flags") {
         Some(Value::Object(flags)) => flags
             .iter()
-            .map(|(key, flag)| (format!("/flags/{}", escape(key)), Some(key.as_str()), flag))
+            .map(|(key, flag)| {
+                let pointer = format!("/flags/{}", escape(key));
+                let source = Source { key: pointer.clone(), pointer, targeting: None };
+                (source, Some(key.as_str()), flag)
+            })
             .collect(),
         Some(Value::Array(flags)) => flags
             .iter()
             .enumerate()
             .map(|(index, flag)| {
-                let key = flag.get("key").and_then(Value::as_str);
-                (format!("/flags/{index}"), key, flag)
+                let pointer = format!("/flags/{index}");
+                let source = Source { key: format!("{pointer}/key"), pointer, targeting: None };
+                (source, flag.get("key").and_then(Value::as_str), flag)
             })
             .collect(),
         Some(other) => {
@@ -159,16 +230,21 @@ pub fn import(document: &[u8], options: ImportOptions) -> Result<Imported, Impor
         None => return fail("", "the document has no flags".to_owned()),
     };
     let mut seen = std::collections::HashSet::new();
-    for (at, key, flag) in flags {
+    for (mut source, key, flag) in flags {
         let read = match key {
-            None => Err((at.clone(), "a flag of an array needs a key".to_owned())),
+            None => Err((source.pointer.clone(), "a flag of an array needs a key".to_owned())),
             Some(key) if !seen.insert(key) => {
-                Err((format!("{at}/key"), format!("there is another flag {key:?} before")))
+                Err((source.key.clone(), format!("there is another flag {key:?} before")))
             }
-            Some(key) => read_flag(key, flag, &at, &evaluators, options, &mut imported.ignored),
+            Some(key) => {
+                read_flag(key, flag, &mut source, &evaluators, options, &mut imported.ignored)
+            }
         };
         match read {
-            Ok(flag) => imported.flags.push(flag),
+            Ok(flag) => {
+                imported.flags.push(flag);
+                imported.sources.push(source);
+            }
             Err((pointer, reason)) => {
                 let flag = key.unwrap_or_default().to_owned();
                 imported.refused.push(Refused { flag, pointer, reason });
@@ -184,16 +260,17 @@ type Wrong = (String, String);
 fn read_flag(
     key: &str,
     flag: &Value,
-    at: &str,
+    source: &mut Source,
     evaluators: &Evaluators<'_>,
     options: ImportOptions,
     ignored: &mut Ignored,
 ) -> Result<FlagState, Wrong> {
+    let at = source.pointer.clone();
     let wrong = |field: &str, reason: String| Err((format!("{at}{field}"), reason));
     let Value::Object(flag) = flag else {
         return wrong("", format!("a flag must be an object, not {}", kind_of(flag)));
     };
-    check_key(key, "the flag's key").map_err(|reason| (at.to_owned(), reason))?;
+    check_key(key, "the flag's key").map_err(|reason| (source.key.clone(), reason))?;
     let enabled = match flag.get("state") {
         Some(Value::String(state)) if state == "ENABLED" => true,
         Some(Value::String(state)) if state == "DISABLED" => false,
@@ -221,20 +298,21 @@ fn read_flag(
     };
     let mut rules = Vec::new();
     if let Some(written) = flag.get("targeting") {
-        let at = format!("{at}/targeting");
-        // Also `{}` and null may come by reference.
-        match evaluators.resolve(written, &at, &Cell::new(limits::LOGIC_NODES_MAX))? {
+        let pointer = format!("{at}/targeting");
+        let tree = evaluators.resolve(written, &pointer, &Cell::new(limits::LOGIC_NODES_MAX))?;
+        source.targeting = refers(written).map(|_| written.clone());
+        match tree {
             Value::Null => {}
             Value::Object(tree) if tree.is_empty() => {}
-            tree @ Value::Object(_) => {
+            Value::Object(_) => {
                 let fractional = options.fractional;
                 logic::lower(&tree, fractional, &mut Ruleset::default())
-                    .map_err(|p| (format!("{at}{}", p.pointer), p.message))?;
+                    .map_err(|p| (source.in_targeting(&p.pointer), p.message))?;
                 rules.push(targeting_rule(LogicServe { tree, fractional }));
             }
             other => {
                 let reason = format!("targeting must be an object, not {}", kind_of(&other));
-                return Err((at, reason));
+                return Err((source.in_targeting(""), reason));
             }
         }
     }
@@ -265,7 +343,7 @@ fn read_flag(
         "$schema",
     ];
     for field in flag.keys().filter(|field| !KNOWN.contains(&field.as_str())) {
-        ignored.push(at, field);
+        ignored.push(&at, field);
     }
     Ok(FlagState {
         definition: FlagDefinition {

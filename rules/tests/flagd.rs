@@ -175,6 +175,97 @@ fn flags_may_be_an_array_and_a_key_may_stand_there_once() {
     assert_eq!(pointers, ["/flags/2/key", "/flags/3"]);
 }
 
+/// The places that a document would have to have, of what was said of it.
+#[track_caller]
+fn has_place(document: &Value, pointer: &str) {
+    assert!(document.pointer(pointer).is_some(), "{pointer:?} is nowhere in {document}");
+}
+
+#[test]
+fn what_only_the_compiler_refuses_has_a_place_in_the_document_too() {
+    let long = "x".repeat(8 * 1024 + 1);
+    let with = |name: &str, value: Value| {
+        let mut flag = json!({ "state": "ENABLED", "variants": { "on": "x" }, "targeting": {} });
+        flag[name] = value;
+        flag
+    };
+    let rows = [
+        ("f", with("variants", json!({ "a/b": 9_007_199_254_740_992i64 })), "/variants/a~1b"),
+        ("f", with("variants", json!({ "a\u{1}": true })), "/variants/a\u{1}"),
+        ("f\u{1}", with("variants", json!({ "a": true })), ""),
+        (
+            "f",
+            with(
+                "metadata",
+                json!({ "a": "x".repeat(6_000), "b": "x".repeat(6_000), "c": "x".repeat(6_000) }),
+            ),
+            "/metadata",
+        ),
+        ("f", with("metadata", json!({ "a~b": 9_007_199_254_740_992i64 })), "/metadata/a~0b"),
+        ("f", with("metadata", json!({ "a\nb": 1 })), "/metadata/a\nb"),
+        ("f", with("targeting", json!({ "if": [{ "==": [long, 1] }] })), "/targeting/if/0/==/0"),
+        (
+            "f",
+            with("targeting", json!({ "if": [true, { "$ref": "long/text" }] })),
+            "/$evaluators/long~1text/cat/1",
+        ),
+    ];
+    for (key, flag, place) in rows {
+        for array in [false, true] {
+            let mut flag = flag.clone();
+            let (at, flags) = if array {
+                flag["key"] = json!(key);
+                ("/flags/1".to_owned(), json!([with("key", json!("other")), flag]))
+            } else {
+                (
+                    format!("/flags/{key}"),
+                    json!({ "other": with("metadata", json!({})), key: flag }),
+                )
+            };
+            let document = json!({ "flags": flags,
+                "$evaluators": { "long/text": { "cat": ["x", long] } } });
+            let imported = import(&document);
+            assert_eq!(imported.refused, []);
+            let (flags, metadata) = (imported.flags, imported.metadata);
+            let state = EnvironmentState { flags, metadata, ..EnvironmentState::default() };
+            let problems = compile(&state).unwrap_err();
+            let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+            let said = problem.pointer.strip_prefix(&format!("/flags/{key}")).unwrap();
+            let found = imported.sources[1].place_of(said);
+            let expected = match place {
+                "" if array => format!("{at}/key"),
+                place if place.starts_with("/$evaluators") => place.to_owned(),
+                place => format!("{at}{place}"),
+            };
+            assert_eq!(found, expected, "{problem:?}");
+            has_place(&document, &found);
+        }
+    }
+}
+
+#[test]
+fn a_problem_inside_of_an_evaluator_has_its_place_there() {
+    let flag = json!({ "key": "f", "state": "ENABLED", "variants": { "on": true },
+        "targeting": { "if": [{ "!": { "$ref": "bad" } }, "on"] } });
+    let document =
+        json!({ "flags": [flag], "$evaluators": { "bad": { "and": [true, { "nope": 1 }] } } });
+    let imported = import(&document);
+    assert_eq!(imported.refused[0].pointer, "/$evaluators/bad/and/1/nope");
+    has_place(&document, "/$evaluators/bad/and/1/nope");
+    // What stands for the whole targeting is one.
+    let whole = |evaluator: Value| {
+        let flag =
+            json!({ "state": "ENABLED", "variants": { "on": true }, "targeting": { "$ref": "e" } });
+        import(&json!({ "flags": { "f": flag }, "$evaluators": { "e": evaluator } }))
+    };
+    for none in [json!({}), json!(null)] {
+        assert_eq!(whole(none).flags[0].config.rules, []);
+    }
+    assert_eq!(whole(json!("on")).refused[0].pointer, "/$evaluators/e");
+    let empty = json!({ "flags": [{ "key": "" }] });
+    assert_eq!(import(&empty).refused[0].pointer, "/flags/0/key");
+}
+
 #[test]
 fn a_document_that_is_none_is_an_error_with_its_place() {
     for (document, pointer) in [
@@ -873,9 +964,21 @@ fn documents_with_wrong_nodes_are_read_or_refused_and_what_was_taken_compiles_or
             }
             one_more(&seen.documents);
             let bytes = document.to_string();
-            let options = ImportOptions { fractional };
-            let Ok(imported) = flagd::import(bytes.as_bytes(), options) else { return Ok(()) };
+            let imported = match flagd::import(bytes.as_bytes(), ImportOptions { fractional }) {
+                Ok(imported) => imported,
+                Err(error) => {
+                    prop_assert!(
+                        document.pointer(&error.pointer).is_some(),
+                        "{error:?} in {document}"
+                    );
+                    return Ok(());
+                }
+            };
             one_more(&seen.read);
+            let pointers = imported.refused.iter().map(|refused| &refused.pointer);
+            for pointer in pointers.chain(&imported.ignored.first) {
+                prop_assert!(document.pointer(pointer).is_some(), "{pointer} in {document}");
+            }
             imported.refused.iter().for_each(|_| one_more(&seen.refused));
             imported.flags.iter().for_each(|_| one_more(&seen.taken));
             let exported = flagd::export(&imported.flags, &[], &imported.metadata);
@@ -893,7 +996,18 @@ fn documents_with_wrong_nodes_are_read_or_refused_and_what_was_taken_compiles_or
             };
             let keys: Vec<String> =
                 imported.flags.iter().map(|flag| flag.definition.key.clone()).collect();
+            let sources = imported.sources.clone();
             let (before, after) = (compile(imported), compile(second));
+            for problem in before.as_ref().err().into_iter().flatten() {
+                let place = keys.iter().zip(&sources).find_map(|(key, source)| {
+                    let key = key.replace('~', "~0").replace('/', "~1");
+                    let rest = problem.pointer.strip_prefix(&format!("/flags/{key}"))?;
+                    (rest.is_empty() || rest.starts_with('/')).then(|| source.place_of(rest))
+                });
+                // The set's metadata is where it was.
+                let place = place.unwrap_or_else(|| problem.pointer.clone());
+                prop_assert!(document.pointer(&place).is_some(), "{place} in {document}");
+            }
             prop_assert_eq!(before.is_ok(), after.is_ok(), "{:?} {:?}", before.err(), after.err());
             let (Ok(before), Ok(after)) = (before, after) else {
                 one_more(&seen.refused_by_compiler);

@@ -269,3 +269,91 @@ async fn a_float_flag_stays_one_through_flagd_whatever_its_numbers_are() {
     }
     world.control.shutdown().await;
 }
+
+#[tokio::test]
+async fn every_pointer_of_an_import_names_a_place_of_the_document_as_it_was_sent() {
+    let world = World::new().await;
+    world.namespace("ours").await;
+    let flag = |more: Value| {
+        let mut flag =
+            json!({ "state": "ENABLED", "variants": { "on": true }, "defaultVariant": "on" });
+        flag.as_object_mut().expect("an object").extend(more.as_object().expect("fields").clone());
+        flag
+    };
+    assert_eq!(world.flag("ours", "typed").await.0, 201);
+    let wrong = [
+        (
+            "big",
+            json!({ "variants": { "a": 9_007_199_254_740_993i64 }, "defaultVariant": "a" }),
+            "/variants/a",
+        ),
+        ("control\u{1}", json!({}), ""),
+        (
+            "long",
+            json!({ "metadata": { "a": "x".repeat(8_000), "b": "x".repeat(8_000), "c": "x".repeat(8_000) } }),
+            "/metadata",
+        ),
+        ("tree", json!({ "targeting": { "if": [true, { "nope": 1 }] } }), "/targeting/if/1/nope"),
+        ("text", json!({ "targeting": { "if": [true, "x".repeat(9_000)] } }), "/targeting/if/1"),
+        // It is a boolean flag.
+        ("typed", json!({ "variants": { "on": "text" } }), "-"),
+    ];
+    let mut object = json!({ "good": flag(json!({})) });
+    let mut array = vec![flag(json!({ "key": "better" }))];
+    for (key, more, _) in &wrong {
+        object[key] = flag(more.clone());
+        array.push(flag(more.clone()));
+        array.last_mut().expect("a flag")["key"] = json!(key);
+    }
+    for (document, is_array) in
+        [(json!({ "flags": object }), false), (json!({ "flags": array }), true)]
+    {
+        let (status, body) =
+            world.post(&format!("{PLACE}/import?format=flagd"), document.clone()).await;
+        assert_eq!(status, 200, "{body}");
+        let results = body["flags"].as_array().expect("flags");
+        let of = |key: &str| results.iter().find(|flag| flag["flag"] == key).expect(key);
+        assert_eq!(of(if is_array { "better" } else { "good" })["result"], "created", "{body}");
+        for (index, (key, _, place)) in wrong.iter().enumerate() {
+            let at = match is_array {
+                true => format!("/flags/{}", index + 1),
+                false => format!("/flags/{key}"),
+            };
+            let expected = match *place {
+                "" if is_array => format!("{at}/key"),
+                "-" => at,
+                place => format!("{at}{place}"),
+            };
+            let refused = of(key);
+            assert_eq!(
+                (&refused["result"], &refused["pointer"]),
+                (&json!("refused"), &json!(expected)),
+                "{refused}"
+            );
+            assert!(document.pointer(&expected).is_some(), "{expected} is nowhere");
+        }
+    }
+    // What concerns the document as a whole.
+    let document = json!({ "flags": {}, "metadata": { "a\u{1}": 1 } });
+    let (status, body) = world.post(&format!("{PLACE}/import?format=flagd"), document).await;
+    assert_eq!(
+        (status, &body["errors"][0]["pointer"]),
+        (422, &json!("/metadata/a\u{1}")),
+        "{body}"
+    );
+    // And what is elsewhere: a flag that was not sent waits for a variant which would be gone.
+    let needs = json!({ "enabled": true, "fallthrough": { "variant": "on" },
+        "prerequisites": [{ "flag": "good", "variants": ["on"] }] });
+    let (status, body) = world.put(&format!("{PLACE}/flags/typed"), needs).await;
+    assert_eq!(status, 200, "{body}");
+    let other = json!({ "flags": { "good": flag(json!({ "variants": { "off": false }, "defaultVariant": "off" })) } });
+    let (status, body) = world.post(&format!("{PLACE}/import?format=flagd"), other).await;
+    assert_eq!((status, &body["errors"][0]["pointer"]), (422, &json!("")), "{body}");
+    let message = body["errors"][0]["message"].as_str().expect("a message");
+    assert!(
+        message
+            .starts_with("at /flags/typed/config/prerequisites/0/variants/0 of the environment: "),
+        "{message}"
+    );
+    world.control.shutdown().await;
+}
