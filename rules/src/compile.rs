@@ -11,6 +11,7 @@ mod cel;
 mod clients;
 mod condition;
 pub(crate) mod duplicates;
+mod objects;
 mod place;
 pub(crate) mod render;
 mod split;
@@ -32,6 +33,7 @@ use crate::limits::{
 use crate::model::{self, Clients, FlagConfig, FlagDefinition, Metadata, OnFail, Segment};
 use crate::references::segments_of;
 use crate::ruleset::{self, NONE, Ruleset, Span, Text};
+use objects::Objects;
 use place::Place;
 
 /// Everything that one environment's ruleset is made of.
@@ -177,13 +179,14 @@ pub fn compile_lenient_with<F: Borrow<FlagState>>(
 }
 
 /// The strict door for what authors send: the error has the place as a JSON pointer, and lists
-/// what is known where a name is not. A name that is given twice is an error too.
+/// what is known where a name is not. A name that is given twice is an error too, and so is an array
+/// in the place of an object.
 pub fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, Problem> {
     if let Some(problem) = duplicates::first(json) {
         return Err(problem);
     }
     let mut from = serde_json::Deserializer::from_slice(json);
-    let parsed = serde_path_to_error::deserialize(&mut from).map_err(|error| {
+    let parsed = serde_path_to_error::deserialize(Objects(&mut from)).map_err(|error| {
         let mut pointer = String::new();
         for segment in error.path() {
             use serde_path_to_error::Segment;

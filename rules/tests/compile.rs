@@ -1082,6 +1082,55 @@ fn what_is_given_twice_is_refused_and_not_the_last_one_kept() {
     );
 }
 
+/// Serde's derived readers would take each of these.
+#[test]
+fn an_array_in_the_place_of_an_object_is_refused_with_its_place() {
+    let expected = "invalid type: sequence, expected struct";
+    unparsable::<FlagConfig>(
+        r#"[true, null, [], [], {"variant": "on"}]"#,
+        "",
+        &["expected struct FlagConfig", "line 1"],
+    );
+    unparsable::<FlagDefinition>(r#"["f", "boolean", {"on": true}]"#, "", &[expected]);
+    let ruled = |rule: &str| {
+        format!(r#"{{"enabled": true, "fallthrough": "codeDefault", "rules": [{rule}]}}"#)
+    };
+    for (rule, place) in [
+        (r#"["r", "", {"always": true}]"#, ""),
+        (r#"{"id": "r", "when": [[{"always": true}]]}"#, "/when"),
+        (r#"{"id": "r", "when": {"not": [null, [{"always": true}]]}}"#, "/when/not"),
+        (r#"{"id": "r", "when": {"attr": "a", "op": "exists", "policy": []}}"#, "/when/policy"),
+        (r#"{"id": "r", "active": ["2026-01-01T00:00:00Z"]}"#, "/active"),
+        (r#"{"id": "r", "prerequisites": [["f", ["on"]]]}"#, "/prerequisites/0"),
+        (r#"{"id": "r", "policy": ["p"]}"#, "/policy"),
+        (r#"{"id": "r", "serve": {"split": ["targetingKey", {"on": 100000}]}}"#, "/serve/split"),
+        (r#"{"id": "r", "serve": {"logic": [true]}}"#, "/serve/logic"),
+        (
+            r#"{"id": "r", "serve": {"split": {"arms": [["codeDefault", 1]]}}}"#,
+            "/serve/split/arms/0",
+        ),
+    ] {
+        unparsable::<FlagConfig>(&ruled(rule), &format!("/rules/0{place}"), &[expected]);
+    }
+    let hash = r#"{"input": ["unit"], "algorithm": {"murmur3": [7]}, "project": "mulShift32"}"#;
+    let split = format!(r#"{{"id": "r", "serve": {{"split": {{"hash": {hash}}}}}}}"#);
+    let place = "/rules/0/serve/split/hash/algorithm/murmur3";
+    unparsable::<FlagConfig>(&ruled(&split), place, &["sequence, expected struct variant"]);
+    unparsable::<rules::model::Segment>(r#"["s", "", "id"]"#, "", &[expected]);
+    // Lists are lists, and objects what they were.
+    let config: FlagConfig = parse(
+        ruled(
+            r#"{"id": "r", "when": {"any": [{"attr": "a", "op": "in", "value": [[1], {"x": []}]}]},
+            "serve": {"split": {"by": ["a", "b"], "arms": [{"serve": "next", "ranges": [[0, 1]]}],
+            "hash": {"input": [{"literal": "x"}, "unit"], "algorithm": {"murmur3": {"seed": 7}},
+                "project": {"modulo": {"n": 10, "plus": 0}}}}}}"#,
+        )
+        .as_bytes(),
+    )
+    .unwrap();
+    assert_eq!(config.rules.len(), 1);
+}
+
 #[test]
 fn an_archived_flag_is_compiled_into_nothing_and_nobody_may_wait_for_it() {
     let flag = |archived: bool, prerequisites: Value| {
