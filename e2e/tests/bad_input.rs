@@ -42,6 +42,16 @@ async fn a_wrong_configuration_is_refused_with_its_place_and_the_last_good_one_s
         ("missing field", json!({ "enabled": true }), &["fallthrough"]),
         ("not an object", json!([1]), &[]),
         (
+            "an array for an object",
+            json!([true, null, [], [], { "variant": "on" }]),
+            &["expected struct FlagConfig"],
+        ),
+        (
+            "an array for a condition",
+            when(json!([[{ "always": true }]])),
+            &["/rules/0/when", "sequence"],
+        ),
+        (
             "wrong type",
             json!({ "enabled": "yes", "fallthrough": { "variant": "on" } }),
             &["enabled"],
@@ -67,7 +77,7 @@ async fn a_wrong_configuration_is_refused_with_its_place_and_the_last_good_one_s
         (
             "unknown operator",
             when(json!({ "attr": "a", "op": "resembles", "value": 1 })),
-            &["/rules/0/when", "resembles", "starts_with"],
+            &["/rules/0/when/op", "resembles", "starts_with"],
         ),
         ("no operator", when(json!({ "attr": "a", "value": 1 })), &["/rules/0/when", "no op"]),
         ("two forms", when(json!({ "all": [], "any": [] })), &["/rules/0/when", "all and any"]),

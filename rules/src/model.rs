@@ -727,9 +727,8 @@ pub struct ConditionDoc {
     pub not: Option<Box<Condition>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attr: Option<String>,
-    /// An operator's name; any may be written `not_…`, which negates it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub op: Option<String>,
+    pub op: Option<WrittenOp>,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub value: Option<Value>,
     #[serde(skip_serializing_if = "is_default")]
@@ -745,6 +744,44 @@ pub struct ConditionDoc {
     pub cel: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub always: Option<bool>,
+}
+
+/// An operator's name; any may be written `not_…`, which negates it. Read here and not with the
+/// condition as a whole, so that an error has the name's own place.
+#[cfg(feature = "full")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrittenOp {
+    pub op: Op,
+    pub negated: bool,
+}
+
+#[cfg(feature = "full")]
+impl<'de> Deserialize<'de> for WrittenOp {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<WrittenOp, D::Error> {
+        let written = String::deserialize(from)?;
+        let (name, negated) = match written.strip_prefix("not_") {
+            Some(name) => (name, true),
+            None => (written.as_str(), false),
+        };
+        match Op::ALL.into_iter().find(|op| op.name() == name) {
+            Some(op) => Ok(WrittenOp { op, negated }),
+            None => {
+                let known = Op::names();
+                let message = format!("unknown operator {written:?}; known: {known}");
+                Err(serde::de::Error::custom(message))
+            }
+        }
+    }
+}
+
+#[cfg(feature = "full")]
+impl Serialize for WrittenOp {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.negated {
+            true => to.collect_str(&format_args!("not_{}", self.op.name())),
+            false => to.serialize_str(self.op.name()),
+        }
+    }
 }
 
 /// `null` given is not the same as a field left out.
@@ -805,19 +842,13 @@ impl TryFrom<ConditionDoc> for Condition {
                 Ok(Condition::Always(doc.always.unwrap_or(false)))
             };
         };
-        let Some(written) = doc.op else {
+        let Some(WrittenOp { op, negated }) = doc.op else {
             return Err(format!("the condition on {attr:?} has no op"));
         };
-        let (name, not) = match written.strip_prefix("not_") {
-            Some(name) => (name, true),
-            None => (written.as_str(), false),
-        };
-        let op = serde_json::from_value::<Op>(Value::String(name.to_owned()))
-            .map_err(|_| format!("unknown operator {written:?}; known: {}", Op::names()))?;
         Ok(Condition::Clause(Clause {
             attr,
             op,
-            negate: doc.negate != not,
+            negate: doc.negate != negated,
             values: match doc.value {
                 None => Vec::new(),
                 Some(Value::Array(values)) => values,
@@ -850,7 +881,7 @@ impl From<Condition> for ConditionDoc {
             Condition::Always(always) => doc.always = Some(always),
             Condition::Clause(mut clause) => {
                 doc.attr = Some(clause.attr);
-                doc.op = Some(clause.op.name().to_owned());
+                doc.op = Some(WrittenOp { op: clause.op, negated: false });
                 doc.negate = clause.negate;
                 doc.policy = clause.policy;
                 let one_scalar = match clause.values.as_slice() {

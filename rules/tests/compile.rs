@@ -1024,8 +1024,20 @@ fn what_cannot_be_read_is_named_with_its_place_and_what_is_known() {
     unparsable::<FlagConfig>(
         r#"{"enabled": true, "fallthrough": "codeDefault",
             "rules": [{"id": "r", "when": {"all": [{"attr": "a", "op": "startswith"}]}}]}"#,
-        "/rules/0/when/all/0",
+        "/rules/0/when/all/0/op",
         &["unknown operator \"startswith\"", "starts_with", "semver_range"],
+    );
+    unparsable::<Condition>(
+        r#"{"not": {"attr": "a", "op": "not_equal", "value": 1}}"#,
+        "/not/op",
+        &["unknown operator \"not_equal\""],
+    );
+    unparsable::<Condition>(r#"{"attr": "a", "op": 1}"#, "/op", &["expected a string"]);
+    // What is left out has no place of its own: as of every field, the place is what lacks it.
+    unparsable::<Condition>(
+        r#"{"any": [{"attr": "a", "value": 1}]}"#,
+        "/any/0",
+        &["the condition on \"a\" has no op"],
     );
     unparsable::<FlagConfig>(
         r#"{"enabled": true, "fallthrough": "codeDefault",

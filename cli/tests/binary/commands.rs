@@ -208,7 +208,7 @@ fn every_failure_has_its_exit_code_and_one_line_that_says_why() {
     .unwrap();
     let done = dev.tidegate(&["flag", "set", "checkout", "--file", file.to_str().unwrap()]);
     let done = done.failed(4);
-    assert!(done.err.contains("/rules/0/when"), "{done:?}");
+    assert!(done.err.contains("/rules/0/when/op"), "{done:?}");
     assert!(done.err.contains("unknown operator \"ist\""), "{done:?}");
     std::fs::write(&file, "{").unwrap();
     dev.tidegate(&["flag", "set", "checkout", "--file", file.to_str().unwrap()]).failed(4);
