@@ -156,6 +156,107 @@ fn condition(segments: usize) -> BoxedStrategy<Value> {
     .boxed()
 }
 
+/// Every algorithm, encoding and projection, as far as the compiler allows them together. `parts_of` is
+/// whether the projection itself says what a bucket is a part of: ranges need that, weights do not.
+fn hash(parts_of: bool) -> impl Strategy<Value = Value> {
+    let algorithm = prop_oneof![
+        any::<u32>().prop_map(|seed| json!({ "murmur3": { "seed": seed } })),
+        any::<u32>().prop_map(|seed| json!({ "murmur3SeededByHash": { "seed": seed } })),
+        (1u8..=16).prop_map(|digits| json!({ "sha1Hex": { "digits": digits } })),
+        select(vec!["fnv1a32", "fnv1a32Twice", "md5Be32", "crc32", "xxh3", "sha256Be64"])
+            .prop_map(Value::from),
+    ];
+    let input = prop_oneof![
+        select(vec![json!(["unit"]), json!(["flagKey", "unit"])]).prop_map(|input| ("cbor", input)),
+        (
+            select(vec!["utf8", "utf16"]),
+            select(vec![
+                json!(["unit"]),
+                json!(["salt", { "literal": ":" }, "unit"]),
+                json!(["seed", "unit", "flagKey"]),
+                json!([{ "literal": "größe 🌊" }, "unit", "unit"]),
+            ]),
+        ),
+    ];
+    let n = prop_oneof![1u64..1_000, Just(u64::MAX)];
+    let project = prop_oneof![
+        (n.clone(), 0u64..3).prop_map(|(n, plus)| json!({ "modulo": { "n": n, "plus": plus } })),
+        n.clone().prop_map(|n| json!({ "moduloFraction": { "n": n } })),
+        n.prop_map(|divisor| json!({ "divide": { "divisor": divisor } })),
+        Just(json!("absI32Percent")),
+        select(match parts_of {
+            true => vec![json!("absI32Percent")],
+            false => vec![json!("mulShift32"), json!({ "modulo": { "n": 0, "plus": 1 } })],
+        }),
+    ];
+    let walk = (
+        select(vec!["int", "f32", "f64"]),
+        select(vec!["less", "lessOrEqual"]),
+        select(vec!["exact", "truncate", "round"]),
+        select(vec!["asWritten", "nameDescending"]),
+    );
+    (algorithm, input, project, walk).prop_map(
+        |(algorithm, (encode, input), project, (arithmetic, compare, bound, order))| {
+            json!({ "algorithm": algorithm, "encode": encode, "input": input, "project": project,
+                    "arithmetic": arithmetic, "compare": compare, "bound": bound, "order": order })
+        },
+    )
+}
+
+fn ranges() -> impl Strategy<Value = Value> {
+    vec((0.0f64..2.0, 0.0f64..1_000.0), 1..4).prop_map(|ranges| {
+        let ranges: Vec<Value> =
+            ranges.iter().map(|(from, length)| json!([from, from + length])).collect();
+        json!(ranges)
+    })
+}
+
+/// Vendors' splits.
+fn hashed_split() -> impl Strategy<Value = Value> {
+    let arms_of = |name: &'static str, each: Vec<Value>| {
+        let arms: Vec<Value> = each
+            .into_iter()
+            .zip(VARIANTS.iter().cycle())
+            .map(|(value, key)| json!({ "serve": { "variant": key }, name: value }))
+            .collect();
+        json!(arms)
+    };
+    let weights = vec(prop_oneof![0.01f64..1.0, (1u32..1_000).prop_map(f64::from)], 1..5);
+    let weighed = (hash(false), weights).prop_map(move |(hash, weights)| {
+        let arms = arms_of("weight", weights.into_iter().map(Value::from).collect());
+        json!({ "hash": hash, "arms": arms })
+    });
+    let ranged = (hash(true), vec(ranges(), 1..4))
+        .prop_map(move |(hash, each)| json!({ "hash": hash, "arms": arms_of("ranges", each) }));
+    let shards = vec((hash(true), ranges(), any::<bool>()), 0..3).prop_map(|shards| {
+        let shards = shards.into_iter().map(|(hash, ranges, salted)| {
+            let mut shard = json!({ "hash": hash, "ranges": ranges });
+            if salted {
+                shard["salt"] = json!("traffic");
+            }
+            shard
+        });
+        shards.collect::<Vec<Value>>()
+    });
+    let units = (
+        select(vec![json!("targetingKey"), json!(["n", "email", "targetingKey"])]),
+        select(vec!["stringOrInteger", "string", "any"]),
+        select(vec!["error", "skip", "bucketZero"]),
+        select(vec!["skip", "lastArm"]),
+    );
+    (prop_oneof![weighed, ranged], shards, units).prop_map(
+        |(mut split, shards, (by, types, missing, past_end))| {
+            split["allOf"] = json!(shards);
+            split["by"] = by;
+            split["unitTypes"] = json!(types);
+            split["missingUnit"] = json!(missing);
+            split["pastEnd"] = json!(past_end);
+            split["seed"] = json!("s");
+            split
+        },
+    )
+}
+
 fn split() -> impl Strategy<Value = Value> {
     let ramp = (0u32..50_000, 50_000u32..=100_000, 0u32..5_000).prop_map(|(from, to, step)| {
         json!({ "from": from, "to": to, "start": "2026-01-01T00:00:00Z",
@@ -184,14 +285,14 @@ fn split() -> impl Strategy<Value = Value> {
                 "hash": { "input": ["unit", "salt"], "algorithm": "fnv1a32Twice",
                           "project": { "moduloFraction": { "n": 10000 } } } })
     });
-    (prop_oneof![weights, arms, ranges], proptest::option::of(ramp)).prop_map(
-        |(mut split, ramp)| {
-            if let Some(ramp) = ramp {
-                split["ramp"] = ramp;
-            }
-            split
-        },
-    )
+    let any_hash = hashed_split();
+    let split = prop_oneof![1 => weights, 1 => arms, 1 => ranges, 2 => any_hash];
+    (split, proptest::option::of(ramp)).prop_map(|(mut split, ramp)| {
+        if let Some(ramp) = ramp {
+            split["ramp"] = ramp;
+        }
+        split
+    })
 }
 
 fn serve() -> impl Strategy<Value = Value> {

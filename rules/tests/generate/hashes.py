@@ -47,6 +47,11 @@ def native(salt, unit, total=100000):
     return (murmur3(f"{salt}:{unit}") * total) >> 32
 
 
+# XXH3, 64 bits, seed 0, as published: the reference pages of Tenzir's `hash_xxh3` (foo), of Dragonfly's
+# DIGEST (hello, test) and of StarRocks' `xx_hash3_64` (hello, as the signed number -7685981735718036227).
+XXH3 = {"foo": 0xAB6E5F64077E7D8A, "hello": 0x9555E8555C62DCFD, "test": 0x9EC9F7918D7DFC40}
+
+
 def weighted(bucket, weights):
     """The first index whose cumulative weight is above the bucket."""
     total = 0

@@ -199,6 +199,16 @@ def vendors():
     sha = {"input": ["salt", lit(":"), "unit"], "algorithm": "sha256Be64", "project": {"modulo": {"n": 100, "plus": 0}}}
     flag("sha256", split(arms=arms([20, 30, 50]), hash=sha, salt="s"))
     ask("sha256", lambda u: h.weighted(int.from_bytes(hl.sha256(f"s:{u}".encode()).digest()[:8], "big") % 100, [20, 30, 50]))
+    # Each text has a range for itself, of one bucket in a million; between them is nobody's.
+    buckets = {name: value % 10**6 for name, value in h.XXH3.items()}
+    exact = ranges([[buckets[name], buckets[name] + 1] for name in ("foo", "hello", "test")])
+    xxh3 = {"input": ["unit"], "algorithm": "xxh3", "project": {"modulo": {"n": 10**6, "plus": 0}}}
+    flag("xxh3", split(arms=exact, hash=xxh3))
+    ask("xxh3", lambda u: {"foo": 0, "hello": 1, "test": 2}.get(u), users=["foo", "hello", "test", "hellp"])
+    flag("xxh3-utf16", split(arms=exact, hash={**xxh3, "encode": "utf16"}))
+    # The units 0x6574 and 0x7473 are the bytes of "test", little endian.
+    assert "\u6574\u7473".encode("utf-16-le") == b"test"
+    ask("xxh3-utf16", lambda u: {"\u6574\u7473": 2}.get(u), users=["\u6574\u7473", "test"])
     flag("flagd-v1", split(arms=arms([50, 30, 20]), hash={"input": ["unit"], "algorithm": {"murmur3": {"seed": 0}}, "project": "absI32Percent", "arithmetic": "f64"}))
     ask("flagd-v1", lambda u: h.fractional_v1(u, [50, 30, 20]))
     flag("flagd-v2", split(arms=arms([50, 30, 20]), hash={"input": ["flagKey", "unit"], "algorithm": {"murmur3": {"seed": 0}}, "project": "mulShift32"}))
