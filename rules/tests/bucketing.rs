@@ -1,15 +1,21 @@
 //! Every published bucketing vector, through the same data and code that flags use: a profile of
-//! `hash::profiles`, lowered into a ruleset, asked with `split::choose`.
+//! `hash::profiles`, lowered into a ruleset, asked with `split::choose`. Those of flagd also as an
+//! imported flag has them: in a `fractional` tree, which has a walk of its own.
 
 use std::collections::BTreeMap;
 
+use rules::answer::{Audience, write_one};
+use rules::compile::{EnvironmentState, compile};
+use rules::context::ContextBuf;
+use rules::eval::{Evaluator, Input, NoHost, Scratch};
+use rules::flagd::{self, ImportOptions};
 use rules::hash::profiles;
 use rules::model::{
-    Algorithm, Arithmetic, HashPart, HashSpec, MissingUnit, PastEnd, Project, UnitTypes,
+    Algorithm, Arithmetic, Fractional, HashPart, HashSpec, MissingUnit, PastEnd, Project, UnitTypes,
 };
 use rules::ruleset::{self, NONE, Ruleset, Serve, Span, Text};
 use rules::split::{self, Unit};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Rows of the file and of each profile: a row that vanishes is a failure.
 const ROWS: usize = 159;
@@ -251,10 +257,67 @@ fn every_published_vector_is_reproduced_through_a_profile() {
     }
 }
 
+/// What a flagd flag with such a tree serves: its variants are named 0, 1, 2; `none` is the default.
+fn imported(fractional: Fractional, key: &str, tree: &Value, context: &Value) -> String {
+    let flag = json!({ "state": "ENABLED", "defaultVariant": "none", "targeting": tree,
+        "variants": { "0": "0", "1": "1", "2": "2", "none": "none" } });
+    let document = json!({ "flags": { key: flag } }).to_string();
+    let imported = flagd::import(document.as_bytes(), ImportOptions { fractional }).unwrap();
+    assert_eq!(imported.refused, []);
+    let state = EnvironmentState { flags: imported.flags, ..EnvironmentState::default() };
+    let evaluator = Evaluator::new(compile(&state).unwrap().ruleset).unwrap();
+    let context = ContextBuf::from_json(context.to_string().as_bytes()).unwrap();
+    let input = Input { context: context.view(), now_ms: 0, host: &NoHost };
+    let mut out = Vec::new();
+    write_one(&evaluator, key, Audience::Server, &input, &mut Scratch::default(), &mut out);
+    let answer: Value = serde_json::from_slice(&out).unwrap();
+    answer["variant"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+}
+
+#[test]
+fn every_vector_of_flagd_is_reproduced_by_the_tree_of_an_imported_flag() {
+    let rows: Vec<Value> =
+        serde_json::from_str(include_str!("data/bucketing-vectors.json")).unwrap();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for row in &rows {
+        let profile = row["profile"].as_str().unwrap();
+        let Some(version) = profile.strip_prefix("flagd-fractional-") else { continue };
+        let inputs = &row["inputs"];
+        let entries = inputs["weights"].as_array().unwrap().iter().enumerate();
+        let entries = entries.map(|(place, weight)| json!([place.to_string(), weight]));
+        let mut args: Vec<Value> = entries.collect();
+        let fractional = match version {
+            "v1" => Fractional::V1,
+            "v2" => Fractional::V2,
+            "v3" | "v3-implicit" => Fractional::V3,
+            unknown => panic!("no fractional {unknown}"),
+        };
+        let mut expected = row["expected"].to_string();
+        let (key, context) = match inputs.get("value") {
+            Some(value) => {
+                args.insert(0, json!({ "var": "value" }));
+                ("some-flag", json!({ "value": value, "targetingKey": "somebody" }))
+            }
+            None => {
+                // An empty targeting key is none (INTEROP 2.1): the formula has an answer, flagd not.
+                if inputs["targetingKey"] == "" {
+                    expected = "none".to_owned();
+                }
+                let context = json!({ "targetingKey": inputs["targetingKey"] });
+                (inputs["flag"].as_str().unwrap(), context)
+            }
+        };
+        let tree = json!({ "fractional": args });
+        assert_eq!(imported(fractional, key, &tree, &context), expected, "{row}");
+        *counts.entry(version).or_default() += 1;
+    }
+    assert_eq!(counts, BTreeMap::from([("v1", 9), ("v2", 9), ("v3", 15), ("v3-implicit", 9)]));
+}
+
 #[test]
 #[should_panic(expected = "no profile for")]
 fn a_vector_of_an_unknown_profile_fails() {
-    check(&serde_json::json!({ "profile": "nobody", "inputs": {}, "expected": 1 }));
+    check(&json!({ "profile": "nobody", "inputs": {}, "expected": 1 }));
 }
 
 fn native(weights: &[u32]) -> Ruleset {
