@@ -1000,9 +1000,17 @@ impl<'a> Call<'_, '_, 'a> {
         bytes.clear();
         let chosen = self.fractional_entry(args, version, &mut bytes);
         self.machine.scratch = bytes;
-        match chosen? {
-            Some(variant) => self.eval_entry(variant),
-            None => Ok(Dyn::Null),
+        let Some(entry) = chosen? else { return Ok(Dyn::Null) };
+        match self.machine.node(entry)? {
+            Logic::Array(parts) => match self.machine.children(*parts).first() {
+                Some(variant) => self.eval_entry(*variant),
+                None => Ok(Dyn::Null),
+            },
+            // The same again as when it was weighed: nothing changes within an evaluation.
+            _ => match self.eval(entry)? {
+                Dyn::Array(parts) => Ok(parts.iter().next().unwrap_or(Dyn::Null)),
+                _ => Ok(Dyn::Null),
+            },
         }
     }
 
@@ -1011,7 +1019,8 @@ impl<'a> Call<'_, '_, 'a> {
         self.machine.run(node, self.scope, self.depth.saturating_add(1))
     }
 
-    /// The node of the variant that the unit falls to.
+    /// The node of the entry that the unit falls to. An entry is an array, as it stands there or as
+    /// what an operation gives: flagd evaluates all arguments first.
     fn fractional_entry(
         &mut self,
         args: &[u32],
@@ -1040,7 +1049,7 @@ impl<'a> Call<'_, '_, 'a> {
         };
         let mut total = 0i64;
         for (entry, to) in entries.iter().zip(weights.iter_mut()) {
-            let Some(weight) = self.weight(*entry)? else { return Ok(None) };
+            let Some(weight) = self.weight(*entry, version)? else { return Ok(None) };
             *to = weight;
             total = total.saturating_add(weight);
         }
@@ -1050,9 +1059,7 @@ impl<'a> Call<'_, '_, 'a> {
         let Some(place) = bucket(version, hash::murmur3(bytes, 0), total, weights) else {
             return Ok(None);
         };
-        let Some(entry) = entries.get(place) else { return Ok(None) };
-        let Logic::Array(parts) = self.machine.node(*entry)? else { return Ok(None) };
-        Ok(self.machine.children(*parts).first().copied())
+        Ok(entries.get(place).copied())
     }
 
     /// Writes the bytes to hash if the first argument gives them.
@@ -1082,11 +1089,12 @@ impl<'a> Call<'_, '_, 'a> {
         let value = self.eval(first)?;
         Ok(match (&value, cbor) {
             (Dyn::Null, _) => Key::Implicit { first_is_entry: false },
+            (Dyn::Array(_), _) => Key::Implicit { first_is_entry: true },
             (Dyn::Str(text), false) => {
                 bytes.extend_from_slice(text.as_bytes());
                 Key::Given
             }
-            (_, false) | (Dyn::Array(_), true) => Key::Wrong,
+            (_, false) => Key::Wrong,
             (Dyn::Str(text), true) => {
                 cbor::text(text, bytes);
                 Key::Given
@@ -1118,17 +1126,30 @@ impl<'a> Call<'_, '_, 'a> {
         true
     }
 
-    /// The weight of an entry: 1 unless given, at least 0; `None` if it is no entry.
-    fn weight(&mut self, entry: u32) -> Result<Option<i64>, LogicError> {
-        let Logic::Array(parts) = self.machine.node(entry)? else { return Ok(None) };
-        let weight = match self.machine.children(*parts) {
-            [] => return Ok(None),
-            [_] => return Ok(Some(1)),
-            [_, weight, ..] => self.eval_entry(*weight)?,
+    /// The weight of an entry: 1 unless given, at least 0; `None` if it is no entry. A part of one was
+    /// cut off by flagd before its second version, which takes whole numbers.
+    fn weight(&mut self, entry: u32, version: Fractional) -> Result<Option<i64>, LogicError> {
+        let weight = match self.machine.node(entry)? {
+            Logic::Array(parts) => match self.machine.children(*parts) {
+                [] => return Ok(None),
+                [_] => return Ok(Some(1)),
+                [_, weight, ..] => self.eval_entry(*weight)?,
+            },
+            _ => {
+                let Dyn::Array(parts) = self.eval(entry)? else { return Ok(None) };
+                let mut parts = parts.iter();
+                match (parts.next(), parts.next()) {
+                    (None, _) => return Ok(None),
+                    (_, None) => return Ok(Some(1)),
+                    (_, Some(weight)) => weight,
+                }
+            }
         };
         Ok(match weight {
             Dyn::Int(weight) => Some(weight.max(0)),
-            Dyn::Float(weight) if weight.is_finite() => Some(whole(weight).max(0)),
+            Dyn::Float(weight) if !weight.is_finite() => None,
+            Dyn::Float(weight) if weight.fract() != 0.0 && version != Fractional::V1 => None,
+            Dyn::Float(weight) => Some(whole(weight).max(0)),
             _ => None,
         })
     }

@@ -1,4 +1,14 @@
-"""flagd documents: INTEROP of the format, with fractional buckets computed by hashes.py."""
+"""flagd documents: INTEROP of the format, with fractional buckets computed by hashes.py.
+
+With `node` and @openfeature/flagd-core (4) in a folder, `python3 flagd.py FOLDER` asks that evaluator every case of
+fractional v2 and prints where it differs. Known: it hashes UTF-16 units, so `größe-🌊` falls elsewhere, and it does
+not drop a first argument that is null, as flagd itself does.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
 
 import hashes as h
 from corpus import File, code_default, error, js, success
@@ -134,7 +144,18 @@ def fractional(version):
     f.case("nested-if: another plan has no rollout", "nested-if", {"targetingKey": "user-1", "plan": "free"}, f.yes("nested-if", "triangle"))
     ask("computed-weight", {"fractional": [["circle", {"if": [v("more"), 90, 10]}], ["square", 50]]}, [90, 50], lambda c: implicit("computed-weight", c["targetingKey"]), [{**u, "more": True} for u in users[:4]])
     ask("computed-variant", {"fractional": [[{"if": [v("more"), "triangle", "circle"]}, 50], ["square", 50]]}, [50, 50], lambda c: implicit("computed-variant", c["targetingKey"]), [{**u, "more": True} for u in users[:4]], ["triangle", "square"])
+    either = {"if": [v("more"), ["circle", 90], ["circle", 10]]}
+    more = [{**u, "more": True} for u in users[:4]]
+    ask("computed-entry", {"fractional": [["square", 50], either]}, [50, 90], lambda c: implicit("computed-entry", c["targetingKey"]), more, ["square", "circle"])
+    ask("computed-first", {"fractional": [either, ["square", 50]]}, [90, 50], lambda c: implicit("computed-first", c["targetingKey"]), more, ["circle", "square"])
+    ask("computed-after-unit", {"fractional": [v("email"), either, ["square", 50]]}, [10, 50], lambda c: c["email"], [{"email": u} for u in USERS[:4]], ["circle", "square"])
+    ask("merged-entry", {"fractional": [{"merge": [v("name"), v("share")]}, ["square"]]}, [3, 1], lambda c: implicit("merged-entry", c["targetingKey"]), [{**u, "name": "triangle", "share": 3} for u in users[:4]], ["triangle", "square"])
+    ask("computed-all", {"fractional": [{"if": [v("more"), ["square"], ["circle"]]}, v("entry")]}, [1, 2], lambda c: implicit("computed-all", c["targetingKey"]), [{**c, "entry": ["triangle", 2]} for c in more], ["square", "triangle"])
     for key, why, targeting, context in [
+        ("no-entry", "with an entry that is none", {"fractional": [["circle", 1], v("entry")]}, {"targetingKey": "user-1", "entry": "square"}),
+        ("empty-entry", "with an entry that is empty", {"fractional": [["circle", 1], v("entry")]}, {"targetingKey": "user-1", "entry": []}),
+        *([] if version == "v1" else [("half-weight", "with a weight that is no whole number", {"fractional": [["circle", 1.5], ["square", 1]]}, {"targetingKey": "user-1"})]),
+        ("text-weight", "with a weight that is no number", {"fractional": [["circle", "1"], ["square", 1]]}, {"targetingKey": "user-1"}),
         ("no-key", "without targeting key", {"fractional": entries([50, 50])}, {}),
         ("empty-key", "with an empty targeting key", {"fractional": entries([50, 50])}, {"targetingKey": ""}),
         ("all-zero", "whose weights are all zero", {"fractional": entries([0, 0])}, {"targetingKey": "user-1"}),
@@ -156,3 +177,23 @@ def write():
     semantics()
     for version in ("v1", "v2", "v3"):
         fractional(version)
+
+
+WITNESS = """
+import { FlagdCore } from '@openfeature/flagd-core';
+import fs from 'fs';
+const { flagd, cases } = JSON.parse(fs.readFileSync(0));
+const core = new FlagdCore();
+core.setConfigurations(JSON.stringify(flagd));
+const quiet = { debug() {}, info() {}, warn() {}, error() {} };
+for (const { name, flag, context, expect } of cases) {
+  const got = core.resolveStringEvaluation(flag, '', context, quiet);
+  if (got.variant !== expect.variant) console.log(name, 'flagd-core:', got.variant, got.reason);
+}
+console.log(cases.length, 'cases');
+"""
+
+if __name__ == "__main__":
+    cases = (pathlib.Path(__file__).resolve().parent.parent / "cases/flagd-fractional-v2.json").read_text()
+    node = ["node", "--input-type=module", "-e", WITNESS]
+    sys.exit(subprocess.run(node, input=json.dumps(json.loads(cases)), text=True, cwd=sys.argv[1]).returncode)
