@@ -11,7 +11,7 @@ use rules::answer::{Audience, write_all};
 use rules::context::ContextBuf;
 use rules::eval::{Evaluator, Input, NoHost, Scratch};
 use rules::model::{Clause, Condition, ConditionDoc, FlagConfig, Op};
-use rules::ruleset::Tier;
+use rules::ruleset::{LogicOp, Tier};
 use serde_json::{Value, json};
 
 #[test]
@@ -226,6 +226,146 @@ fn wrong_type(clause: &Clause, attribute: &Value) -> bool {
         // Any type will do; what others treat as falsy or absent stands for the wrong type.
         Op::Exists | Op::IsNull | Op::TypeIs => {
             *attribute == json!(false) || *attribute == json!(0) || *attribute == json!("")
+        }
+    }
+}
+
+/// What an argument of a JSONLogic operator may be beside what the operator is for.
+const ARGUMENTS: [&str; 3] = ["missing", "wrong type", "array"];
+
+#[test]
+fn every_logic_operator_meets_missing_wrong_typed_and_array_arguments() {
+    let mut seen: BTreeSet<(String, &str)> = BTreeSet::new();
+    for (_, document) in corpus::documents() {
+        for case in document["cases"].as_array().unwrap() {
+            let key = case["flag"].as_str().unwrap();
+            let mut trees = vec![&document["flagd"]["flags"][key]["targeting"]];
+            logic_of(&document["state"]["flags"][key]["config"]["rules"], &mut trees);
+            for tree in trees {
+                meet(tree, &case["context"], false, &mut seen);
+            }
+        }
+    }
+    let names = LogicOp::names();
+    let wanted = names.split(", ").flat_map(|name| ARGUMENTS.map(|kind| (name.to_owned(), kind)));
+    let lacking: Vec<String> = wanted
+        .filter(|wanted| !seen.contains(wanted))
+        .map(|(name, kind)| format!("{name}: {kind}"))
+        .collect();
+    assert!(lacking.is_empty(), "the corpus lacks:\n{}", lacking.join("\n"));
+}
+
+/// The trees of rules and of conditions below `node`.
+fn logic_of<'v>(node: &'v Value, into: &mut Vec<&'v Value>) {
+    match node {
+        Value::Array(items) => items.iter().for_each(|item| logic_of(item, into)),
+        Value::Object(entries) => {
+            for (name, value) in entries {
+                match name.as_str() {
+                    "logic" => into.push(value.get("tree").unwrap_or(value)),
+                    _ => logic_of(value, into),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Notes what each operation of a tree gets in a context. `inside` of a loop, `var` reads its elements.
+fn meet(node: &Value, context: &Value, inside: bool, seen: &mut BTreeSet<(String, &'static str)>) {
+    if let Value::Array(items) = node {
+        items.iter().for_each(|item| meet(item, context, inside, seen));
+    }
+    let Value::Object(entries) = node else { return };
+    for (name, args) in entries {
+        let Some(op) = LogicOp::named(name) else { continue };
+        let args = args.as_array().map_or(std::slice::from_ref(args), Vec::as_slice);
+        let known: Vec<Option<&Value>> =
+            args.iter().map(|arg| value_of(arg, context, inside)).collect();
+        for (place, value) in known.iter().enumerate() {
+            let Some(value) = value else { continue };
+            let others = known.iter().flatten().copied();
+            let kind = match value {
+                Value::Null => Some("missing"),
+                Value::Array(_) => Some("array"),
+                _ => None,
+            };
+            let wrong = is_wrong_type(op, place, value, others).then_some("wrong type");
+            seen.extend(kind.into_iter().chain(wrong).map(|kind| (name.clone(), kind)));
+        }
+        let loops = matches!(
+            op,
+            LogicOp::Map
+                | LogicOp::Filter
+                | LogicOp::All
+                | LogicOp::None
+                | LogicOp::Some
+                | LogicOp::Reduce
+        );
+        for (place, arg) in args.iter().enumerate() {
+            meet(arg, context, inside || (loops && place == 1), seen);
+        }
+    }
+}
+
+/// What an argument is, if that can be told without evaluating: itself, or what it reads of the context.
+fn value_of<'v>(arg: &'v Value, context: &'v Value, inside: bool) -> Option<&'v Value> {
+    let Value::Object(operation) = arg else { return Some(arg) };
+    let path = match operation.get("var")? {
+        Value::String(path) if !path.is_empty() => path,
+        Value::Array(one) if one.len() == 1 => one[0].as_str()?,
+        _ => return None,
+    };
+    if inside || path.starts_with("$flagd") {
+        return None;
+    }
+    let nested = || context.pointer(&format!("/{}", path.replace('.', "/")));
+    Some(context.get(path).or_else(nested).unwrap_or(&Value::Null))
+}
+
+fn is_wrong_type<'v>(
+    op: LogicOp,
+    place: usize,
+    value: &Value,
+    mut all: impl Iterator<Item = &'v Value>,
+) -> bool {
+    let kind = std::mem::discriminant::<Value>;
+    match op {
+        _ if value.is_null() => false,
+        LogicOp::MissingSome if place == 0 => !value.is_number(),
+        LogicOp::MissingSome | LogicOp::Merge => !value.is_array(),
+        LogicOp::Map
+        | LogicOp::Filter
+        | LogicOp::All
+        | LogicOp::None
+        | LogicOp::Some
+        | LogicOp::Reduce => place == 0 && !value.is_array(),
+        _ if value.is_array() => false,
+        LogicOp::Var | LogicOp::Missing => !value.is_string() && !value.is_number(),
+        // Any type will do; what is no boolean, or no text, stands for the wrong one.
+        LogicOp::If | LogicOp::Not | LogicOp::Truthy | LogicOp::Or | LogicOp::And => {
+            !value.is_boolean()
+        }
+        LogicOp::Cat | LogicOp::Log => !value.is_string() && !value.is_number(),
+        LogicOp::Eq | LogicOp::StrictEq | LogicOp::Ne | LogicOp::StrictNe => {
+            all.any(|other| !other.is_null() && !other.is_array() && kind(other) != kind(value))
+        }
+        LogicOp::Gt
+        | LogicOp::Gte
+        | LogicOp::Lt
+        | LogicOp::Lte
+        | LogicOp::Max
+        | LogicOp::Min
+        | LogicOp::Add
+        | LogicOp::Subtract
+        | LogicOp::Multiply
+        | LogicOp::Divide
+        | LogicOp::Remainder => !value.is_number(),
+        LogicOp::In => place == 1 && !value.is_string(),
+        LogicOp::Substr if place > 0 => !value.is_number(),
+        LogicOp::Fractional => place == 0 && !value.is_string(),
+        LogicOp::Substr | LogicOp::SemVer | LogicOp::StartsWith | LogicOp::EndsWith => {
+            !value.is_string()
         }
     }
 }

@@ -164,6 +164,9 @@ def fractional(version):
         f.case(f"a fractional {why} is null: the default variant", key, context, f.yes(key, "triangle", "DEFAULT"))
     f.add("null-arm", SHAPES, "triangle", {"fractional": [[None, 1]]})
     f.case("an arm whose variant is null gives the default variant", "null-arm", {"targetingKey": "user-1"}, f.yes("null-arm", "triangle", "DEFAULT"))
+    if version != "v3":
+        f.add("number-unit", SHAPES, "triangle", {"fractional": [v("unit"), *entries([50, 50])]})
+        f.case("a fractional whose unit is a number is null: the default variant", "number-unit", {"targetingKey": "user-1", "unit": 7}, f.yes("number-unit", "triangle", "DEFAULT"))
     if version == "v3":
         for unit in [7, -7, 0, 1.5, 0.1, 100000.0, True, False, 2**40, {"b": 1, "a": "x"}]:
             key = f"unit-{js(unit)}"

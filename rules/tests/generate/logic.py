@@ -60,6 +60,41 @@ VALUES = [
     ({"and": [{"<": [v("a"), 5]}, {"==": [v("b"), "x"]}]}, True), ({"var": ["a.b.c", {"cat": ["d", "e"]}]}, "de"), ({"?:": [True, 1, 2]}, 1),
     ({"reduce": [{"filter": [v("users"), {">=": [v("age"), 25]}]}, {"+": [v("accumulator"), v("current.age")]}, 0]}, 30),
 ]
+# Arguments that are missing, of another type, or an array. What is equal to nothing (NaN, an array) is compared as
+# its text.
+text = lambda tree: {"cat": [tree]}
+GONE, LIST = v("gone"), v("list")
+VALUES += [
+    ({"!!": {"var": GONE}}, True), ({"var": True}, None), ({"var": LIST}, None), (text({"missing": [v("a")]}), "1"), (text({"missing": [True]}), "true"), (text({"missing": LIST}), "1,2,3,4"), (text({"missing": [GONE, "a"]}), ""),
+    (text({"missing_some": [GONE, ["q"]]}), ""), (text({"missing_some": ["x", ["a"]]}), ""), (text({"missing_some": ["x", ["gone"]]}), "gone"), (text({"missing_some": [1, LIST]}), "1,2,3,4"), (text({"missing_some": [1, "a"]}), ""),
+    ({"==": [GONE, 1]}, False), ({"==": [GONE, None]}, True), ({"==": [GONE, v("nowhere")]}, True), ({"==": ["text", 1]}, False), ({"==": [LIST, "1,2,3,4"]}, True), ({"==": [[2], 2]}, True),
+    ({"===": [GONE, 0]}, False), ({"===": [GONE, None]}, True), ({"===": [LIST, "1,2,3,4"]}, False),
+    ({"!=": [GONE, 0]}, True), ({"!=": [GONE, None]}, False), ({"!=": ["text", 1]}, True), ({"!=": [LIST, "1,2,3,4"]}, False),
+    ({"!==": [GONE, 0]}, True), ({"!==": [GONE, None]}, False), ({"!==": [LIST, "1,2,3,4"]}, True),
+    ({"!": [GONE]}, True), ({"!": [LIST]}, False), ({"!": [v("empty")]}, True), ({"!": [v("o")]}, False), ({"!!": [LIST]}, True), ({"!!": [v("o")]}, True),
+    ({"or": [GONE, "d"]}, "d"), ({"or": ["text", 1]}, "text"), (text({"or": [LIST, 1]}), "1,2,3,4"), ({"or": [v("empty"), 1]}, 1),
+    ({"and": [GONE, 1]}, None), ({"and": ["text", 1]}, 1), ({"and": [LIST, 1]}, 1), (text({"and": [1, LIST]}), "1,2,3,4"),
+    *(({op: [condition, 1, 2]}, result) for op in ("if", "?:") for condition, result in [(GONE, 2), ("text", 1), (LIST, 1), (v("o"), 1)]),
+    ({">": [GONE, 0]}, False), ({">": ["text", 1]}, False), ({">": [True, 0]}, True), ({">": [v("o"), 1]}, False), ({">": [LIST, 1]}, False), ({">": [[5], 3]}, True),
+    ({">=": [GONE, 0]}, True), ({">=": ["text", 1]}, False), ({">=": [True, 0]}, True), ({">=": [v("o"), 1]}, False), ({">=": [LIST, 1]}, False), ({">=": [[5], 3]}, True),
+    ({"<": [GONE, 0]}, False), ({"<": ["text", 1]}, False), ({"<": [False, 1]}, True), ({"<": [v("o"), 1]}, False), ({"<": [LIST, 1]}, False), ({"<": [[2], 3]}, True), ({"<": [0, GONE, 2]}, False),
+    ({"<=": [GONE, 0]}, True), ({"<=": ["text", 1]}, False), ({"<=": [True, 1]}, True), ({"<=": [v("o"), 1]}, False), ({"<=": [LIST, 1]}, False), ({"<=": [0, [1], 2]}, True),
+    ({"max": [GONE, 1]}, 1), (text({"max": ["text", 1]}), "NaN"), ({"max": [True, -1]}, 1), (text({"max": [LIST, 1]}), "NaN"), ({"max": [[7], 1]}, 7), (text({"max": []}), "-Infinity"),
+    ({"min": [GONE, 1]}, 0), (text({"min": ["text", 1]}), "NaN"), ({"min": [True, -1]}, -1), (text({"min": [LIST, 1]}), "NaN"), ({"min": [[7], 9]}, 7), (text({"min": []}), "Infinity"),
+    (text({"+": [GONE, 1]}), "NaN"), (text({"+": ["text", 1]}), "NaN"), (text({"+": [True, 1]}), "NaN"), ({"+": [LIST, 1]}, 2), ({"+": [[7], 1]}, 8),
+    (text({"*": [GONE, 1]}), "NaN"), (text({"*": ["text", 1]}), "NaN"), (text({"*": [True, 1]}), "NaN"), ({"*": [LIST, 3]}, 3), ({"*": [[7], 2]}, 14),
+    ({"-": [GONE, 2]}, -2), ({"-": [2, GONE]}, 2), (text({"-": ["text", 2]}), "NaN"), ({"-": [True, 2]}, -1), (text({"-": [LIST, 2]}), "NaN"), ({"-": [[8], 3]}, 5),
+    ({"/": [GONE, 2]}, 0), (text({"/": [2, GONE]}), "Infinity"), (text({"/": ["text", 2]}), "NaN"), ({"/": [True, 2]}, 0.5), (text({"/": [LIST, 2]}), "NaN"), ({"/": [[8], 4]}, 2),
+    ({"%": [GONE, 2]}, 0), (text({"%": [2, GONE]}), "NaN"), (text({"%": ["text", 2]}), "NaN"), ({"%": [True, 2]}, 1), (text({"%": [LIST, 2]}), "NaN"), ({"%": [[8], 3]}, 2),
+    *((text({op: [source, v("")]}), result) for op in ("map", "filter") for source, result in [(GONE, ""), ("text", ""), (v("o"), ""), (LIST, "1,2,3,4")]),
+    *(({op: [source, True]}, op == "none") for op in ("all", "none", "some") for source in (GONE, "text", v("o"))),
+    ({"all": [LIST, True]}, True), ({"none": [LIST, True]}, False), ({"some": [LIST, True]}, True), ({"reduce": ["text", 1, 9]}, 9), ({"reduce": [v("o"), 1, 9]}, 9),
+    (text({"merge": [GONE, 1]}), ",1"), (text({"merge": ["text", LIST]}), "text,1,2,3,4"),
+    ({"in": [GONE, ["a"]]}, False), ({"in": ["1", 12]}, False), ({"in": ["1", True]}, False), ({"in": [LIST, ["a"]]}, False), ({"in": [1, "212"]}, True), ({"in": [LIST, "x1,2,3,4y"]}, True), ({"in": [GONE, "a null"]}, True),
+    ({"cat": ["a", GONE, "b"]}, "ab"), ({"cat": ["a", True, v("o")]}, "atrue[object Object]"), ({"cat": ["a", LIST]}, "a1,2,3,4"), ({"cat": [[None, 1]]}, ",1"),
+    ({"substr": [GONE, 1]}, "ull"), ({"substr": [12345, 1, 2]}, "23"), ({"substr": [LIST, 2, 3]}, "2,3"), ({"substr": ["text", "x"]}, "text"), ({"substr": ["text", GONE]}, "text"), ({"substr": ["text", [1]]}, "ext"), ({"substr": [True, 1]}, "rue"),
+    ({"log": GONE}, None), (text({"log": [LIST]}), "1,2,3,4"), (text({"log": v("o")}), "[object Object]"),
+]
 # Own operators and context entries of flagd: (tree, context, result)
 FLAGD = [
     ({"starts_with": [v("b"), "x"]}, DATA, True), ({"starts_with": [v("word"), "logic"]}, DATA, False), ({"ends_with": [v("word"), "logic"]}, DATA, True),
@@ -73,6 +108,11 @@ FLAGD = [
     ({"sem_ver": ["1.2.3+build", "=", "1.2.3"]}, DATA, True), ({"sem_ver": ["1.2.3", "?", "1.2.3"]}, DATA, None), ({"sem_ver": ["one", "=", "1.2.3"]}, DATA, None), ({"sem_ver": ["1.2.3", "="]}, DATA, None),
     ({"sem_ver": [v("gone"), "=", "1.0.0"]}, DATA, None), ({"sem_ver": ["1.2.3.4", "=", "1.2.3"]}, DATA, None),
     ({"in": ["x", [v("b")]]}, DATA, True), (v("x.y"), DATA, "dotted"),
+    # A value that is no text is null to these; a version may be a number, which an array is not.
+    ({"starts_with": [LIST, "1"]}, DATA, None), ({"ends_with": [LIST, "4"]}, DATA, None), ({"ends_with": [v("gone"), "4"]}, DATA, None), ({"ends_with": ["4", LIST]}, DATA, None),
+    ({"sem_ver": [LIST, "=", "1.2.3"]}, DATA, None), ({"sem_ver": [True, "=", "1.2.3"]}, DATA, None), ({"sem_ver": ["1.2.3", LIST, "1.2.3"]}, DATA, None), ({"sem_ver": ["1.2.3", "=", GONE]}, DATA, None),
+    # json-logic-js throws here; an array that is not there has no keys.
+    (text({"missing_some": [1, GONE]}), DATA, ""),
 ]
 
 
