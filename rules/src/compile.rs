@@ -28,7 +28,8 @@ use crate::date;
 use crate::limits::{
     CHAIN_MAX, CONDITION_STEPS_MAX, FLAGS_MAX, KEY_BYTES_MAX, METADATA_BYTES_MAX, POLICIES_MAX,
     POLICY_ATTRIBUTE_BYTES_MAX, POLICY_ATTRIBUTES_MAX, POLICY_PARAMS_BYTES_MAX, PREREQUISITES_MAX,
-    RULES_PER_FLAG_MAX, SEGMENTS_MAX, SNAPSHOT_BYTES_MAX, STRING_BYTES_MAX, VARIANTS_PER_FLAG_MAX,
+    RULES_PER_FLAG_MAX, SEGMENTS_MAX, SNAPSHOT_BYTES_MAX, STRING_BYTES_MAX, TAGS_PER_FLAG_MAX,
+    VARIANTS_PER_FLAG_MAX,
 };
 use crate::model::{self, Clients, FlagConfig, FlagDefinition, Metadata, OnFail, Segment};
 use crate::references::segments_of;
@@ -746,6 +747,11 @@ impl<'a> Builder<'a> {
 
         self.check_key("flag", &definition.key, &at);
         self.check_string(&definition.description, &definition_at.key("description"));
+        if definition.tags.len() > TAGS_PER_FLAG_MAX {
+            let count = definition.tags.len();
+            let message = format!("{count} tags, a flag may have {TAGS_PER_FLAG_MAX}");
+            self.problem(&definition_at.key("tags"), message);
+        }
         for (index, tag) in definition.tags.iter().enumerate() {
             self.check_string(tag, &definition_at.key("tags").index(index));
         }

@@ -37,6 +37,20 @@ limits! {
     "valuesPerClause" VALUES_PER_CLAUSE_MAX: usize = 10_000;
     /// Variants of one flag.
     "variantsPerFlag" VARIANTS_PER_FLAG_MAX: usize = 200;
+    /// Tags of one flag.
+    "tagsPerFlag" TAGS_PER_FLAG_MAX: usize = 100;
+    /// Arms of one split.
+    "armsPerSplit" ARMS_PER_SPLIT_MAX: usize = 200;
+    /// Attributes that one split tries for its unit.
+    "unitsPerSplit" UNITS_PER_SPLIT_MAX: usize = 16;
+    /// Further hashes, `allOf`, of one split.
+    "shardsPerSplit" SHARDS_PER_SPLIT_MAX: usize = 16;
+    /// Parts of the input of one hash.
+    "partsPerHash" PARTS_PER_HASH_MAX: usize = 16;
+    /// Ranges of one arm, or of one of the further hashes of a split.
+    "rangesPerArm" RANGES_PER_ARM_MAX: usize = 10_000;
+    /// The sum of the weights of the `arms` of one split.
+    "splitWeights" SPLIT_WEIGHTS_MAX: u32 = 2_147_483_646;
     /// Prerequisites of one flag or rule.
     "prerequisites" PREREQUISITES_MAX: usize = 50;
     /// Segments of one environment.

@@ -904,6 +904,38 @@ fn every_limit_holds_at_n_and_not_at_n_plus_1() {
         let prerequisite = json!({ "flag": "g", "variants": ["a"] });
         with("/flags/f/config/prerequisites", json!(vec![prerequisite; n]))
     });
+    limit(limits::TAGS_PER_FLAG_MAX, |n| with("/flags/f/definition/tags", json!(vec!["tag"; n])));
+    let split = |split: Value| {
+        let rule = json!({ "id": "r", "serve": { "split": split } });
+        with("/flags/f/config/rules", json!([rule]))
+    };
+    let hash = json!({ "input": ["unit"], "algorithm": "crc32",
+                       "project": { "modulo": { "n": 10, "plus": 0 } } });
+    let hashed = |n: usize| {
+        json!({ "input": vec!["unit"; n], "algorithm": "crc32",
+                                    "project": { "modulo": { "n": 10, "plus": 0 } } })
+    };
+    let whole = json!({ "a": 100_000 });
+    limit(limits::ARMS_PER_SPLIT_MAX, |n| {
+        split(json!({ "arms": vec![json!({ "serve": serve, "weight": 1 }); n] }))
+    });
+    limit(limits::UNITS_PER_SPLIT_MAX, |n| {
+        split(json!({ "by": vec!["targetingKey"; n], "weights": whole }))
+    });
+    limit(limits::SHARDS_PER_SPLIT_MAX, |n| {
+        let shard = json!({ "hash": hash, "ranges": [[0, 1]] });
+        split(json!({ "weights": whole, "allOf": vec![shard; n] }))
+    });
+    limit(limits::PARTS_PER_HASH_MAX, |n| {
+        split(json!({ "arms": [{ "serve": serve, "weight": 1 }], "hash": hashed(n) }))
+    });
+    limit(limits::RANGES_PER_ARM_MAX, |n| {
+        split(json!({ "arms": [{ "serve": serve, "ranges": vec![[0, 1]; n] }], "hash": hash }))
+    });
+    limit(limits::SPLIT_WEIGHTS_MAX as usize, |n| {
+        let arm = |weight: usize| json!({ "serve": serve, "weight": weight });
+        split(json!({ "arms": [arm(n - 1), arm(1)] }))
+    });
     limit(limits::NESTING_MAX, |n| rule_with(nested(n)));
     limit(limits::STRING_BYTES_MAX, |n| {
         with("/flags/f/definition/variants/a", json!("x".repeat(n)))

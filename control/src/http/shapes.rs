@@ -149,6 +149,7 @@ macro_rules! flag {
             #[serde(default)]
             metadata: BTreeMap<String, Value>,
             #[serde(default)]
+            #[schema(max_items = 100)]
             tags: Vec<String>,
             #[serde(default)]
             owner: String,

@@ -2,7 +2,10 @@
 
 use super::place::Place;
 use super::{Builder, Parts, Subject, append, len32};
-use crate::limits::{SPLIT_TOTAL, VARIANTS_PER_FLAG_MAX};
+use crate::limits::{
+    ARMS_PER_SPLIT_MAX, PARTS_PER_HASH_MAX, RANGES_PER_ARM_MAX, SHARDS_PER_SPLIT_MAX, SPLIT_TOTAL,
+    SPLIT_WEIGHTS_MAX, UNITS_PER_SPLIT_MAX,
+};
 use crate::model::{self, Algorithm, Bound, Encode, HashPart, Project, Units};
 use crate::ruleset::{self, NONE, Span};
 
@@ -13,8 +16,6 @@ const RAMP_STEPS_MAX: i64 = 1_000;
 /// Parts of a ramp that has no steps: clients that evaluate again at each of a hundred parts are
 /// never more than one per cent of the way behind.
 const RAMP_PARTS: i64 = 100;
-/// Attributes that are tried for a unit, and ranges of one arm.
-const UNITS_MAX: usize = 16;
 
 pub fn ramp_steps_max(state: &Parts<'_>) -> i64 {
     let is_ramp = |serve: &model::Serve| match serve {
@@ -62,6 +63,13 @@ impl<'a> Builder<'a> {
         let arms = self.arms(subject, split, at);
         let total = arms.iter().map(|arm| arm.bound).max().unwrap_or(0);
 
+        if split.all_of.len() > SHARDS_PER_SPLIT_MAX {
+            let count = split.all_of.len();
+            self.problem(
+                &at.key("allOf"),
+                format!("{count} further hashes, the limit is {SHARDS_PER_SPLIT_MAX}"),
+            );
+        }
         let mut shards = Vec::new();
         for (index, shard) in split.all_of.iter().enumerate() {
             let all_of = at.key("allOf");
@@ -112,8 +120,9 @@ impl<'a> Builder<'a> {
             Units::One(path) => std::slice::from_ref(path),
             Units::Many(paths) => paths.as_slice(),
         };
-        if paths.is_empty() || paths.len() > UNITS_MAX {
-            self.problem(at, format!("a split is by one attribute, or by up to {UNITS_MAX}"));
+        if paths.is_empty() || paths.len() > UNITS_PER_SPLIT_MAX {
+            let most = UNITS_PER_SPLIT_MAX;
+            self.problem(at, format!("a split is by one attribute, or by up to {most}"));
         }
         let mut attrs = Vec::new();
         for (index, path) in paths.iter().enumerate() {
@@ -143,7 +152,7 @@ impl<'a> Builder<'a> {
             (false, false) => self.problem(at, "a split has weights or arms, not both"),
             _ => {}
         }
-        let most = VARIANTS_PER_FLAG_MAX;
+        let most = ARMS_PER_SPLIT_MAX;
         if split.weights.len().max(split.arms.len()) > most {
             self.problem(at, format!("a split may have {most} arms"));
         }
@@ -221,17 +230,20 @@ impl<'a> Builder<'a> {
         if weighed && !by_range && sum <= 0.0 {
             self.problem(&arms_at, "all weights are 0, so the split would reach nobody");
         }
-        if sum >= f64::from(i32::MAX) {
-            self.problem(&arms_at, format!("the weights add up to {sum}, the limit is 2147483646"));
+        if sum > f64::from(SPLIT_WEIGHTS_MAX) {
+            self.problem(
+                &arms_at,
+                format!("the weights add up to {sum}, the limit is {SPLIT_WEIGHTS_MAX}"),
+            );
         }
         compiled
     }
 
     fn ranges(&mut self, ranges: &[(f64, f64)], at: &Place<'_>) -> Span {
         let mut compiled = Vec::new();
-        if ranges.len() > crate::limits::VALUES_PER_CLAUSE_MAX {
+        if ranges.len() > RANGES_PER_ARM_MAX {
             let count = ranges.len();
-            self.problem(at, format!("{count} ranges, the limit is 10000"));
+            self.problem(at, format!("{count} ranges, the limit is {RANGES_PER_ARM_MAX}"));
         }
         for (index, (from, to)) in ranges.iter().copied().enumerate() {
             if !(from.is_finite() && to.is_finite() && from <= to) {
@@ -248,8 +260,8 @@ impl<'a> Builder<'a> {
         if !hash.input.contains(&HashPart::Unit) {
             self.problem(&input_at, "the unit is not hashed, so all would get the same arm");
         }
-        if hash.input.len() > UNITS_MAX {
-            self.problem(&input_at, format!("a hash takes up to {UNITS_MAX} parts"));
+        if hash.input.len() > PARTS_PER_HASH_MAX {
+            self.problem(&input_at, format!("a hash takes up to {PARTS_PER_HASH_MAX} parts"));
         }
         for (index, part) in hash.input.iter().enumerate() {
             match part {
