@@ -63,8 +63,9 @@ class Guest {
   }
 }
 
-// A little below the corpus's cases when this was written, so that none go missing unseen.
-const CASES_MIN = 1_900;
+// A little below what there were when this was written, those that the core takes counted again, so that none
+// go missing unseen.
+const CASES_MIN = 2_600;
 const CHECKS_PER_CASE = 4;
 
 let cases = 0;
