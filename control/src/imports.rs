@@ -4,6 +4,7 @@
 //! All or nothing per request, but for flags that are refused one by one with the reason and the
 //! place. A dry run does the same and is not committed.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -89,10 +90,11 @@ impl Source {
     }
 }
 
-/// The part of a compiler's pointer below a flag, if it is about that one.
-fn below<'p>(pointer: &'p str, flag: &str) -> Option<&'p str> {
-    let rest = pointer.strip_prefix("/flags/")?.strip_prefix(&pointer_segment(flag))?;
-    (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+/// The flag that a compiler's pointer is about, and the part below it.
+fn about(pointer: &str) -> Option<(String, &str)> {
+    let rest = pointer.strip_prefix("/flags/")?;
+    let (key, below) = rest.split_at_checked(rest.find('/').unwrap_or(rest.len()))?;
+    Some((key.replace("~1", "/").replace("~0", "~"), below))
 }
 
 struct Read {
@@ -276,8 +278,9 @@ fn keep_number_type(read: &mut FlagDefinition, there: &FlagDefinition) {
 fn placed(refusal: Refusal, wanted: &[Wanted]) -> Refusal {
     let Refusal::Invalid(problems) = refusal else { return refusal };
     let place = |Problem { pointer, message }: Problem| {
-        let own = wanted.iter().find_map(|one| {
-            below(&pointer, &one.flag.definition.key).map(|rest| one.source.place_of(rest))
+        let own = about(&pointer).and_then(|(key, below)| {
+            let one = wanted.iter().find(|one| one.flag.definition.key == key)?;
+            Some(one.source.place_of(below))
         });
         match own {
             Some(pointer) => Problem { pointer, message },
@@ -301,26 +304,29 @@ async fn refuse_what_does_not_compile(
 ) -> Result<(), Refusal> {
     loop {
         let mut trial = loaded.state.clone();
-        let keys: std::collections::HashSet<&str> =
+        let keys: HashSet<&str> =
             wanted.iter().map(|one| one.flag.definition.key.as_str()).collect();
         trial.flags.retain(|flag| !keys.contains(flag.definition.key.as_str()));
         trial.flags.extend(wanted.iter().map(|one| Arc::new(one.flag.clone())));
         let compiled =
             environments::try_compile(Arc::default(), &loaded.environment_id, trial).await?;
         let Err(problems) = compiled else { return Ok(()) };
+        // Of each flag the first: mending it shows the next.
+        let mut faults = HashMap::new();
+        for problem in &problems {
+            if let Some((key, below)) = about(&problem.pointer) {
+                faults.entry(key).or_insert((below, &problem.message));
+            }
+        }
         let before = wanted.len();
         let mut rest = Vec::new();
         for one in wanted.drain(..) {
-            let key = &one.flag.definition.key;
-            let own = problems
-                .iter()
-                .find_map(|problem| Some((below(&problem.pointer, key)?, problem.message.clone())));
-            match own {
+            match faults.get(&one.flag.definition.key) {
                 None => rest.push(one),
-                Some((at, reason)) => refused.push(Refused {
-                    pointer: one.source.place_of(at),
+                Some((below, reason)) => refused.push(Refused {
+                    pointer: one.source.place_of(below),
                     flag: one.flag.definition.key,
-                    reason,
+                    reason: (*reason).clone(),
                 }),
             }
         }
