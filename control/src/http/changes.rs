@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Asked, At, Handled, Shared, Write, Writing, answer};
+use super::extract::{Asked, At, Handled, Shared, Write, Writing, answer, boxed};
 use super::problem::respond;
 use super::shapes;
 use super::versions::operations;
@@ -248,6 +248,7 @@ async fn finish(write: Write, status: StatusCode, whole: &Whole) -> Handled {
 
 /// What an environment demands of changes.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/protection", tag = "change sets", responses((status = 200, body = Protection)))]
+#[boxed]
 async fn get_protection(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -257,6 +258,7 @@ async fn get_protection(State(shared): State<Shared>, scope: Scope, at: At) -> H
 
 /// Demand approvals of changes in an environment, or none any more.
 #[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/protection", tag = "change sets", request_body = NewProtection, responses((status = 200, body = Protection)))]
+#[boxed]
 async fn set_protection(at: At, writing: Writing) -> Handled {
     let new: NewProtection = writing.json()?;
     let mut write = writing.begin().await?;
@@ -268,6 +270,7 @@ async fn set_protection(at: At, writing: Writing) -> Handled {
 
 /// Turn a flag off in an emergency, past all approvals. A flag that is off stays as it is.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags/{flag}/kill", tag = "change sets", request_body = KillFlag, responses((status = 200, body = shapes::ConfiguredFlag)))]
+#[boxed]
 async fn kill_flag(at: At, writing: Writing) -> Handled {
     let body: KillFlag = writing.json()?;
     let mut write = writing.begin().await?;
@@ -281,6 +284,7 @@ async fn kill_flag(at: At, writing: Writing) -> Handled {
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/change-sets", tag = "change sets",
     params(("state" = Option<SetState>, Query), ("limit" = Option<i64>, Query), ("cursor" = Option<String>, Query)),
     responses((status = 200, body = ChangeSetPage)))]
+#[boxed]
 async fn list_change_sets(
     State(shared): State<Shared>,
     scope: Scope,
@@ -298,6 +302,7 @@ async fn list_change_sets(
 
 /// Make a draft of several edits.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/change-sets", tag = "change sets", request_body = NewChangeSet, responses((status = 201, body = WholeChangeSet)))]
+#[boxed]
 async fn create_change_set(at: At, writing: Writing) -> Handled {
     let NewChangeSet { title, description, items } = writing.json()?;
     let mut write = writing.begin().await?;
@@ -308,6 +313,7 @@ async fn create_change_set(at: At, writing: Writing) -> Handled {
 
 /// One change set: its items with their differences, its approvals, and what was done and said.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/change-sets/{number}", tag = "change sets", responses((status = 200, body = WholeChangeSet)))]
+#[boxed]
 async fn get_change_set(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -318,6 +324,7 @@ async fn get_change_set(State(shared): State<Shared>, scope: Scope, at: At) -> H
 
 /// Edit a change set. It is a draft again: what was approved or scheduled was something else.
 #[utoipa::path(patch, path = "/api/v1/namespaces/{namespace}/change-sets/{number}", tag = "change sets", request_body = ChangeSetEdit, responses((status = 200, body = WholeChangeSet)))]
+#[boxed]
 async fn edit_change_set(at: At, writing: Writing) -> Handled {
     let ChangeSetEdit { title, description, items } = writing.json()?;
     let mut write = writing.begin().await?;
@@ -331,6 +338,7 @@ async fn edit_change_set(at: At, writing: Writing) -> Handled {
 /// Hand a draft in for review. Where nobody has to approve, it can be applied at once.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/change-sets/{number}/submit", tag = "change sets",
     params(("If-Match" = Option<String>, Header)), responses((status = 200, body = WholeChangeSet)))]
+#[boxed]
 async fn submit_change_set(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -342,6 +350,7 @@ async fn submit_change_set(at: At, writing: Writing) -> Handled {
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/change-sets/{number}/approve", tag = "change sets",
     params(("If-Match" = String, Header, description = "the ETag of what was looked at, or *")),
     request_body = Words, responses((status = 200, body = WholeChangeSet)))]
+#[boxed]
 async fn approve_change_set(at: At, writing: Writing) -> Handled {
     let body: Words = writing.json()?;
     let mut write = writing.begin().await?;
@@ -354,6 +363,7 @@ async fn approve_change_set(at: At, writing: Writing) -> Handled {
 /// Say no to a change set, and why. Its approvals do not count any more.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/change-sets/{number}/reject", tag = "change sets",
     params(("If-Match" = Option<String>, Header)), request_body = Words, responses((status = 200, body = WholeChangeSet)))]
+#[boxed]
 async fn reject_change_set(at: At, writing: Writing) -> Handled {
     let body: Words = writing.json()?;
     let mut write = writing.begin().await?;
@@ -365,6 +375,7 @@ async fn reject_change_set(at: At, writing: Writing) -> Handled {
 
 /// Say something about a change set.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/change-sets/{number}/comment", tag = "change sets", request_body = Words, responses((status = 200, body = WholeChangeSet)))]
+#[boxed]
 async fn comment_change_set(at: At, writing: Writing) -> Handled {
     let body: Words = writing.json()?;
     let mut write = writing.begin().await?;
@@ -376,6 +387,7 @@ async fn comment_change_set(at: At, writing: Writing) -> Handled {
 /// Make the same edits on what is there now. It is a draft again.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/change-sets/{number}/rebase", tag = "change sets",
     params(("If-Match" = Option<String>, Header)), responses((status = 200, body = WholeChangeSet)))]
+#[boxed]
 async fn rebase_change_set(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -387,6 +399,7 @@ async fn rebase_change_set(at: At, writing: Writing) -> Handled {
 /// having changed, it is in conflict (409).
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/change-sets/{number}/apply", tag = "change sets",
     params(("If-Match" = Option<String>, Header)), responses((status = 200, body = WholeChangeSet)))]
+#[boxed]
 async fn apply_change_set(at: At, writing: Writing) -> Handled {
     let shared = writing.shared().clone();
     let mut write = writing.begin().await?;
@@ -407,6 +420,7 @@ async fn apply_change_set(at: At, writing: Writing) -> Handled {
 /// Apply a change set when its time comes, late rather than early, once.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/change-sets/{number}/schedule", tag = "change sets",
     params(("If-Match" = Option<String>, Header)), request_body = When, responses((status = 200, body = WholeChangeSet)))]
+#[boxed]
 async fn schedule_change_set(at: At, writing: Writing) -> Handled {
     let body: When = writing.json()?;
     let apply_at = match body.apply_at {
@@ -429,6 +443,7 @@ async fn schedule_change_set(at: At, writing: Writing) -> Handled {
 /// Give a change set up.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/change-sets/{number}/cancel", tag = "change sets",
     params(("If-Match" = Option<String>, Header)), request_body = Words, responses((status = 200, body = WholeChangeSet)))]
+#[boxed]
 async fn cancel_change_set(at: At, writing: Writing) -> Handled {
     let body: Words = writing.json()?;
     let mut write = writing.begin().await?;

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{self, Asked, At, Handled, Shared, parse, read};
+use super::extract::{self, Asked, At, Handled, Shared, boxed, parse, read};
 use super::problem::{Stop, respond};
 use crate::authorize::EdgeScope;
 use crate::edges;
@@ -49,6 +49,7 @@ struct Wait {
 #[utoipa::path(get, path = "/edge/v1/heads", tag = "edge",
     params(("wait" = Option<u64>, Query, description = "seconds to wait for a change, at most 30")),
     responses((status = 200, body = serde_json::Value), (status = 304)))]
+#[boxed]
 async fn heads(
     State(shared): State<Shared>,
     scope: EdgeScope,
@@ -99,6 +100,7 @@ fn answer(status: StatusCode, etag: &str, body: Vec<u8>) -> Response {
 /// given the difference.
 #[utoipa::path(get, path = "/edge/v1/blobs/{digest}", tag = "edge",
     responses((status = 200, content_type = "application/octet-stream", body = Vec<u8>)))]
+#[boxed]
 async fn blob(
     State(shared): State<Shared>,
     scope: EdgeScope,
@@ -150,6 +152,7 @@ fn dictionary(headers: &HeaderMap) -> Option<Digest> {
 
 /// What an edge serves.
 #[utoipa::path(post, path = "/edge/v1/receipts", tag = "edge", request_body = serde_json::Value, responses((status = 204)))]
+#[boxed]
 async fn receipts(State(shared): State<Shared>, scope: EdgeScope, request: Request) -> Handled {
     let body = read(request.into_body(), ADMIN_BODY_BYTES_MAX, shared.body_timeout).await?;
     let receipts: Receipts = parse(&body)?;
@@ -162,6 +165,7 @@ async fn receipts(State(shared): State<Shared>, scope: EdgeScope, request: Reque
 /// Contexts that an edge took, and of which environments it shall take some from now on. Most reports
 /// are empty and write nothing.
 #[utoipa::path(post, path = "/edge/v1/samples", tag = "edge", request_body = serde_json::Value, responses((status = 200, body = serde_json::Value)))]
+#[boxed]
 async fn samples(State(shared): State<Shared>, scope: EdgeScope, request: Request) -> Handled {
     let body = read(request.into_body(), ADMIN_BODY_BYTES_MAX, shared.body_timeout).await?;
     let report: SampleReport = parse(&body)?;
@@ -176,6 +180,7 @@ async fn samples(State(shared): State<Shared>, scope: EdgeScope, request: Reques
 
 /// How often flags were used. A report that comes again under its number counts once.
 #[utoipa::path(post, path = "/edge/v1/usage", tag = "edge", request_body = serde_json::Value, responses((status = 204)))]
+#[boxed]
 async fn usage(State(shared): State<Shared>, scope: EdgeScope, request: Request) -> Handled {
     let body = read(request.into_body(), ADMIN_BODY_BYTES_MAX, shared.body_timeout).await?;
     let report: UsageReport = parse(&body)?;

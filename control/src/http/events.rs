@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Handled, Shared};
+use super::extract::{Handled, Shared, boxed};
 use super::problem::Stop;
 use crate::audit;
 use crate::authorize::callers::{self, Asking};
@@ -68,6 +68,7 @@ struct Following {
     params(("namespace" = Vec<String>, Query, description = "once for each namespace, 1 to 20"),
         ("Last-Event-ID" = Option<String>, Header, description = "the id of the last event that came")),
     responses((status = 200, description = "until it ends", content_type = "text/event-stream", body = String)))]
+#[boxed]
 async fn stream_events(
     State(shared): State<Shared>,
     scope: Scope,

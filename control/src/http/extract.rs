@@ -37,6 +37,11 @@ use crate::store::{Connection, Tx};
 /// Of a body that comes before anybody knows who sends it.
 const SAID_BYTES_MAX: usize = 16 * 1024;
 
+/// Every handler's future is boxed where it is made: axum and tower wrap each in a dozen types, for each
+/// of which the compiler proves anew that all that a handler awaits is `Send`. That was half of the time
+/// that this crate took to compile.
+pub use async_recursion::async_recursion as boxed;
+
 pub type Shared = Arc<App>;
 pub type Handled = Result<Response, Stop>;
 

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Asked, At, Handled, Shared, Writing, answer, list, no_content};
+use super::extract::{Asked, At, Handled, Shared, Writing, answer, boxed, list, no_content};
 use super::problem::respond;
 use super::shapes;
 use crate::authorize::Scope;
@@ -120,6 +120,7 @@ fn show_flag(flag: &Known) -> Value {
         ("old_days" = Option<i64>, Query, description = "how many days after it was made a temporary flag without an expected end is `old`; 90 unless given"),
         ("settled_days" = Option<i64>, Query, description = "after how many days without a change a temporary flag that gives everybody the same is `settled`; 30 unless given")),
     responses((status = 200, body = shapes::FlagPage)))]
+#[boxed]
 async fn list_flags(
     State(shared): State<Shared>,
     scope: Scope,
@@ -136,6 +137,7 @@ async fn list_flags(
 
 /// Make a flag; it is off in every environment at first. It is its maker's, unless it says whose.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/flags", tag = "flags", request_body = shapes::FlagDefinition, responses((status = 201, body = shapes::Flag)))]
+#[boxed]
 async fn create_flag(at: At, writing: Writing) -> Handled {
     let mut definition: FlagDefinition = writing.json()?;
     let mut write = writing.begin().await?;
@@ -149,6 +151,7 @@ async fn create_flag(at: At, writing: Writing) -> Handled {
 
 /// One flag's definition, with why it may be stale.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/flags/{flag}", tag = "flags", responses((status = 200, body = shapes::Flag)))]
+#[boxed]
 async fn get_flag(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -158,6 +161,7 @@ async fn get_flag(State(shared): State<Shared>, scope: Scope, at: At) -> Handled
 
 /// Change a flag's definition, in every environment.
 #[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/flags/{flag}", tag = "flags", request_body = shapes::FlagDefinition, responses((status = 200, body = shapes::Flag)))]
+#[boxed]
 async fn update_flag(at: At, writing: Writing) -> Handled {
     let definition: FlagDefinition = writing.json()?;
     let mut write = writing.begin().await?;
@@ -169,6 +173,7 @@ async fn update_flag(at: At, writing: Writing) -> Handled {
 /// Delete a flag that no other flag needs, for good: its key is not used again. What may have to come
 /// back is archived.
 #[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/flags/{flag}", tag = "flags", responses((status = 204)))]
+#[boxed]
 async fn delete_flag(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -179,6 +184,7 @@ async fn delete_flag(at: At, writing: Writing) -> Handled {
 /// Put a flag away that no other flag needs: to callers it does not exist then, as if it were deleted,
 /// but it can be taken back.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/flags/{flag}/archive", tag = "flags", responses((status = 200, body = shapes::Flag)))]
+#[boxed]
 async fn archive_flag(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -188,6 +194,7 @@ async fn archive_flag(at: At, writing: Writing) -> Handled {
 
 /// Take an archived flag back: each environment has it as it had it before.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/flags/{flag}/unarchive", tag = "flags", responses((status = 200, body = shapes::Flag)))]
+#[boxed]
 async fn unarchive_flag(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -197,6 +204,7 @@ async fn unarchive_flag(at: At, writing: Writing) -> Handled {
 
 /// What refers to a flag: flags that need it, and change sets that would change it.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/flags/{flag}/references", tag = "flags", responses((status = 200, body = References)))]
+#[boxed]
 async fn get_flag_references(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -207,6 +215,7 @@ async fn get_flag_references(State(shared): State<Shared>, scope: Scope, at: At)
 
 /// Every flag with its definition and what it does in this environment.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags", tag = "configurations", responses((status = 200, body = shapes::ConfiguredFlagPage)))]
+#[boxed]
 async fn list_configs(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -216,6 +225,7 @@ async fn list_configs(State(shared): State<Shared>, scope: Scope, at: At, page: 
 
 /// What a flag does in this environment.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags/{flag}", tag = "configurations", responses((status = 200, body = shapes::ConfiguredFlag)))]
+#[boxed]
 async fn get_config(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -225,6 +235,7 @@ async fn get_config(State(shared): State<Shared>, scope: Scope, at: At) -> Handl
 
 /// Say what a flag does in this environment.
 #[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags/{flag}", tag = "configurations", request_body = shapes::FlagConfig, responses((status = 200, body = shapes::ConfiguredFlag)))]
+#[boxed]
 async fn set_config(at: At, writing: Writing) -> Handled {
     let config: FlagConfig = writing.json()?;
     let mut write = writing.begin().await?;

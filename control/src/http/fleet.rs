@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, Writing, answer, list};
+use super::extract::{At, Handled, Shared, Writing, answer, boxed, list};
 use super::shapes;
 use crate::authorize::Scope;
 use crate::page::Page;
@@ -43,6 +43,7 @@ enum Action {
 /// Halt a staged rollout that is under way, go on with one that is halted, or let it come to all
 /// edges at once. What edges have is never taken back: to undo a change, write again.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/rollout", tag = "environments", request_body = RolloutOrder, responses((status = 202, body = shapes::StagedRollout)))]
+#[boxed]
 async fn order_rollout(at: At, writing: Writing) -> Handled {
     let RolloutOrder { action } = writing.json()?;
     let order = match action {
@@ -62,6 +63,7 @@ async fn order_rollout(at: At, writing: Writing) -> Handled {
 /// because a staged rollout has not come to it), rejected (it refused the newest snapshot) or silent
 /// (not heard of lately).
 #[utoipa::path(get, path = "/api/v1/edges", tag = "edges", responses((status = 200, body = shapes::EdgePage)))]
+#[boxed]
 async fn list_edges(State(shared): State<Shared>, scope: Scope, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     let paged = fleet::edges(&mut read, &scope, &shared.registrations, &page).await?;
@@ -76,6 +78,7 @@ async fn list_edges(State(shared): State<Shared>, scope: Scope, page: Page) -> H
 
 /// The edges that serve an environment.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/edges", tag = "edges", responses((status = 200, body = shapes::EdgeReportPage)))]
+#[boxed]
 async fn list_environment_edges(
     State(shared): State<Shared>,
     scope: Scope,
@@ -91,6 +94,7 @@ async fn list_environment_edges(
 
 /// What was found to differ between database, bus and edges, newest first, and when it was mended.
 #[utoipa::path(get, path = "/api/v1/drift", tag = "edges", responses((status = 200, body = shapes::DriftPage)))]
+#[boxed]
 async fn list_drift(State(shared): State<Shared>, scope: Scope, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     Ok(list(reconciler::page(&mut read, &scope, &page).await?, reconciler::Drift::state))

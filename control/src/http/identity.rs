@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::cookies;
-use super::extract::{At, Handled, Said, Shared, Writing, answer, cookie, no_content};
+use super::extract::{At, Handled, Said, Shared, Writing, answer, boxed, cookie, no_content};
 use super::members::RolesBody;
 use super::problem::{Stop, respond};
 use crate::authorize::Scope;
@@ -373,6 +373,7 @@ fn started(
 
 /// Make the first owner, once, with the token that control's first start made.
 #[utoipa::path(post, path = "/api/v1/setup", tag = "sessions", request_body = SetUp, responses((status = 201, body = SessionStarted)))]
+#[boxed]
 async fn set_up(said: Said) -> Handled {
     let body: SetUp = said.json()?;
     let email = users::email("/email", &body.email)?;
@@ -413,6 +414,7 @@ async fn invited(
 
 /// Sign in with an e-mail address and a password.
 #[utoipa::path(post, path = "/api/v1/sessions", tag = "sessions", request_body = SignIn, responses((status = 201, body = SessionStarted)))]
+#[boxed]
 async fn sign_in(said: Said) -> Handled {
     let body: SignIn = said.json()?;
     let email = users::email("/email", &body.email)?;
@@ -446,6 +448,7 @@ async fn sign_in(said: Said) -> Handled {
 /// A new pair of tokens for a refresh token, which is good once. One that comes a second time ends its
 /// session.
 #[utoipa::path(post, path = "/api/v1/sessions/refresh", tag = "sessions", request_body = Refresh, responses((status = 200, body = SessionStarted)))]
+#[boxed]
 async fn refresh_session(said: Said) -> Handled {
     let body: Refresh = said.json()?;
     let shared = &said.shared;
@@ -479,6 +482,7 @@ async fn refresh_session(said: Said) -> Handled {
 
 /// One's own sessions.
 #[utoipa::path(get, path = "/api/v1/sessions", tag = "sessions", responses((status = 200, body = SessionList)))]
+#[boxed]
 async fn list_sessions(State(shared): State<Shared>, scope: Scope, page: Page) -> Handled {
     let user_id = scope.user()?;
     let current = scope.signed_in().ok().map(|(_, session)| session.to_owned());
@@ -501,6 +505,7 @@ async fn list_sessions(State(shared): State<Shared>, scope: Scope, page: Page) -
 
 /// Sign out: ends the session that asks.
 #[utoipa::path(delete, path = "/api/v1/sessions/current", tag = "sessions", responses((status = 204)))]
+#[boxed]
 async fn sign_out(writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = write.scope.clone();
@@ -511,6 +516,7 @@ async fn sign_out(writing: Writing) -> Handled {
 
 /// End one of one's own sessions.
 #[utoipa::path(delete, path = "/api/v1/sessions/{id}", tag = "sessions", responses((status = 204)))]
+#[boxed]
 async fn end_session(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = write.scope.clone();
@@ -521,6 +527,7 @@ async fn end_session(at: At, writing: Writing) -> Handled {
 
 /// Choose the password that an invitation is for, and sign in.
 #[utoipa::path(post, path = "/api/v1/invitations/accept", tag = "sessions", request_body = Accept, responses((status = 201, body = SessionStarted)))]
+#[boxed]
 async fn accept_invitation(said: Said) -> Handled {
     let body: Accept = said.json()?;
     passwords::check("/password", &body.password)?;
@@ -542,6 +549,7 @@ async fn accept_invitation(said: Said) -> Handled {
 
 /// Who asks, and what their roles are.
 #[utoipa::path(get, path = "/api/v1/me", tag = "me", responses((status = 200, body = Me)))]
+#[boxed]
 async fn get_me(State(shared): State<Shared>, scope: Scope, headers: HeaderMap) -> Handled {
     let mut read = shared.store.read().await?;
     let caller = scope.caller();
@@ -570,6 +578,7 @@ async fn get_me(State(shared): State<Shared>, scope: Scope, headers: HeaderMap) 
 
 /// Change one's own password. Ends one's other sessions.
 #[utoipa::path(put, path = "/api/v1/me/password", tag = "me", request_body = NewPassword, responses((status = 204)))]
+#[boxed]
 async fn set_password(writing: Writing) -> Handled {
     let body: NewPassword = writing.json()?;
     let scope = writing.scope.clone();
@@ -601,6 +610,7 @@ fn token_list(paged: &Paged<Token>) -> Response {
 
 /// One's own tokens, without the tokens themselves.
 #[utoipa::path(get, path = "/api/v1/me/tokens", tag = "me", responses((status = 200, body = TokenList)))]
+#[boxed]
 async fn list_my_tokens(State(shared): State<Shared>, scope: Scope, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     Ok(token_list(&tokens::personal_page(&mut read, scope.user()?, &page).await?))
@@ -608,6 +618,7 @@ async fn list_my_tokens(State(shared): State<Shared>, scope: Scope, page: Page) 
 
 /// Make a token that acts as oneself, within scopes; this answer is the only one that shows it.
 #[utoipa::path(post, path = "/api/v1/me/tokens", tag = "me", request_body = NewToken, responses((status = 201, body = TokenBody)))]
+#[boxed]
 async fn create_my_token(writing: Writing) -> Handled {
     let new: NewToken = writing.json()?;
     let scope = writing.scope.clone();
@@ -633,6 +644,7 @@ async fn create_my_token(writing: Writing) -> Handled {
 
 /// Delete one of one's own tokens, at once.
 #[utoipa::path(delete, path = "/api/v1/me/tokens/{id}", tag = "me", responses((status = 204)))]
+#[boxed]
 async fn delete_my_token(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = write.scope.clone();
@@ -647,6 +659,7 @@ async fn delete_my_token(at: At, writing: Writing) -> Handled {
 
 /// Accounts, by e-mail address.
 #[utoipa::path(get, path = "/api/v1/users", tag = "users", responses((status = 200, body = UserList)))]
+#[boxed]
 async fn list_users(State(shared): State<Shared>, _: Scope, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     let paged = users::page(&mut read, &page).await?;
@@ -657,6 +670,7 @@ async fn list_users(State(shared): State<Shared>, _: Scope, page: Page) -> Handl
 
 /// Make an account, with an invitation to choose its password.
 #[utoipa::path(post, path = "/api/v1/users", tag = "users", request_body = NewUser, responses((status = 201, body = InvitedUser)))]
+#[boxed]
 async fn create_user(writing: Writing) -> Handled {
     let new: NewUser = writing.json()?;
     let mut write = writing.begin().await?;
@@ -682,6 +696,7 @@ async fn user_at(read: &mut Connection, at: &At) -> Result<User, Refusal> {
 
 /// One account, by its id or its e-mail address.
 #[utoipa::path(get, path = "/api/v1/users/{user}", tag = "users", responses((status = 200, body = UserBody)))]
+#[boxed]
 async fn get_user(State(shared): State<Shared>, _: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     Ok(respond(user_answer(&user_at(&mut read, &at).await?)))
@@ -689,6 +704,7 @@ async fn get_user(State(shared): State<Shared>, _: Scope, at: At) -> Handled {
 
 /// Change an account: its name, whether it runs the installation, whether it is disabled.
 #[utoipa::path(patch, path = "/api/v1/users/{user}", tag = "users", request_body = ChangeUser, responses((status = 200, body = UserBody)))]
+#[boxed]
 async fn change_user(at: At, writing: Writing) -> Handled {
     let body: ChangeUser = writing.json()?;
     let patch = Patch { name: body.name, operator: body.operator, disabled: body.disabled };
@@ -700,6 +716,7 @@ async fn change_user(at: At, writing: Writing) -> Handled {
 
 /// Disable an account: its sessions and tokens end at once; what it did stays in its name.
 #[utoipa::path(delete, path = "/api/v1/users/{user}", tag = "users", responses((status = 204)))]
+#[boxed]
 async fn disable_user(at: At, writing: Writing) -> Handled {
     let patch = Patch { disabled: Some(true), ..Patch::default() };
     let mut write = writing.begin().await?;
@@ -710,6 +727,7 @@ async fn disable_user(at: At, writing: Writing) -> Handled {
 
 /// Invite an account anew, to choose a password; invitations before it are void.
 #[utoipa::path(post, path = "/api/v1/users/{user}/invitations", tag = "users", responses((status = 201, body = InvitationBody)))]
+#[boxed]
 async fn invite_user(at: At, writing: Writing) -> Handled {
     // Not kept for a repeated request: it would be an invitation without its token.
     let mut write = writing.forgetting().begin().await?;

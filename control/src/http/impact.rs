@@ -10,7 +10,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, Writing, answer, moment, no_content, parse, read};
+use super::extract::{
+    At, Handled, Shared, Writing, answer, boxed, moment, no_content, parse, read,
+};
 use super::problem::respond;
 use crate::authorize::{NamespaceScope, Scope};
 use crate::change_sets;
@@ -132,6 +134,7 @@ fn show_flag(of: FlagImpact) -> ShownFlag {
 /// What a draft would change, for which contexts and by which rules, beside what is live.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/impact", tag = "evaluation",
     request_body = Preview, responses((status = 200, body = ShownImpact)))]
+#[boxed]
 async fn preview(State(shared): State<Shared>, scope: Scope, at: At, request: Request) -> Handled {
     let max = rules::limits::ADMIN_BODY_BYTES_MAX;
     let body = read(request.into_body(), max, shared.body_timeout).await?;
@@ -209,6 +212,7 @@ struct PreviewChangeSet {
 /// What a change set would change in one environment, were all of it applied now.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/change-sets/{number}/impact", tag = "change sets",
     request_body = PreviewChangeSet, responses((status = 200, body = ShownImpact)))]
+#[boxed]
 async fn preview_change_set(
     State(shared): State<Shared>,
     scope: Scope,
@@ -283,6 +287,7 @@ fn show_sampling((of, kept): (Option<Sampling>, i64)) -> ShownSampling {
 /// Whether edges sample contexts of an environment, and what of them.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/sampling", tag = "evaluation",
     responses((status = 200, body = ShownSampling)))]
+#[boxed]
 async fn get_sampling(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -294,6 +299,7 @@ async fn get_sampling(State(shared): State<Shared>, scope: Scope, at: At) -> Han
 /// at the edge.
 #[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/sampling", tag = "evaluation",
     request_body = NewSampling, responses((status = 200, body = ShownSampling)))]
+#[boxed]
 async fn set_sampling(at: At, writing: Writing) -> Handled {
     let asked: NewSampling = writing.json()?;
     let mut write = writing.begin().await?;
@@ -308,6 +314,7 @@ async fn set_sampling(at: At, writing: Writing) -> Handled {
 /// End sampling and forget what was sampled.
 #[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/environments/{environment}/sampling", tag = "evaluation",
     responses((status = 204)))]
+#[boxed]
 async fn unset_sampling(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -332,6 +339,7 @@ struct ShownContext {
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/contexts", tag = "evaluation",
     params(("limit" = Option<usize>, Query, minimum = 1, maximum = 200)),
     responses((status = 200, body = ShownContexts)))]
+#[boxed]
 async fn list_contexts(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;

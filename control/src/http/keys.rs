@@ -9,7 +9,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, Write, Writing, answer, list, moment, no_content};
+use super::extract::{
+    At, Handled, Shared, Write, Writing, answer, boxed, list, moment, no_content,
+};
 use super::problem::respond;
 use crate::authorize::Scope;
 use crate::keys::{self, EdgeKeyRow, KeyChanges, KeyRow, NewKey, Rotation, Sees};
@@ -241,6 +243,7 @@ fn moment_or_null(given: &Option<Option<String>>) -> Result<Option<Option<i64>>,
 
 /// API keys of an environment, without their secrets.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/keys", tag = "keys", responses((status = 200, body = Keys)))]
+#[boxed]
 async fn list_keys(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -250,6 +253,7 @@ async fn list_keys(State(shared): State<Shared>, scope: Scope, at: At, page: Pag
 
 /// Make an API key; this answer is the only one that shows it.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/keys", tag = "keys", request_body = KeyToMake, responses((status = 201, body = Key)))]
+#[boxed]
 async fn create_key(at: At, writing: Writing) -> Handled {
     let new: KeyToMake = writing.json()?;
     let new_key = NewKey {
@@ -270,6 +274,7 @@ async fn create_key(at: At, writing: Writing) -> Handled {
 
 /// One API key, without its secret.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/keys/{id}", tag = "keys", responses((status = 200, body = Key)))]
+#[boxed]
 async fn get_key(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -279,6 +284,7 @@ async fn get_key(State(shared): State<Shared>, scope: Scope, at: At) -> Handled 
 
 /// Change an API key's name, origins, expiry or rate.
 #[utoipa::path(patch, path = "/api/v1/namespaces/{namespace}/environments/{environment}/keys/{id}", tag = "keys", request_body = KeyToChange, responses((status = 200, body = Key)))]
+#[boxed]
 async fn change_key(at: At, writing: Writing) -> Handled {
     let body: KeyToChange = writing.json()?;
     let changes = KeyChanges {
@@ -295,6 +301,7 @@ async fn change_key(at: At, writing: Writing) -> Handled {
 
 /// Make an API key's successor with the same settings; the old one is valid for the overlap.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/keys/{id}/rotate", tag = "keys", request_body = Rotate, responses((status = 201, body = Key)))]
+#[boxed]
 async fn rotate_key(at: At, writing: Writing) -> Handled {
     let rotation = writing.json::<Rotate>()?.rotation()?;
     let mut write = writing.begin().await?;
@@ -306,6 +313,7 @@ async fn rotate_key(at: At, writing: Writing) -> Handled {
 
 /// Delete an API key; edges refuse it once they have the next snapshot.
 #[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/environments/{environment}/keys/{id}", tag = "keys", responses((status = 204)))]
+#[boxed]
 async fn delete_key(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -315,6 +323,7 @@ async fn delete_key(at: At, writing: Writing) -> Handled {
 
 /// Keys of edges, without their secrets.
 #[utoipa::path(get, path = "/api/v1/edge-keys", tag = "edge keys", responses((status = 200, body = EdgeKeys)))]
+#[boxed]
 async fn list_edge_keys(State(shared): State<Shared>, scope: Scope, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     let paged = keys::edge_page(&mut read, &scope, &page).await?;
@@ -323,6 +332,7 @@ async fn list_edge_keys(State(shared): State<Shared>, scope: Scope, page: Page) 
 
 /// Make a key for an edge node; this answer is the only one that shows it.
 #[utoipa::path(post, path = "/api/v1/edge-keys", tag = "edge keys", request_body = EdgeKeyToMake, responses((status = 201, body = EdgeKey)))]
+#[boxed]
 async fn create_edge_key(writing: Writing) -> Handled {
     let new: EdgeKeyToMake = writing.json()?;
     let sees = match new.namespaces {
@@ -346,6 +356,7 @@ async fn create_edge_key(writing: Writing) -> Handled {
 
 /// One key of edges, without its secret.
 #[utoipa::path(get, path = "/api/v1/edge-keys/{id}", tag = "edge keys", responses((status = 200, body = EdgeKey)))]
+#[boxed]
 async fn get_edge_key(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let (row, namespaces) = keys::edge_get(&mut read, &scope, &at.id).await?;
@@ -354,6 +365,7 @@ async fn get_edge_key(State(shared): State<Shared>, scope: Scope, at: At) -> Han
 
 /// Change an edge key's name or expiry.
 #[utoipa::path(patch, path = "/api/v1/edge-keys/{id}", tag = "edge keys", request_body = EdgeKeyToChange, responses((status = 200, body = EdgeKey)))]
+#[boxed]
 async fn change_edge_key(at: At, writing: Writing) -> Handled {
     let body: EdgeKeyToChange = writing.json()?;
     let expires_at = moment_or_null(&body.expires_at)?;
@@ -366,6 +378,7 @@ async fn change_edge_key(at: At, writing: Writing) -> Handled {
 
 /// Make an edge key's successor, which sees the same; the old one is valid for the overlap.
 #[utoipa::path(post, path = "/api/v1/edge-keys/{id}/rotate", tag = "edge keys", request_body = Rotate, responses((status = 201, body = EdgeKey)))]
+#[boxed]
 async fn rotate_edge_key(at: At, writing: Writing) -> Handled {
     let rotation = writing.json::<Rotate>()?.rotation()?;
     let mut write = writing.begin().await?;
@@ -376,6 +389,7 @@ async fn rotate_edge_key(at: At, writing: Writing) -> Handled {
 
 /// Delete an edge's key, at once.
 #[utoipa::path(delete, path = "/api/v1/edge-keys/{id}", tag = "edge keys", responses((status = 204)))]
+#[boxed]
 async fn delete_edge_key(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     keys::edge_delete(&mut write.tx, &write.scope, &at.id).await?;

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, Writing, answer, no_content};
+use super::extract::{At, Handled, Shared, Writing, answer, boxed, no_content};
 use super::identity::{InvitationBody, TokenBody};
 use super::problem::{Stop, respond};
 use crate::authorize::{Role, Scope};
@@ -205,6 +205,7 @@ struct ServiceTokenList {
 
 /// Who has a role in the namespace, by e-mail address.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/members", tag = "members", responses((status = 200, body = MemberList)))]
+#[boxed]
 async fn list_members(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -218,6 +219,7 @@ async fn list_members(State(shared): State<Shared>, scope: Scope, at: At, page: 
 /// Give somebody exactly these roles, by the account's id or e-mail address; an address without an
 /// account gets one. Nobody gives more than they have.
 #[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/members/{user}", tag = "members", request_body = RolesBody, responses((status = 200, body = MemberBody)))]
+#[boxed]
 async fn set_member(at: At, writing: Writing) -> Handled {
     let body: RolesBody = writing.json()?;
     let roles = body.roles()?;
@@ -234,6 +236,7 @@ async fn set_member(at: At, writing: Writing) -> Handled {
 
 /// Take all of somebody's roles in the namespace.
 #[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/members/{user}", tag = "members", responses((status = 204)))]
+#[boxed]
 async fn remove_member(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -243,6 +246,7 @@ async fn remove_member(at: At, writing: Writing) -> Handled {
 
 /// Service tokens of the namespace, without the tokens themselves.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/tokens", tag = "members", responses((status = 200, body = ServiceTokenList)))]
+#[boxed]
 async fn list_tokens(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -257,6 +261,7 @@ async fn list_tokens(State(shared): State<Shared>, scope: Scope, at: At, page: P
 
 /// Make a token with roles of its own, for a program; this answer is the only one that shows it.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/tokens", tag = "members", request_body = NewServiceToken, responses((status = 201, body = ServiceTokenBody)))]
+#[boxed]
 async fn create_token(at: At, writing: Writing) -> Handled {
     let new: NewServiceToken = writing.json()?;
     let NewServiceToken { name, role, kill_switch, environments, expires_in_days } = new;
@@ -272,6 +277,7 @@ async fn create_token(at: At, writing: Writing) -> Handled {
 
 /// Delete a service token, at once.
 #[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/tokens/{id}", tag = "members", responses((status = 204)))]
+#[boxed]
 async fn delete_token(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;

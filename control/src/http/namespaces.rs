@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, Writing, answer, list, no_content};
+use super::extract::{At, Handled, Shared, Writing, answer, boxed, list, no_content};
 use super::problem::respond;
 use super::shapes;
 use crate::authorize::Scope;
@@ -72,6 +72,7 @@ fn show_environment(row: &Environment) -> Value {
 
 /// Namespaces, by key.
 #[utoipa::path(get, path = "/api/v1/namespaces", tag = "namespaces", responses((status = 200, body = shapes::NamespacePage)))]
+#[boxed]
 async fn list_namespaces(State(shared): State<Shared>, scope: Scope, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     Ok(list(namespaces::page(&mut read, &scope, &page).await?, show_namespace))
@@ -79,6 +80,7 @@ async fn list_namespaces(State(shared): State<Shared>, scope: Scope, page: Page)
 
 /// Make a namespace.
 #[utoipa::path(post, path = "/api/v1/namespaces", tag = "namespaces", request_body = New, responses((status = 201, body = shapes::Namespace)))]
+#[boxed]
 async fn create_namespace(writing: Writing) -> Handled {
     let new: New = writing.json()?;
     let mut write = writing.begin().await?;
@@ -88,6 +90,7 @@ async fn create_namespace(writing: Writing) -> Handled {
 
 /// One namespace.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}", tag = "namespaces", responses((status = 200, body = shapes::Namespace)))]
+#[boxed]
 async fn get_namespace(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -97,6 +100,7 @@ async fn get_namespace(State(shared): State<Shared>, scope: Scope, at: At) -> Ha
 
 /// Change a namespace's name.
 #[utoipa::path(patch, path = "/api/v1/namespaces/{namespace}", tag = "namespaces", request_body = Rename, responses((status = 200, body = shapes::Namespace)))]
+#[boxed]
 async fn rename_namespace(at: At, writing: Writing) -> Handled {
     let body: Rename = writing.json()?;
     let mut write = writing.begin().await?;
@@ -107,6 +111,7 @@ async fn rename_namespace(at: At, writing: Writing) -> Handled {
 
 /// Delete a namespace with everything in it.
 #[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}", tag = "namespaces", responses((status = 204)))]
+#[boxed]
 async fn delete_namespace(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -116,6 +121,7 @@ async fn delete_namespace(at: At, writing: Writing) -> Handled {
 
 /// Environments of a namespace, by key.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments", tag = "environments", responses((status = 200, body = shapes::EnvironmentPage)))]
+#[boxed]
 async fn list_environments(
     State(shared): State<Shared>,
     scope: Scope,
@@ -129,6 +135,7 @@ async fn list_environments(
 
 /// Make an environment; every flag is off in it at first.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments", tag = "environments", request_body = New, responses((status = 201, body = shapes::Environment)))]
+#[boxed]
 async fn create_environment(at: At, writing: Writing) -> Handled {
     let new: New = writing.json()?;
     let mut write = writing.begin().await?;
@@ -139,6 +146,7 @@ async fn create_environment(at: At, writing: Writing) -> Handled {
 
 /// One environment: its revision, the one that is published, and how its newest staged rollout goes.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}", tag = "environments", responses((status = 200, body = shapes::Environment)))]
+#[boxed]
 async fn get_environment(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -158,6 +166,7 @@ async fn get_environment(State(shared): State<Shared>, scope: Scope, at: At) -> 
 
 /// Delete an environment with its configurations, segments and keys.
 #[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/environments/{environment}", tag = "environments", responses((status = 204)))]
+#[boxed]
 async fn delete_environment(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -167,6 +176,7 @@ async fn delete_environment(at: At, writing: Writing) -> Handled {
 
 /// Publish an environment anew, if need be past the growth gate.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/publish", tag = "environments", request_body = Publish, responses((status = 202, body = shapes::Environment)))]
+#[boxed]
 async fn publish_environment(at: At, writing: Writing) -> Handled {
     let body: Publish = writing.json()?;
     let mut write = writing.begin().await?;

@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::cookies;
-use super::extract::{Asked, Handled, PeerAddress, Shared, cookie};
+use super::extract::{Asked, Handled, PeerAddress, Shared, boxed, cookie};
 use super::problem::Stop;
 use crate::authorize::callers::Asking;
 use crate::oidc::{self, OidcError, Provider};
@@ -90,6 +90,7 @@ fn is_own_path(path: &str) -> bool {
 
 /// Sends a browser to the identity provider.
 #[utoipa::path(get, path = "/api/v1/oidc/login", tag = "sessions", params(Begin), responses((status = 303, description = "to the identity provider"), (status = 404, description = "there is none")))]
+#[boxed]
 async fn begin(
     State(shared): State<Shared>,
     PeerAddress(address): PeerAddress,
@@ -118,6 +119,7 @@ async fn begin(
 
 /// Where the identity provider sends a browser back to: signs in with cookies.
 #[utoipa::path(get, path = "/api/v1/oidc/callback", tag = "sessions", params(ComeBack), responses((status = 303, description = "signed in; to the path that was asked for"), (status = 403, description = "the sign-in is not valid"), (status = 404, description = "there is no identity provider")))]
+#[boxed]
 async fn come_back(
     State(shared): State<Shared>,
     PeerAddress(address): PeerAddress,

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::Shared;
+use super::extract::{Shared, boxed};
 use super::problem::Stop;
 
 const START: &str = include_str!("start.html");
@@ -54,12 +54,14 @@ pub fn waiting(what: String) -> axum::Router {
 
 /// What this is, for people.
 #[utoipa::path(get, path = "/", tag = "server", responses((status = 200, content_type = "text/html", body = String)))]
+#[boxed]
 async fn start() -> Response {
     ([(CONTENT_SECURITY_POLICY, START_POLICY.as_str())], Html(START)).into_response()
 }
 
 /// The process is alive.
 #[utoipa::path(get, path = "/healthz", tag = "server", responses((status = 200, content_type = "text/plain", body = String)))]
+#[boxed]
 async fn healthz() -> &'static str {
     "ok\n"
 }
@@ -67,6 +69,7 @@ async fn healthz() -> &'static str {
 /// The database answers and the server is not about to stop. `obstacle` says why this control
 /// cannot come to publish, if there is a reason; it serves all the same.
 #[utoipa::path(get, path = "/readyz", tag = "server", responses((status = 200, body = Value), (status = 503, body = Value)))]
+#[boxed]
 async fn readyz(State(shared): State<Shared>) -> Response {
     let store = shared.store.read().await.is_ok();
     let status = match (shared.stopping.is_cancelled(), store) {
@@ -87,6 +90,7 @@ async fn readyz(State(shared): State<Shared>) -> Response {
 
 /// Figures for Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "server", responses((status = 200, content_type = "text/plain", body = String)))]
+#[boxed]
 async fn prometheus(State(shared): State<Shared>) -> Response {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render())
         .into_response()
@@ -94,12 +98,14 @@ async fn prometheus(State(shared): State<Shared>) -> Response {
 
 /// This description.
 #[utoipa::path(get, path = "/api/v1/openapi.json", tag = "server", responses((status = 200, body = Value)))]
+#[boxed]
 async fn description() -> Response {
     ([(CONTENT_TYPE, "application/json")], super::openapi()).into_response()
 }
 
 /// The limits that control, edges and SDKs share.
 #[utoipa::path(get, path = "/api/v1/limits", tag = "server", responses((status = 200, body = Value)))]
+#[boxed]
 async fn limits_table() -> Response {
     let body: serde_json::Map<String, Value> =
         limits().map(|(name, value, _)| (name.to_owned(), json!(value))).collect();

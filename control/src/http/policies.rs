@@ -11,7 +11,7 @@ use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, Write, Writing, answer, no_content};
+use super::extract::{At, Handled, Shared, Write, Writing, answer, boxed, no_content};
 use super::policy_bodies::{
     PolicyPage, PolicyPins, PolicyVectors, PolicyVersion, PolicyWithVersions,
 };
@@ -40,6 +40,7 @@ pub fn router() -> OpenApiRouter<Shared> {
 
 /// Policies of a namespace, by name.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/policies", tag = "policies", responses((status = 200, body = PolicyPage)))]
+#[boxed]
 async fn list_policies(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -49,6 +50,7 @@ async fn list_policies(State(shared): State<Shared>, scope: Scope, at: At, page:
 
 /// One policy: its versions, newest first, and where they are pinned.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/policies/{policy}", tag = "policies", responses((status = 200, body = PolicyWithVersions)))]
+#[boxed]
 async fn get_policy(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -59,6 +61,7 @@ async fn get_policy(State(shared): State<Shared>, scope: Scope, at: At) -> Handl
 /// What refers to a policy: environments that run it, flags that call it, and change sets that would
 /// pin it.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/policies/{policy}/references", tag = "policies", responses((status = 200, body = References)))]
+#[boxed]
 async fn get_policy_references(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -70,6 +73,7 @@ async fn get_policy_references(State(shared): State<Shared>, scope: Scope, at: A
 /// Upload a module, at most 256 KiB. It is admitted before it is kept: its shape is checked, and it
 /// is compiled and run in a process of its own. The same bytes again are the version that is there.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/policies/{policy}/versions", tag = "policies", request_body(content = Vec<u8>, content_type = "application/wasm"), responses((status = 201, body = PolicyVersion), (status = 200, body = PolicyVersion)))]
+#[boxed]
 async fn upload_version(at: At, writing: Writing) -> Handled {
     check_slug("/policy", &at.policy)?;
     writing.expect_type(&["application/wasm"])?;
@@ -112,6 +116,7 @@ async fn upload_version(at: At, writing: Writing) -> Handled {
 
 /// One version with the verdict of its last admission.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/policies/{policy}/versions/{digest}", tag = "policies", responses((status = 200, body = PolicyVersion)))]
+#[boxed]
 async fn get_version(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -121,6 +126,7 @@ async fn get_version(State(shared): State<Shared>, scope: Scope, at: At) -> Hand
 
 /// Delete a version that no environment pins or runs as a shadow.
 #[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/policies/{policy}/versions/{digest}", tag = "policies", responses((status = 204)))]
+#[boxed]
 async fn delete_version(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -137,6 +143,7 @@ struct Vectors {
 /// Run the author's vectors against a version, each twice under the budget of production. The
 /// verdict takes the place of the one before, unless a vector does not pass.
 #[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/policies/{policy}/versions/{digest}/vectors", tag = "policies", request_body = PolicyVectors, responses((status = 200, body = PolicyVersion)))]
+#[boxed]
 async fn run_vectors(at: At, writing: Writing) -> Handled {
     let Vectors { vectors } = writing.json()?;
     let shared = writing.shared().clone();
@@ -163,6 +170,7 @@ async fn run_vectors(at: At, writing: Writing) -> Handled {
 
 /// What an environment pins, by name, with what its edges counted.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/policies", tag = "policies", responses((status = 200, body = PolicyPins)))]
+#[boxed]
 async fn list_pins(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -185,6 +193,7 @@ async fn finish(write: Write, name: &str, row: &PinRow) -> Handled {
 /// Pin a version, `{digest, shadow?: {digest, share}}`; a shadow runs beside it on a share (of
 /// 100,000) of its calls, and nothing that it says is served.
 #[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/policies/{policy}", tag = "policies", request_body = Pin, responses((status = 200, body = PinState)))]
+#[boxed]
 async fn pin_policy(at: At, writing: Writing) -> Handled {
     let pin: Pin = writing.json()?;
     moved(at, writing, Move::To(pin)).await
@@ -192,6 +201,7 @@ async fn pin_policy(at: At, writing: Writing) -> Handled {
 
 /// Unpin a policy that no rule calls.
 #[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/environments/{environment}/policies/{policy}", tag = "policies", responses((status = 204)))]
+#[boxed]
 async fn unpin_policy(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -202,12 +212,14 @@ async fn unpin_policy(at: At, writing: Writing) -> Handled {
 
 /// Pin the version that was pinned before.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/policies/{policy}/rollback", tag = "policies", responses((status = 200, body = PinState)))]
+#[boxed]
 async fn roll_back_policy(at: At, writing: Writing) -> Handled {
     moved(at, writing, Move::Back).await
 }
 
 /// Pin the version that runs as the shadow.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/policies/{policy}/promote", tag = "policies", responses((status = 200, body = PinState)))]
+#[boxed]
 async fn promote_policy(at: At, writing: Writing) -> Handled {
     moved(at, writing, Move::Promote).await
 }

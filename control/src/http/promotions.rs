@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Asked, At, Handled, Shared, Writing, answer};
+use super::extract::{Asked, At, Handled, Shared, Writing, answer, boxed};
 use super::problem::respond;
 use super::versions::operations;
 use crate::authorize::Scope;
@@ -123,6 +123,7 @@ fn show(compared: &Compared) -> FlagPromotion {
 /// What a flag does in one environment, and what it would take to do the same in another.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/flags/{flag}/compare", tag = "promotions",
     params(("from" = String, Query), ("to" = String, Query)), responses((status = 200, body = Comparison)))]
+#[boxed]
 async fn compare_flag(
     State(shared): State<Shared>,
     scope: Scope,
@@ -144,6 +145,7 @@ async fn compare_flag(
 
 /// Take over what flags do from one environment into another: as one change, or as a change set.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/promotions", tag = "promotions", request_body = Promotion, responses((status = 200, body = PromotionDone)))]
+#[boxed]
 async fn promote_flags(at: At, writing: Writing) -> Handled {
     let body: Promotion = writing.json()?;
     let Promotion { from, to, flags, dry_run, as_change_set, title, base_versions } = body;

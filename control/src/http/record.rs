@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::moment;
-use super::extract::{Asked, At, Handled, Shared, answer, list};
+use super::extract::{Asked, At, Handled, Shared, answer, boxed, list};
 use super::problem::respond;
 use crate::anchors::{self, SignedAnchor};
 use crate::audit::{self, Filter, INSTANCE, Row, hex};
@@ -347,6 +347,7 @@ async fn part(shared: &Shared, chain: &str, name: &str, after: i64) -> Handled {
 
 /// Who changed what, newest first.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/audit", tag = "audit", params(AuditQuery), responses((status = 200, body = AuditRows)))]
+#[boxed]
 async fn list_audit(
     State(shared): State<Shared>,
     scope: Scope,
@@ -360,6 +361,7 @@ async fn list_audit(
 
 /// Whether the audit log's chain of hashes holds, and is what was signed.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/audit/verify", tag = "audit", responses((status = 200, body = AuditVerdict)))]
+#[boxed]
 async fn verify_audit(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let scope = {
         let mut read = shared.store.read().await?;
@@ -371,6 +373,7 @@ async fn verify_audit(State(shared): State<Shared>, scope: Scope, at: At) -> Han
 /// The audit log with all that its hashes are of, oldest first, a hundred rows at a time, and what was
 /// signed of it.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/audit/export", tag = "audit", params(ExportQuery), responses((status = 200, body = AuditExport)))]
+#[boxed]
 async fn export_audit(
     State(shared): State<Shared>,
     scope: Scope,
@@ -386,6 +389,7 @@ async fn export_audit(
 
 /// Who changed what of the installation: accounts, operators, namespaces, keys of edges; newest first.
 #[utoipa::path(get, path = "/api/v1/audit", tag = "audit", params(AuditQuery), responses((status = 200, body = AuditRows)))]
+#[boxed]
 async fn list_instance_audit(
     State(shared): State<Shared>,
     Asked(asked): Asked<AuditQuery>,
@@ -396,12 +400,14 @@ async fn list_instance_audit(
 
 /// Whether the chain of hashes of the installation's audit log holds, and is what was signed.
 #[utoipa::path(get, path = "/api/v1/audit/verify", tag = "audit", responses((status = 200, body = AuditVerdict)))]
+#[boxed]
 async fn verify_instance_audit(State(shared): State<Shared>) -> Handled {
     verdict(&shared, INSTANCE).await
 }
 
 /// The installation's audit log with all that its hashes are of, oldest first.
 #[utoipa::path(get, path = "/api/v1/audit/export", tag = "audit", params(ExportQuery), responses((status = 200, body = AuditExport)))]
+#[boxed]
 async fn export_instance_audit(
     State(shared): State<Shared>,
     Asked(asked): Asked<ExportQuery>,

@@ -6,7 +6,7 @@ use rules::model::Segment;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, Write, Writing, answer, list, no_content};
+use super::extract::{At, Handled, Shared, Write, Writing, answer, boxed, list, no_content};
 use super::problem::{Stop, respond};
 use super::shapes;
 use crate::authorize::Scope;
@@ -35,6 +35,7 @@ async fn finish(mut write: Write, status: StatusCode, row: SegmentRow) -> Handle
 
 /// Segments of an environment, by key, without their ids.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments", tag = "segments", responses((status = 200, body = shapes::SegmentPage)))]
+#[boxed]
 async fn list_segments(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -44,6 +45,7 @@ async fn list_segments(State(shared): State<Shared>, scope: Scope, at: At, page:
 
 /// Make a segment.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments", tag = "segments", request_body = shapes::SegmentDefinition, responses((status = 201, body = shapes::Segment)))]
+#[boxed]
 async fn create_segment(at: At, writing: Writing) -> Handled {
     let (segment, ids) = split(&writing)?;
     let mut write = writing.begin().await?;
@@ -55,6 +57,7 @@ async fn create_segment(at: At, writing: Writing) -> Handled {
 
 /// What refers to a segment: flags and segments that need it, and change sets that would change it.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments/{segment}/references", tag = "segments", responses((status = 200, body = References)))]
+#[boxed]
 async fn get_segment_references(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -66,6 +69,7 @@ async fn get_segment_references(State(shared): State<Shared>, scope: Scope, at: 
 
 /// One segment, with its ids if they are few.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments/{segment}", tag = "segments", responses((status = 200, body = shapes::Segment)))]
+#[boxed]
 async fn get_segment(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -76,6 +80,7 @@ async fn get_segment(State(shared): State<Shared>, scope: Scope, at: At) -> Hand
 
 /// Change a segment; lists that are not named stay.
 #[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments/{segment}", tag = "segments", request_body = shapes::SegmentDefinition, responses((status = 200, body = shapes::Segment)))]
+#[boxed]
 async fn update_segment(at: At, writing: Writing) -> Handled {
     let (segment, ids) = split(&writing)?;
     if segment.key != at.segment {
@@ -90,6 +95,7 @@ async fn update_segment(at: At, writing: Writing) -> Handled {
 
 /// Delete a segment that no flag needs.
 #[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments/{segment}", tag = "segments", responses((status = 204)))]
+#[boxed]
 async fn delete_segment(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -100,6 +106,7 @@ async fn delete_segment(at: At, writing: Writing) -> Handled {
 
 /// Replace a list of ids (`included` or `excluded`): text, one id a line.
 #[utoipa::path(put, path = "/api/v1/namespaces/{namespace}/environments/{environment}/segments/{segment}/{list}", tag = "segments", request_body(content = String, content_type = "text/plain"), responses((status = 200, body = shapes::Segment)))]
+#[boxed]
 async fn set_segment_list(at: At, writing: Writing) -> Handled {
     let kind = match at.list.as_str() {
         "included" => "included",

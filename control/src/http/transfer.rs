@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Asked, At, Handled, Shared, Writing, answer, moment, parse, read};
+use super::extract::{Asked, At, Handled, Shared, Writing, answer, boxed, moment, parse, read};
 use super::problem::respond;
 use super::shapes;
 use crate::authorize::Scope;
@@ -63,6 +63,7 @@ struct Draft {
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/import", tag = "documents",
     params(("format" = String, Query), ("dry_run" = Option<bool>, Query), ("fractional" = Option<String>, Query)),
     request_body = Value, responses((status = 200, body = shapes::Imported)))]
+#[boxed]
 async fn import(at: At, Asked(how): Asked<How>, writing: Writing) -> Handled {
     let document = writing.body();
     let mut write = writing.begin().await?;
@@ -99,6 +100,7 @@ async fn import(at: At, Asked(how): Asked<How>, writing: Writing) -> Handled {
         ("tidegate-refused" = u64, description = "Flags that were left out, since the format cannot express them."),
         ("tidegate-fractional" = String, description = "Of flagd's format: what `fractional` means in the document, `v1`, `v2` or `v3`. An import has to be told: `?fractional=`."))),
         (status = 409)))]
+#[boxed]
 async fn export(
     State(shared): State<Shared>,
     scope: Scope,
@@ -121,6 +123,7 @@ async fn export(
 /// Evaluate one flag or all, with the explanation, against what is there or a draft.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/evaluate", tag = "evaluation",
     request_body = shapes::TryOut, responses((status = 200, body = shapes::TriedOut)))]
+#[boxed]
 async fn try_out(State(shared): State<Shared>, scope: Scope, at: At, request: Request) -> Handled {
     let body =
         read(request.into_body(), rules::limits::ADMIN_BODY_BYTES_MAX, shared.body_timeout).await?;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Asked, At, Handled, Shared, answer, moment};
+use super::extract::{Asked, At, Handled, Shared, answer, boxed, moment};
 use super::problem::respond;
 use super::shapes;
 use crate::authorize::Scope;
@@ -35,6 +35,7 @@ struct Range {
         ("to" = Option<String>, Query, description = "RFC 3339; now unless given"),
         ("bucket" = Option<String>, Query, description = "`hour`, unless `minute` is asked for")),
     responses((status = 200, body = shapes::FlagUsage)))]
+#[boxed]
 async fn get_usage(
     State(shared): State<Shared>,
     scope: Scope,

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Asked, At, Handled, Shared, Writing, answer};
+use super::extract::{Asked, At, Handled, Shared, Writing, answer, boxed};
 use super::problem::respond;
 use super::shapes;
 use crate::authorize::Scope;
@@ -107,6 +107,7 @@ fn show(compared: &Compared) -> Handled {
 
 /// Versions of a flag's definition, newest first.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/flags/{flag}/versions", tag = "versions", responses((status = 200, body = FlagVersions)))]
+#[boxed]
 async fn list_definition_versions(
     State(shared): State<Shared>,
     scope: Scope,
@@ -122,6 +123,7 @@ async fn list_definition_versions(
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/flags/{flag}/versions/{version}", tag = "versions",
     params(("against" = Option<i64>, Query, description = "the version to compare with; the one before unless said")),
     responses((status = 200, body = FlagVersionWithDiff)))]
+#[boxed]
 async fn get_definition_version(
     State(shared): State<Shared>,
     scope: Scope,
@@ -137,6 +139,7 @@ async fn get_definition_version(
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/flags/{flag}/versions/{version}/restore", tag = "versions",
     params(("If-Match" = String, Header, description = "the ETag that the change is made on, or *")),
     responses((status = 200, body = shapes::Flag)))]
+#[boxed]
 async fn restore_definition(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -147,6 +150,7 @@ async fn restore_definition(at: At, writing: Writing) -> Handled {
 
 /// Versions of what a flag does in this environment, newest first.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags/{flag}/versions", tag = "versions", responses((status = 200, body = FlagVersions)))]
+#[boxed]
 async fn list_config_versions(
     State(shared): State<Shared>,
     scope: Scope,
@@ -162,6 +166,7 @@ async fn list_config_versions(
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags/{flag}/versions/{version}", tag = "versions",
     params(("against" = Option<i64>, Query, description = "the version to compare with; the one before unless said")),
     responses((status = 200, body = FlagVersionWithDiff)))]
+#[boxed]
 async fn get_config_version(
     State(shared): State<Shared>,
     scope: Scope,
@@ -179,6 +184,7 @@ async fn get_config_version(
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/environments/{environment}/flags/{flag}/versions/{version}/restore", tag = "versions",
     params(("If-Match" = String, Header, description = "the ETag that the change is made on, or *")),
     responses((status = 200, body = shapes::ConfiguredFlag)))]
+#[boxed]
 async fn restore_config(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Handled, Shared, Writing, answer, list, no_content};
+use super::extract::{At, Handled, Shared, Writing, answer, boxed, list, no_content};
 use super::problem::respond;
 use crate::authorize::Scope;
 use crate::page::Page;
@@ -184,6 +184,7 @@ impl DeliveryBody {
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/webhooks", tag = "webhooks",
     params(("limit" = Option<usize>, Query, minimum = 1, maximum = 200), ("cursor" = Option<String>, Query)),
     responses((status = 200, body = Webhooks)))]
+#[boxed]
 async fn list_webhooks(State(shared): State<Shared>, scope: Scope, at: At, page: Page) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -193,6 +194,7 @@ async fn list_webhooks(State(shared): State<Shared>, scope: Scope, at: At, page:
 
 /// Tell somebody of what is done from now on; this answer is the only one that shows the secret.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/webhooks", tag = "webhooks", request_body = NewWebhook, responses((status = 201, body = WebhookBody)))]
+#[boxed]
 async fn create_webhook(at: At, writing: Writing) -> Handled {
     let new: NewWebhook = writing.json()?;
     let shared = writing.shared().clone();
@@ -215,6 +217,7 @@ async fn create_webhook(at: At, writing: Writing) -> Handled {
 
 /// One of those who are told.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/webhooks/{webhook}", tag = "webhooks", responses((status = 200, body = WebhookBody)))]
+#[boxed]
 async fn get_webhook(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -224,6 +227,7 @@ async fn get_webhook(State(shared): State<Shared>, scope: Scope, at: At) -> Hand
 
 /// Change what somebody is told, or where; or let it go on.
 #[utoipa::path(patch, path = "/api/v1/namespaces/{namespace}/webhooks/{webhook}", tag = "webhooks", request_body = WebhookPatch, responses((status = 200, body = WebhookBody)))]
+#[boxed]
 async fn update_webhook(at: At, writing: Writing) -> Handled {
     let patch: WebhookPatch = writing.json()?;
     let shared = writing.shared().clone();
@@ -250,6 +254,7 @@ async fn update_webhook(at: At, writing: Writing) -> Handled {
 
 /// Tell somebody no more; what was delivered is forgotten.
 #[utoipa::path(delete, path = "/api/v1/namespaces/{namespace}/webhooks/{webhook}", tag = "webhooks", responses((status = 204)))]
+#[boxed]
 async fn delete_webhook(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -260,6 +265,7 @@ async fn delete_webhook(at: At, writing: Writing) -> Handled {
 
 /// Another secret, which this answer alone shows; for a while bodies are signed with both.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/webhooks/{webhook}/rotate", tag = "webhooks", request_body = Rotation, responses((status = 200, body = WebhookBody)))]
+#[boxed]
 async fn rotate_webhook(at: At, writing: Writing) -> Handled {
     let rotation: Rotation = writing.json()?;
     let shared = writing.shared().clone();
@@ -275,6 +281,7 @@ async fn rotate_webhook(at: At, writing: Writing) -> Handled {
 
 /// Send something that says nothing, to see whether it comes.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/webhooks/{webhook}/test", tag = "webhooks", responses((status = 202, body = DeliveryBody)))]
+#[boxed]
 async fn test_webhook(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
@@ -286,6 +293,7 @@ async fn test_webhook(at: At, writing: Writing) -> Handled {
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/webhooks/{webhook}/deliveries", tag = "webhooks",
     params(("limit" = Option<usize>, Query, minimum = 1, maximum = 200), ("cursor" = Option<String>, Query)),
     responses((status = 200, body = Deliveries)))]
+#[boxed]
 async fn list_deliveries(
     State(shared): State<Shared>,
     scope: Scope,
@@ -300,6 +308,7 @@ async fn list_deliveries(
 
 /// One delivery, with what is sent.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/webhooks/{webhook}/deliveries/{delivery}", tag = "webhooks", responses((status = 200, body = DeliveryBody)))]
+#[boxed]
 async fn get_delivery(State(shared): State<Shared>, scope: Scope, at: At) -> Handled {
     let mut read = shared.store.read().await?;
     let scope = at.scope(&mut read, &scope).await?;
@@ -309,6 +318,7 @@ async fn get_delivery(State(shared): State<Shared>, scope: Scope, at: At) -> Han
 
 /// Send a delivery once more, under its id, before what waits; an endpoint that rests goes on with it.
 #[utoipa::path(post, path = "/api/v1/namespaces/{namespace}/webhooks/{webhook}/deliveries/{delivery}/redeliver", tag = "webhooks", responses((status = 202, body = DeliveryBody)))]
+#[boxed]
 async fn redeliver(at: At, writing: Writing) -> Handled {
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
