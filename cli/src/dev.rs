@@ -28,7 +28,7 @@ use crate::demo;
 use crate::failure::{Exit, Failure};
 use crate::files::{make_private_folder, write_private};
 use crate::paint::{Output, Paint, print, print_json};
-use crate::serve::{Logs, asked_to_end, start_embedded, start_failure};
+use crate::serve::{Compiled, Logs, asked_to_end, start_embedded, start_failure};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -55,6 +55,8 @@ pub struct Dev {
     #[arg(long, env = "TIDEGATE_DEMO_PORT", value_name = "PORT", default_value_t = 8017)]
     demo_port: u16,
     #[command(flatten)]
+    compiled: Compiled,
+    #[command(flatten)]
     logs: Logs,
 }
 
@@ -76,6 +78,7 @@ pub async fn run(arguments: Dev, output: Output) -> Result<(), Failure> {
     let listen = local(arguments.edge_port);
     let mut config = edge::config::Config::new(listen, "dev", vec![control.public_key.clone()]);
     config.data_dir = Some(dir.join("edge"));
+    config.sandbox.cache_dir = arguments.compiled.compiled_dir;
     // Who tries things out looks at the counts right away.
     config.usage_every = Duration::from_secs(2);
     config.samples_every = Duration::from_secs(2);

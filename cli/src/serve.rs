@@ -619,6 +619,8 @@ pub struct EdgeArgs {
     /// away has nothing to serve.
     #[arg(long, env = "TIDEGATE_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    compiled: Compiled,
     /// How this edge is called in its receipts [default: the machine's name].
     #[arg(long, env = "TIDEGATE_EDGE_ID", value_name = "NAME")]
     edge_id: Option<String>,
@@ -664,6 +666,15 @@ pub struct EdgeArgs {
     etcd: EtcdArgs,
     #[command(flatten)]
     logs: Logs,
+}
+
+/// Where compiled code is.
+#[derive(Debug, clap::Args)]
+pub struct Compiled {
+    /// Folder where the compiled evaluator is kept, which spares every start but the first one a second.
+    /// Edges of one user on one machine may share it [default: `compiled` in the data folder].
+    #[arg(long, env = "TIDEGATE_COMPILED_DIR", value_name = "DIR")]
+    pub compiled_dir: Option<PathBuf>,
 }
 
 /// Starts control with its embedded defaults, and reads the bootstrap token that it made on its first
@@ -806,6 +817,7 @@ pub async fn edge(arguments: EdgeArgs, output: Output) -> Result<(), Failure> {
         config.trusted = follow_trust(arguments.trust, file)?;
     }
     config.data_dir = arguments.data_dir;
+    config.sandbox.cache_dir = arguments.compiled.compiled_dir;
     config.register =
         arguments.etcd.etcd()?.map(|etcd| Register::new(etcd, &key_id, edge_id.clone()));
     config.server_rate_per_s = NonZeroU32::new(arguments.server_rate);

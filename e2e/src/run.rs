@@ -27,6 +27,15 @@ const KEY_DIGITS: usize = 43;
 /// A session is three parts in base64, and longer.
 const SESSION_MIN: usize = 100;
 
+/// The variable by which xtask names a folder for the compiled evaluator, which is one for all tests:
+/// with every test in a process of its own each would compile it, for seconds. `tidegate edge` reads it too.
+pub const COMPILED_DIR: &str = "TIDEGATE_COMPILED_DIR";
+
+/// Where an edge of a test keeps the compiled evaluator.
+pub fn compiled_dir() -> Option<PathBuf> {
+    std::env::var_os(COMPILED_DIR).filter(|folder| !folder.is_empty()).map(PathBuf::from)
+}
+
 pub fn folder() -> Option<PathBuf> {
     std::env::var_os(TEST_RUN).filter(|folder| !folder.is_empty()).map(PathBuf::from)
 }

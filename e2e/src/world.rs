@@ -150,6 +150,7 @@ fn local() -> std::net::SocketAddr {
 fn edge_config(folder: &tempfile::TempDir, trust: &PublicKey) -> edge::config::Config {
     let mut config = edge::config::Config::new(local(), "edge-1", vec![trust.clone()]);
     config.data_dir = Some(folder.path().join("edge"));
+    config.sandbox.cache_dir = run::compiled_dir();
     config.policy_helper = sandbox::policy::helper::Helper::beside_this_test();
     config
 }

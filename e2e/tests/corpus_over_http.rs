@@ -180,6 +180,7 @@ async fn a_client_of_the_edge_gets_the_native_bytes_for_every_case() {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = edge::config::Config::new(listen, "corpus", vec![PublicKey::of(&signing)]);
     config.policy_helper = sandbox::policy::helper::Helper::beside_this_test();
+    config.sandbox.cache_dir = e2e::run::compiled_dir();
     let edge = edge::start(config, feed).await.unwrap();
     let url = format!("http://{}", edge.address);
     until("every environment being served", async || {

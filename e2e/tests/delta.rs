@@ -39,6 +39,7 @@ async fn one_flag_of_thousands_costs_a_thousandth_of_the_snapshot_on_the_wire() 
     let local = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
     let mut config = edge::config::Config::new(local, "edge-2", vec![world.public_key.clone()]);
     config.data_dir = Some(folder.path().to_owned());
+    config.sandbox.cache_dir = e2e::run::compiled_dir();
     let feed = HttpFeed::new(&tap.url, ApiKey::parse(&world.edge_key).unwrap()).unwrap();
     let edge = edge::start(config, Arc::new(feed)).await.unwrap();
     let ofrep = Ofrep::new(&format!("http://{}", edge.address), &world.server_key);

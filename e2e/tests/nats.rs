@@ -144,6 +144,7 @@ impl Edge {
         let trusted = vec![control.trust.clone()];
         let mut config = edge::config::Config::new(local(), "edge-1", trusted);
         config.anti_entropy = often;
+        config.sandbox.cache_dir = e2e::run::compiled_dir();
         let running = edge::start(config, feed.clone()).await.unwrap();
         let ofrep = Ofrep::new(&format!("http://{}", running.address), &control.server_key);
         let fell = Arc::new(AtomicU64::new(0));

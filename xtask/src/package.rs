@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::Context as _;
 
 use crate::check::FEATURES;
+use crate::postgres::run::COMPILED_DIR;
 use crate::steps::{ask, run as run_program};
 use crate::{browser, cargo, protoc, root, target_dir, test};
 
@@ -62,6 +63,7 @@ pub fn prove() -> anyhow::Result<String> {
     node.args(files(&tests)?)
         .env("TIDEGATE", target_dir()?.join("debug/tidegate"))
         .env("CHROMIUM", chromium)
+        .env(COMPILED_DIR, test::compiled_dir()?)
         .env("TIDEGATE_DEMO", demo)
         .env("TIDEGATE_PACKAGE", tarball);
     run_program(&mut node)?;

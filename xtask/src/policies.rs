@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
-use crate::steps::{ask, run as run_program};
+use crate::steps::{install_packages, run as run_program};
 use crate::test::install_npm_in;
 use crate::toolchain::{TARGET, Toolchain};
 use crate::{cargo, root};
@@ -83,13 +83,7 @@ fn install_clang() -> anyhow::Result<()> {
         return Ok(());
     }
     let how = "clang 14 and lld are needed for the C policy (Debian: apt-get install clang lld)";
-    let user = ask(Command::new("id").arg("-u"))?;
-    anyhow::ensure!(user == "0", "only root may install packages; {how}");
-    run_program(Command::new("apt-get").args(["update", "-qq"])).context(how)?;
-    let mut install = Command::new("apt-get");
-    install.env("DEBIAN_FRONTEND", "noninteractive");
-    install.args(["install", "-y", "-qq", "--no-install-recommends", "clang", "lld"]);
-    run_program(&mut install).context(how)?;
+    install_packages(&["clang", "lld"], how)?;
     anyhow::ensure!(
         is_there("clang") && is_there("wasm-ld"),
         "clang was installed and is not there"

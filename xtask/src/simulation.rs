@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 
 use crate::check::FEATURES;
+use crate::postgres::run::COMPILED_DIR;
 use crate::steps::run as run_program;
-use crate::{cargo, protoc, root, wasm};
+use crate::{cargo, protoc, root, test, wasm};
 
 const PLANTED: &str = "TIDEGATE_PLANTED_BUG";
 
 pub fn run(seeds: u64, seed: u64, trace: bool) -> anyhow::Result<()> {
     wasm::run()?;
     let mut command = simulation(seeds, seed);
+    command.env(COMPILED_DIR, test::compiled_dir()?);
     if trace {
         command.env("TIDEGATE_SIM_TRACE", "1");
     }

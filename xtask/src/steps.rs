@@ -77,6 +77,40 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// As `run`, for what comes over a network: only its third failure counts.
+#[expect(clippy::disallowed_methods, reason = "nothing tells when a network is there again")]
+pub fn fetch(command: &mut Command) -> anyhow::Result<()> {
+    for pause in [5, 20] {
+        match run(command) {
+            Ok(()) => return Ok(()),
+            Err(error) => eprintln!("    {error:#}; once more in {pause} s"),
+        }
+        std::thread::sleep(Duration::from_secs(pause));
+    }
+    run(command)
+}
+
+/// Debian's packages, for whoever is root; `how` is what anybody else is told.
+pub fn install_packages(packages: &[&str], how: &str) -> anyhow::Result<()> {
+    // A refusal would only be told after the package lists were fetched.
+    let user = ask(Command::new("id").arg("-u"))?;
+    anyhow::ensure!(user == "0", "only root may install packages; {how}");
+    let apt = || {
+        let mut apt = Command::new("apt-get");
+        // A new machine may be busy with its own upgrades.
+        apt.args(["-o", "DPkg::Lock::Timeout=300", "-qq"]);
+        apt.env("DEBIAN_FRONTEND", "noninteractive");
+        // In single-user mode Debian's packages do not start the servers that they bring; the tests
+        // start their own.
+        apt.env("RUNLEVEL", "1");
+        apt
+    };
+    fetch(apt().arg("update")).context(how.to_owned())?;
+    let mut install = apt();
+    install.args(["install", "-y", "--no-install-recommends"]).args(packages);
+    fetch(&mut install).context(how.to_owned())
+}
+
 /// Runs a program and gives its trimmed output.
 pub fn ask(command: &mut Command) -> anyhow::Result<String> {
     let shown = show(command);

@@ -12,9 +12,9 @@ use std::process::Command;
 use anyhow::Context as _;
 
 use crate::check::FEATURES;
-use crate::postgres::run::TEST_RUN;
+use crate::postgres::run::{COMPILED_DIR, TEST_RUN};
 use crate::postgres::{PostgresServer, TEST_POSTGRES};
-use crate::steps::{Report, ask, run as run_program};
+use crate::steps::{Report, ask, fetch, install_packages, run as run_program};
 use crate::{
     browser, cargo, package, policies, protoc, root, secrets, simulation, target_dir, wasm,
 };
@@ -158,17 +158,7 @@ fn install_servers() -> anyhow::Result<String> {
     let how = format!(
         "PostgreSQL 15, nats-server 2.9, etcd 3.4 and Chromium 137 or newer are needed (Debian: apt-get install {names})"
     );
-    // A refusal would only be told after the package lists were fetched.
-    let user = ask(Command::new("id").arg("-u"))?;
-    anyhow::ensure!(user == "0", "only root may install packages; {how}");
-    run_program(Command::new("apt-get").args(["update", "-qq"])).context(how.clone())?;
-    let mut install = Command::new("apt-get");
-    install.env("DEBIAN_FRONTEND", "noninteractive");
-    // In single-user mode Debian's packages do not start the servers that they bring; the tests
-    // start their own.
-    install.env("RUNLEVEL", "1");
-    install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(&packages);
-    run_program(&mut install).context(how.clone())?;
+    install_packages(&packages, &how)?;
     let missing = missing();
     anyhow::ensure!(missing.is_empty(), "{} was installed and is not there", missing.join(" "));
     Ok(format!("{names} was installed with apt-get"))
@@ -205,7 +195,7 @@ pub fn install_npm_in(folder: &Path) -> anyhow::Result<()> {
     }
     eprintln!("    installing into {}/node_modules", shown(folder));
     let mut npm = Command::new("npm");
-    run_program(npm.current_dir(folder).args(["ci", "--no-audit", "--no-fund"]))?;
+    fetch(npm.current_dir(folder).args(["ci", "--no-audit", "--no-fund"]))?;
     std::fs::create_dir_all(folder.join("node_modules"))?;
     std::fs::write(&stamp, &wanted)?;
     Ok(())
@@ -253,8 +243,7 @@ fn install_python() -> anyhow::Result<String> {
     for list in &lists {
         pip.arg("-r").arg(list);
     }
-    run_program(&mut pip)
-        .context("pip is needed (Debian: apt-get install python3-venv python3-pip)")?;
+    fetch(&mut pip).context("pip is needed (Debian: apt-get install python3-venv python3-pip)")?;
     std::fs::write(&stamp, &wanted)?;
     Ok("installed into .venv".to_owned())
 }
@@ -300,6 +289,8 @@ pub fn chaos(runs: u64, seed: u64, jobs: u64) -> anyhow::Result<()> {
 /// SQLite hides type errors that PostgreSQL shows, so nothing is believed that ran on one of them.
 fn postgres_tests(arguments: &[OsString]) -> anyhow::Result<String> {
     let folder = std::env::temp_dir().join(format!("tidegate-postgres-{}", std::process::id()));
+    // Of a run that was killed and had the same number.
+    let _ = std::fs::remove_dir_all(&folder);
     let server = PostgresServer::start(&folder).context("PostgreSQL for the tests")?;
     let url = server.url("postgres");
     // The whole workspace is named, or its dependencies would be built with other features.
@@ -330,12 +321,18 @@ fn cargo_test(
     command.args(["--features", FEATURES]);
     command.args(["--locked", if nextest { "--no-fail-fast" } else { "--quiet" }]).args(what);
     command.envs(settings.iter().copied()).env(TEST_RUN, secrets::folder()?);
+    command.env(COMPILED_DIR, compiled_dir()?);
     if !nextest {
         command.arg("--no-fail-fast");
     }
     command.args(arguments);
     run_program(&mut command)?;
     Ok(format!("with {}", if nextest { "cargo nextest" } else { "cargo test" }))
+}
+
+/// One compiled evaluator for all that is started in tests.
+pub fn compiled_dir() -> anyhow::Result<PathBuf> {
+    Ok(target_dir()?.join("compiled"))
 }
 
 /// The corpus' bytes from Node. The clients' own tests are started by the Rust tests, which give

@@ -12,7 +12,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::steps::{ask, run as run_program};
+use crate::steps::{self, ask, run as run_program};
 use crate::{cargo, root, target_dir};
 
 pub const TARGET: &str = "wasm32-unknown-unknown";
@@ -49,7 +49,7 @@ impl Toolchain {
         let (mut way, mut why) = choose(forced, facts);
         if way == Way::RustupAdd {
             eprintln!("    wasm32: rustup target add {TARGET} ({why})");
-            match run_program(Command::new("rustup").args(["target", "add", TARGET])) {
+            match steps::fetch(Command::new("rustup").args(["target", "add", TARGET])) {
                 Ok(()) => return Ok(Toolchain::Own),
                 Err(error) if forced == Some(Force::Rustup) => {
                     return Err(error.context(format!("{FORCE}=rustup; {HELP}")));

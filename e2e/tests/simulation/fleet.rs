@@ -102,6 +102,7 @@ fn sandbox() -> Arc<Sandbox> {
     let config = SandboxConfig {
         // Real time, in which nothing else here is measured.
         deadline: Duration::from_secs(60),
+        cache_dir: e2e::run::compiled_dir(),
         ..SandboxConfig::default()
     };
     SANDBOX.get_or_init(|| Sandbox::new(config).expect("`cargo xtask wasm` first")).clone()

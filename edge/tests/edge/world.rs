@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -41,16 +41,18 @@ pub fn signing_key() -> SigningKey {
     SigningKey::from_bytes(&[7; 32])
 }
 
+/// As `e2e::run` has it.
+fn compiled_dir() -> Option<PathBuf> {
+    std::env::var_os("TIDEGATE_COMPILED_DIR").filter(|folder| !folder.is_empty()).map(PathBuf::from)
+}
+
 /// One for all tests: compiling the evaluator is most of what starting an edge costs.
 pub fn sandbox() -> Arc<Sandbox> {
     static SANDBOX: OnceLock<Arc<Sandbox>> = OnceLock::new();
-    SANDBOX
-        .get_or_init(|| {
-            // By the wall clock, and a busy machine may stop a thread for longer than the default.
-            let config = SandboxConfig { deadline: DEADLINE, ..SandboxConfig::default() };
-            Sandbox::new(config).expect("`cargo xtask wasm` first")
-        })
-        .clone()
+    // By the wall clock, and a busy machine may stop a thread for longer than the default.
+    let (deadline, cache_dir) = (DEADLINE, compiled_dir());
+    let config = SandboxConfig { deadline, cache_dir, ..SandboxConfig::default() };
+    SANDBOX.get_or_init(|| Sandbox::new(config).expect("`cargo xtask wasm` first")).clone()
 }
 
 pub fn version(generation: u64, revision: u64) -> Version {
