@@ -77,7 +77,7 @@ impl Page {
         shell.arg("-c").arg(&script).current_dir(folder.path());
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
-            if name.starts_with("TIDEGATE_") {
+            if name.starts_with("TIDEGATE_") && name != run::COMPILED_DIR {
                 shell.env_remove(&*name);
             }
         }

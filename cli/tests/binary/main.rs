@@ -1,5 +1,5 @@
 //! The `tidegate` binary as its users run it: `commands` (against `tidegate dev`), `processes`
-//! (control and edge apart), `authors` (docs/POLICIES.md followed to the letter).
+//! (control and edge apart), `authors` and `readme` (docs/POLICIES.md and README.md followed to the letter).
 
 mod authors;
 mod changes;
@@ -10,6 +10,7 @@ mod ofrep_schema;
 mod people;
 mod policies;
 mod processes;
+mod readme;
 mod snapshot;
 mod tenants;
 mod world;
