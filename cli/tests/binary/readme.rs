@@ -19,16 +19,16 @@ impl Started {
     fn in_folder(folder: &Path) -> Started {
         let mut dev = tidegate();
         dev.args(["dev", "--control-port", "0", "--edge-port", "0", "--log", "warn"]);
-        let mut child = dev.current_dir(folder).stdout(Stdio::piped()).spawn().unwrap();
-        let mut said = String::new();
-        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-            said.push_str(&line.unwrap());
-            said.push('\n');
-            if said.ends_with("ctrl-c ends it; the state stays.\n") {
-                return Started { child, said };
+        let child = dev.current_dir(folder).stdout(Stdio::piped()).spawn().unwrap();
+        let mut started = Started { child, said: String::new() };
+        for line in BufReader::new(started.child.stdout.take().unwrap()).lines() {
+            started.said.push_str(&line.unwrap());
+            started.said.push('\n');
+            if started.said.ends_with("ctrl-c ends it; the state stays.\n") {
+                return started;
             }
         }
-        panic!("it ended: {said}");
+        panic!("it ended: {}", started.said);
     }
 
     /// What stands under a heading.
