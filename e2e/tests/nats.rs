@@ -652,8 +652,16 @@ async fn everything_an_edge_needs_works_under_the_example_configuration() {
     control.flag("two").await;
     edge.serves("2").await;
     assert!(count(&edge.counts().heads_announced) > before);
-    assert!(count(&edge.counts().heads_read) > 0);
-    assert_eq!(count(&edge.counts().blobs_behind), 0);
+    // Another one finds on the broker what this one was told.
+    let broker = server.broker_as("edge-demo", "hunter-edge");
+    let follow = Follow { control_url: NOWHERE, broker, anti_entropy: NEVER };
+    let other = Edge::start(&control, follow).await;
+    other.serves("2").await;
+    assert!(count(&other.counts().heads_read) > 0);
+    for edge in [&edge, &other] {
+        assert_eq!(count(&edge.counts().blobs_behind), 0);
+    }
+    other.stop().await;
     until("a receipt being answered", async || match count(&edge.counts().receipts) {
         0 => Err("none yet".to_owned()),
         _ => Ok(()),
