@@ -48,27 +48,13 @@ fn try_stream(shared: &Shared, request: &Request<Incoming>) -> Result<Response<B
         return Err(Failure::other(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here"));
     }
     let grant = authorize(shared, request)?;
-    let place = place(shared)?;
-    let mut announcements = grant.served.tenant.announcements.subscribe();
-    let now = announcements.borrow_and_update().clone();
+    let (listener, now) = Listener::new(shared, &grant)?;
     let first = first_words(request.headers(), &now, shared.stream_recalls);
-    let events = Events {
-        shared: shared.clone(),
-        name: grant.served.tenant.name.clone(),
-        key_id: grant.key.record.id.clone(),
-        announcements,
-        first: Some(first),
-        turn: Turn::after(&now),
-        keep_alive: keep_alive(shared),
-        ends: ends(&grant.key, jittered(shared.stream_life)),
-        _counted: Counted::new(shared),
-        _place: place,
-    };
-    Ok(answer(events.into_stream()))
+    Ok(answer(Events { listener, first: Some(first) }.into_stream()))
 }
 
 /// One of the streams that this edge serves at once, for as long as it is held.
-pub fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, Failure> {
+fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, Failure> {
     shared.streams.clone().try_acquire_owned().map_err(|_| {
         let details = "this edge has all the event streams that it can serve";
         Failure::later(StatusCode::SERVICE_UNAVAILABLE, details, 5)
@@ -126,13 +112,13 @@ fn authorize(shared: &Shared, request: &Request<Incoming>) -> Result<Grant, Fail
 }
 
 /// When a stream that begins now ends: after its life, or with its key.
-pub fn ends(key: &Key, life: Duration) -> Instant {
+fn ends(key: &Key, life: Duration) -> Instant {
     let left = key.left_ms(crate::now_ms()).map(Duration::from_millis);
     Instant::now() + left.map_or(life, |left| left.min(life))
 }
 
 /// As a change of its key has it: nobody stays for longer than they may.
-pub fn ends_with(key: &Key, ends: Instant) -> Instant {
+fn ends_with(key: &Key, ends: Instant) -> Instant {
     self::ends(key, ends.saturating_duration_since(Instant::now()))
 }
 
@@ -162,7 +148,7 @@ fn event(now: &Announcement) -> Bytes {
     ))
 }
 
-pub fn keep_alive(shared: &Shared) -> Interval {
+fn keep_alive(shared: &Shared) -> Interval {
     let every = shared.stream_keep_alive;
     let mut interval = tokio::time::interval_at(Instant::now() + every, every);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -171,18 +157,18 @@ pub fn keep_alive(shared: &Shared) -> Interval {
 
 /// When a stream's client is told of what was announced: of a snapshot at once, of a time boundary when
 /// its turn has come.
-pub struct Turn {
+struct Turn {
     told: Option<Version>,
     due: Option<Instant>,
 }
 
 impl Turn {
-    pub fn after(now: &Announcement) -> Turn {
+    fn after(now: &Announcement) -> Turn {
         Turn { told: now.version, due: None }
     }
 
     /// Whether that is now; otherwise `comes` says when.
-    pub fn is_now(&mut self, now: &Announcement, shared: &Shared) -> bool {
+    fn is_now(&mut self, now: &Announcement, shared: &Shared) -> bool {
         if self.told != now.version {
             *self = Turn::after(now);
             return true;
@@ -201,7 +187,7 @@ impl Turn {
     }
 
     /// Never, if nothing waits.
-    pub async fn comes(&mut self) {
+    async fn comes(&mut self) {
         match self.due {
             Some(due) => tokio::time::sleep_until(due).await,
             None => std::future::pending().await,
@@ -210,12 +196,13 @@ impl Turn {
     }
 }
 
-struct Events {
+/// What every stream waits for, whatever it then says: news of its environment in its turn, silence, and
+/// its end.
+pub struct Listener {
     shared: Shared,
     name: Name,
     key_id: String,
     announcements: watch::Receiver<Announcement>,
-    first: Option<Bytes>,
     turn: Turn,
     keep_alive: Interval,
     ends: Instant,
@@ -223,18 +210,37 @@ struct Events {
     _place: OwnedSemaphorePermit,
 }
 
-impl Events {
-    fn into_stream(self) -> impl Stream<Item = Bytes> + Send {
-        futures_util::stream::unfold(self, |mut events| async move {
-            let bytes = events.next().await?;
-            Some((bytes, events))
-        })
+pub enum Heard {
+    Change(Arc<Served>, Announcement),
+    /// For so long that a proxy might cut the stream.
+    Silence,
+}
+
+/// A comment: it dispatches nothing.
+pub const SILENCE: Bytes = Bytes::from_static(b":\n\n");
+
+impl Listener {
+    /// With what was announced last. Registered before that is read, so that no change falls between the two.
+    pub fn new(shared: &Shared, grant: &Grant) -> Result<(Listener, Announcement), Failure> {
+        let place = place(shared)?;
+        let mut announcements = grant.served.tenant.announcements.subscribe();
+        let now = announcements.borrow_and_update().clone();
+        let listener = Listener {
+            shared: shared.clone(),
+            name: grant.served.tenant.name.clone(),
+            key_id: grant.key.record.id.clone(),
+            announcements,
+            turn: Turn::after(&now),
+            keep_alive: keep_alive(shared),
+            ends: ends(&grant.key, jittered(shared.stream_life)),
+            _counted: Counted::new(shared),
+            _place: place,
+        };
+        Ok((listener, now))
     }
 
-    async fn next(&mut self) -> Option<Bytes> {
-        if let Some(first) = self.first.take() {
-            return Some(first);
-        }
+    /// None where the stream ends.
+    pub async fn next(&mut self) -> Option<Heard> {
         loop {
             tokio::select! {
                 biased;
@@ -244,17 +250,15 @@ impl Events {
                     let now = self.announcements.borrow_and_update().clone();
                     let served = self.served()?;
                     if self.turn.is_now(&now, &self.shared) {
-                        served.tenant.metrics.events.increment(1);
-                        return Some(event(&now));
+                        return Some(Heard::Change(served, now));
                     }
                 }
                 () = self.turn.comes() => {
                     let now = self.announcements.borrow().clone();
-                    self.served()?.tenant.metrics.events.increment(1);
-                    return Some(event(&now));
+                    return Some(Heard::Change(self.served()?, now));
                 }
                 () = tokio::time::sleep_until(self.ends) => return None,
-                _ = self.keep_alive.tick() => return Some(Bytes::from_static(b":\n\n")),
+                _ = self.keep_alive.tick() => return Some(Heard::Silence),
             }
         }
     }
@@ -269,11 +273,38 @@ impl Events {
     }
 }
 
+struct Events {
+    listener: Listener,
+    first: Option<Bytes>,
+}
+
+impl Events {
+    fn into_stream(self) -> impl Stream<Item = Bytes> + Send {
+        futures_util::stream::unfold(self, |mut events| async move {
+            let bytes = events.next().await?;
+            Some((bytes, events))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
+        Some(match self.listener.next().await? {
+            Heard::Change(served, now) => {
+                served.tenant.metrics.events.increment(1);
+                event(&now)
+            }
+            Heard::Silence => SILENCE,
+        })
+    }
+}
+
 /// Counts a stream for as long as it lives, however it ends.
-pub struct Counted(metrics::Gauge);
+struct Counted(metrics::Gauge);
 
 impl Counted {
-    pub fn new(shared: &Shared) -> Counted {
+    fn new(shared: &Shared) -> Counted {
         shared.metrics.streams.increment(1.0);
         Counted(shared.metrics.streams.clone())
     }

@@ -17,16 +17,13 @@ use hyper::body::Incoming;
 use rules::blob::Digest;
 use rules::head::SignedHead;
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::{Instant, Interval};
 
 use super::{admit, no_client, only};
 use crate::client::Client;
-use crate::events::{self, Counted, Turn, keep_alive};
-use crate::feed::jittered;
+use crate::events::{self, Heard, Listener, SILENCE};
 use crate::ofrep::Failure;
 use crate::serve::{Body, Shared};
-use crate::state::{Announcement, Name, Served, Tenant};
+use crate::state::{Announcement, Served, Tenant};
 
 const RETRY_MS: u32 = 5_000;
 
@@ -51,11 +48,8 @@ struct DeltaEvent<'a> {
 pub async fn open(shared: &Shared, request: &Request<Incoming>) -> Result<Response<Body>, Failure> {
     only(&Method::GET, request)?;
     let grant = admit(shared, request.headers())?;
-    let place = events::place(shared)?;
+    let (listener, now) = Listener::new(shared, &grant)?;
     let tenant = grant.served.tenant.clone();
-    // Registered before it is read, so that no change falls between the two.
-    let mut announcements = tenant.announcements.subscribe();
-    let now = announcements.borrow_and_update().clone();
     let (namespace, environment) = &tenant.name;
     let served = shared.state.table().environment(namespace, environment).cloned();
     let client = served.and_then(|served| served.client.load_full()).ok_or_else(no_client)?;
@@ -67,19 +61,7 @@ pub async fn open(shared: &Shared, request: &Request<Incoming>) -> Result<Respon
         Some(base) if base != client.head.digest => news.resume(&tenant, base, &client, &now).await,
         _ => news.state(&client, client.head.digest, &now),
     }
-    let changes = Changes {
-        shared: shared.clone(),
-        name: tenant.name.clone(),
-        key_id: grant.key.record.id.clone(),
-        announcements,
-        news,
-        turn: Turn::after(&now),
-        keep_alive: keep_alive(shared),
-        ends: events::ends(&grant.key, jittered(shared.stream_life)),
-        _counted: Counted::new(shared),
-        _place: place,
-    };
-    Ok(events::answer(changes.into_stream()))
+    Ok(events::answer(Changes { listener, news }.into_stream()))
 }
 
 /// What one client was told, and what it is to be told next.
@@ -160,16 +142,8 @@ impl News {
 }
 
 struct Changes {
-    shared: Shared,
-    name: Name,
-    key_id: String,
-    announcements: watch::Receiver<Announcement>,
+    listener: Listener,
     news: News,
-    turn: Turn,
-    keep_alive: Interval,
-    ends: Instant,
-    _counted: Counted,
-    _place: OwnedSemaphorePermit,
 }
 
 impl Changes {
@@ -178,15 +152,6 @@ impl Changes {
             let bytes = changes.next().await?;
             Some((bytes, changes))
         })
-    }
-
-    /// None for a key that opens nothing any more.
-    fn served(&mut self) -> Option<Arc<Served>> {
-        let table = self.shared.state.table();
-        let served = table.environment(&self.name.0, &self.name.1)?;
-        let key = table.key_by_id(served, &self.key_id, crate::now_ms())?;
-        self.ends = events::ends_with(&key, self.ends);
-        Some(served.clone())
     }
 
     async fn follow(&mut self, served: &Served, now: &Announcement) -> Option<()> {
@@ -203,24 +168,9 @@ impl Changes {
             if let Some(bytes) = self.news.waiting.pop_front() {
                 return Some(bytes);
             }
-            tokio::select! {
-                biased;
-                () = self.shared.stopping.cancelled() => return None,
-                changed = self.announcements.changed() => {
-                    changed.ok()?;
-                    let now = self.announcements.borrow_and_update().clone();
-                    let served = self.served()?;
-                    if self.turn.is_now(&now, &self.shared) {
-                        self.follow(&served, &now).await?;
-                    }
-                }
-                () = self.turn.comes() => {
-                    let now = self.announcements.borrow().clone();
-                    let served = self.served()?;
-                    self.follow(&served, &now).await?;
-                }
-                () = tokio::time::sleep_until(self.ends) => return None,
-                _ = self.keep_alive.tick() => return Some(Bytes::from_static(b":\n\n")),
+            match self.listener.next().await? {
+                Heard::Change(served, now) => self.follow(&served, &now).await?,
+                Heard::Silence => return Some(SILENCE),
             }
         }
     }
