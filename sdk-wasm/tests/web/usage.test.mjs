@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
+import { held } from './ofrep.mjs';
 import { openPage, startClient, startWorld, until } from './world.mjs';
 
 let [world, tidegate, wire, site, browser] = [];
@@ -43,11 +44,11 @@ test('what a page used arrives when it is hidden, and control shows it per varia
 
   // A server uses it too.
   for (let n = 0; n < 5; n += 1) {
-    await fetch(`${tidegate.dev.edge_url}/ofrep/v1/evaluate/flags/upload-limit-mb`, {
+    await held(await fetch(`${tidegate.dev.edge_url}/ofrep/v1/evaluate/flags/upload-limit-mb`, {
       method: 'POST',
       headers: { authorization: `Bearer ${tidegate.dev.server_key}`, 'content-type': 'application/json' },
       body: JSON.stringify({ context: { targetingKey: 'x', plan: 'enterprise' } }),
-    });
+    }));
   }
   const report = await until('control shows both', async () => {
     const report = await usage('upload-limit-mb');

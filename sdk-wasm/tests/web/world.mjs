@@ -14,6 +14,7 @@ import { dirname, extname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import zlib from 'node:zlib';
 import { chromium } from 'playwright-core';
+import { held } from './ofrep.mjs';
 
 export const here = dirname(fileURLToPath(import.meta.url));
 export const root = join(here, '../../..');
@@ -95,7 +96,7 @@ export async function startTidegate(more = []) {
       body: JSON.stringify({ context }),
     });
     assert.equal(answer.status, 200);
-    return (await answer.json()).flags;
+    return (await held(answer)).flags;
   }
 
   return {
