@@ -602,6 +602,9 @@ async fn a_control_with_another_secrets_key_or_none_does_not_start_and_says_what
     let world = World::with(dir, quickly).await;
     assert_eq!(world.flag("ours", "f0").await.0, 201);
     receiver.received(1).await;
+    // It has it before control has written down that it has.
+    let deliveries = format!("{HOOKS}/{id}/deliveries");
+    world.until(&deliveries, |page| page["items"][0]["state"] == "delivered").await;
 
     // Lost for good: the endpoint rests until it has another secret, and misses nothing.
     let World { control, dir, .. } = world;

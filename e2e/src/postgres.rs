@@ -194,7 +194,9 @@ pub fn database_for_test() -> Option<String> {
 pub fn new_database(url: &str) -> io::Result<String> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("test_{}_{count}", std::process::id());
+    // Numbers of processes come again.
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.subsec_nanos());
+    let name = format!("test_{}_{count}_{now}", std::process::id());
     let programs = programs().ok_or_else(|| io::Error::other("no PostgreSQL programs"))?;
     let done = Command::new(programs.join("psql"))
         .args(["--no-psqlrc", "--quiet", "--command", &format!("CREATE DATABASE {name}"), url])

@@ -128,10 +128,17 @@ pub async fn edge_of(
     more: &[&str],
     settings: &[(&str, &str)],
 ) -> Process {
+    let arguments = edge_arguments(control, data, more);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    Process::start(&arguments, settings).await
+}
+
+/// What [`edge_of`] starts it with.
+pub fn edge_arguments(control: &Process, data: &Path, more: &[&str]) -> Vec<String> {
     let (control_url, trust) = (control.text("control_url"), control.text("public_key"));
     let arguments = ["edge", "--listen", "127.0.0.1:0", "--control-url", &control_url];
     let data = ["--trust", &trust, "--data-dir", data.to_str().expect("UTF-8")];
-    Process::start(&[&arguments[..], &data[..], more].concat(), settings).await
+    [&arguments[..], &data[..], more].concat().into_iter().map(str::to_owned).collect()
 }
 
 /// The flags that the clients of `interop/` expect.

@@ -313,7 +313,12 @@ impl World {
                 attempts(known, lasts).await;
                 // The edge comes back to nobody: it has its disk.
                 self.start_edge(which).await;
-                self.ofrep(which).one("n", &json!({})).await.ok();
+                let ofrep = self.ofrep(which);
+                until("an edge that answers from its disk", async || {
+                    let answer = ofrep.one("n", &json!({})).await;
+                    if answer.status == 200 { Ok(()) } else { Err(answer.text) }
+                })
+                .await;
                 self.nats.run().await;
                 self.postgres.restart().unwrap();
                 if let Some(etcd) = &mut self.etcd {
@@ -432,13 +437,27 @@ async fn watch(ofrep: Ofrep, which: usize, known: Arc<Known>) -> (usize, BTreeSe
     (answers, seen)
 }
 
+/// A control whose database was away may say for a while that it is.
+async fn answered(admin: &Admin, path: &str) -> Value {
+    let body = std::cell::RefCell::new(Value::Null);
+    until("an answer of control", async || match admin.get(path).await {
+        answer if answer.status == 200 => {
+            body.replace(answer.json());
+            Ok(())
+        }
+        answer => Err(format!("{}: {}", answer.status, answer.text)),
+    })
+    .await;
+    body.into_inner()
+}
+
 /// Every value that was committed, by the audit log: a row for each write, in its transaction.
 async fn committed(admin: &Admin) -> Vec<i64> {
     let mut values = Vec::new();
     let mut cursor = String::new();
     loop {
         let path = format!("/api/v1/namespaces/{NAMESPACE}/audit?limit=200{cursor}");
-        let page = admin.get(&path).await.ok().json();
+        let page = answered(admin, &path).await;
         for row in page["items"].as_array().expect("rows") {
             if row["target"] == "n" && row["action"] != "config.set" {
                 values.push(row["after"]["variants"]["n"].as_i64().expect("a value"));
@@ -547,7 +566,7 @@ async fn run(seed: u64) {
         assert!(never.is_empty(), "served and never committed: {never:?}; {:?}", world.log);
     }
     let path = format!("/api/v1/namespaces/{NAMESPACE}/audit/verify");
-    let audit = world.admin(0).get(&path).await.ok().json();
+    let audit = answered(&world.admin(0), &path).await;
     assert_eq!(audit["valid"], true, "{audit}");
     println!(
         "seed {seed}: {last} of {} writes acknowledged last, {answers} answers, healed in {} ms: {}",

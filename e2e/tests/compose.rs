@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use e2e::http::{Ofrep, client};
+use e2e::http::Ofrep;
 use e2e::nats::NatsServer;
 use e2e::postgres::{PostgresServer, new_database};
 use e2e::process::Process;
@@ -148,14 +148,12 @@ async fn is_healthy(service: &Value, url: &str) {
     let test = texts(&service["healthcheck"]["test"]);
     let ["CMD", "tidegate", "health", _] = test[..] else { panic!("{test:?}") };
     e2e::http::until("its health check", async || {
-        let ready = client().get(format!("{url}/readyz")).send().await;
-        match ready.is_ok_and(|answer| answer.status() == 200) {
-            true => Ok(()),
-            false => Err("it is not ready".to_owned()),
+        match Process::exit(&["--output", "json", "health", url], &[]).await {
+            (0, said) if said.contains("\"ready\":true") => Ok(()),
+            (code, said) => Err(format!("{code}: {said}")),
         }
     })
     .await;
-    assert_eq!(Process::run(&["health", url]).await["ready"], true);
 }
 
 fn secret(folder: &Path, name: &str) -> String {

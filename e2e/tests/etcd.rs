@@ -71,6 +71,32 @@ async fn obstacle(control: &Process, part: &str) -> String {
     said.into_inner()
 }
 
+/// Whatever stands in the way of its leading.
+async fn takes_writes(control: &Process) {
+    until("a control that takes writes", async || match ready(control).await {
+        ready if ready["status"] == "ready" => Ok(()),
+        ready => Err(ready.to_string()),
+    })
+    .await;
+}
+
+/// Who leads, who follows, and the leader's epoch.
+async fn one_leading<'a>(one: &'a Process, other: &'a Process) -> (&'a Process, &'a Process, i64) {
+    let found = std::cell::Cell::new(None);
+    until("one of them leading", async || {
+        let (first, second) = (ready(one).await, ready(other).await);
+        let epoch = |ready: &Value| ready["epoch"].as_i64();
+        found.set(match (first["leading"] == true, second["leading"] == true) {
+            (true, false) => epoch(&first).map(|epoch| (one, other, epoch)),
+            (false, true) => epoch(&second).map(|epoch| (other, one, epoch)),
+            _ => None,
+        });
+        found.get().map(drop).ok_or_else(|| format!("{first} {second}"))
+    })
+    .await;
+    found.get().expect("it was there")
+}
+
 /// The epoch of whichever of them leads. A busy machine can make a leader lose its lease for a moment.
 async fn epoch_of(controls: &[&Process]) -> i64 {
     let epoch = std::cell::Cell::new(None);
@@ -184,21 +210,19 @@ async fn a_leader_paused_for_twice_its_lease_writes_nothing_late_and_no_edge_goe
     let failovers = std::env::var(FAILOVERS).ok().and_then(|text| text.parse().ok()).unwrap_or(2);
     let (mut n, mut took_most) = (0, Duration::ZERO);
     for round in 0..failovers {
-        either_leading(&fleet.one, &fleet.other).await;
-        let one_leads = ready(&fleet.one).await["leading"] == true;
-        let (leader, follower) =
-            if one_leads { (&fleet.one, &fleet.other) } else { (&fleet.other, &fleet.one) };
-        let epoch_before = epoch_of(&[leader]).await;
-        let admin = admin_of(follower, &fleet.one).await;
+        for _ in 0..20 {
+            n += 1;
+            fleet.set(n).await;
+        }
+        // Just before it is stopped: a busy machine may make another the leader.
+        let (leader, follower, epoch_before) = one_leading(&fleet.one, &fleet.other).await;
+        leader.signal("STOP");
+        let admin = Admin { url: follower.text("control_url"), ..fleet.admin.clone() };
         let mut write = async || {
             n += 1;
             let path = format!("/api/v1/namespaces/{NAMESPACE}/flags/n");
             admin.put(&path, &flag(n)).await.ok();
         };
-        for _ in 0..20 {
-            write().await;
-        }
-        leader.signal("STOP");
         let paused = Instant::now();
         // Writes go on for twice the lease; they are what measures the time here.
         let mut took = None;
@@ -278,7 +302,7 @@ async fn an_etcd_that_is_away_stops_publishing_and_nothing_else() {
     fleet.set(7).await;
     let answer = ofrep.one("n", &json!({})).await;
     assert_eq!((answer.status, &answer.json()["value"]), (200, &json!(0)), "{}", answer.text);
-    assert_eq!(ready(&fleet.other).await["status"], "ready", "it takes writes");
+    takes_writes(&fleet.other).await;
 
     fleet.etcd.run().unwrap();
     either_leading(&fleet.one, &fleet.other).await;
@@ -327,14 +351,13 @@ async fn a_wiped_etcd_leads_nobody_until_an_operator_adopts_it() {
     let answer = ofrep.one("n", &json!({})).await;
     assert_eq!((answer.status, &answer.json()["value"]), (200, &json!(0)), "{}", answer.text);
     for control in [&fleet.other, &third] {
-        assert_eq!(ready(control).await["leading"], false);
+        obstacle(control, "is run").await;
     }
 
     let adopted = fleet.adopt(&coordinator).await;
     assert_eq!(adopted, json!({ "coordinator": coordinator, "epoch": before + 1 }));
     ofrep.serves("n", &json!({}), &json!(7)).await;
-    let (one, other) = (ready(&fleet.other).await, ready(&third).await);
-    let now = one["epoch"].as_i64().max(other["epoch"].as_i64()).expect("one of them leads");
+    let now = epoch_of(&[&fleet.other, &third]).await;
     assert!(now > before, "{now} after {before}");
     edge.kill().await;
 }
@@ -374,7 +397,7 @@ async fn a_fleet_comes_from_the_databases_lease_to_etcd_and_goes_back() {
     let folder = fleet.folder.path();
     let alone = control(folder, "alone", &fleet.database, LEASE.as_secs(), "").await;
     obstacle(&alone, "adopt-coordinator database").await;
-    let before = epoch_of(&[&fleet.one]).await;
+    let before = epoch_of(&[&fleet.one, &fleet.other]).await;
 
     fleet.adopt("database").await;
     leading(&alone).await;
@@ -398,10 +421,14 @@ async fn a_control_that_starts_before_its_etcd_says_so_and_leads_when_it_comes()
     let arguments = ["control", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()];
     let control = Process::start(&arguments, &[("TIDEGATE_ETCD_ENDPOINTS", &endpoints)]).await;
     obstacle(&control, "etcd").await;
-    assert_eq!(ready(&control).await["status"], "ready", "it takes writes");
+    takes_writes(&control).await;
     etcd.run().unwrap();
     leading(&control).await;
-    assert_eq!(ready(&control).await["obstacle"], Value::Null);
+    until("nothing standing in its way", async || match ready(&control).await {
+        ready if ready["leading"] == true && ready["obstacle"] == Value::Null => Ok(()),
+        ready => Err(ready.to_string()),
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -462,7 +489,8 @@ async fn an_edge_is_registered_while_it_lives_and_shown_as_lapsed_after_it() {
     assert_eq!(said["version"], env!("CARGO_PKG_VERSION"), "{said}");
     assert_eq!(format!("http://{}", said["address"].as_str().unwrap()), edge.text("edge_url"));
     fleet.registered("edge/2", json!(true)).await;
-    assert_eq!(fleet.registration("edge-3").await["registered"], false);
+    // It reports what it serves a little after it serves it.
+    fleet.registered("edge-3", json!(false)).await;
 
     // A leaving edge goes at once, long before its lease is over.
     leaving.signal("TERM");

@@ -19,7 +19,7 @@ async fn after_a_restore_edges_keep_what_they_serve_until_the_generation_is_rais
     let folder = tempfile::tempdir().unwrap();
     let (data, copy) = (folder.path().join("control"), folder.path().join("backup"));
     let data_text = data.to_str().unwrap().to_owned();
-    let first = control(&data_text, "127.0.0.1:0").await;
+    let first = control(&data_text, &e2e::ports::free().unwrap().to_string()).await;
     let admin = admin_of(&first, &first).await;
     let listen = admin.url.strip_prefix("http://").unwrap().to_owned();
     let (server_key, _, edge_key) = furnish(&admin).await;

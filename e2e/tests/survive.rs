@@ -19,7 +19,8 @@ struct Processes {
 impl Processes {
     async fn start() -> Processes {
         let folder = tempfile::tempdir().unwrap();
-        let control = control(folder.path(), "127.0.0.1:0").await;
+        let listen = e2e::ports::free().unwrap().to_string();
+        let control = control(folder.path(), &listen).await;
         let admin = admin_of(&control, &control).await;
         let (server_key, _, edge_key) = furnish(&admin).await;
         let trust = control.text("public_key");
@@ -47,7 +48,22 @@ impl Processes {
 
     async fn edge_with(&self, settings: &[(&str, &str)]) -> (Process, Ofrep) {
         let folder = self.edge_folder();
-        let arguments = [
+        let settings = [&[("TIDEGATE_EDGE_KEY", self.edge_key.as_str())], settings].concat();
+        let edge = Process::start(&self.edge_arguments(&folder), &settings).await;
+        let ofrep = Ofrep::new(&edge.text("edge_url"), &self.server_key);
+        (edge, ofrep)
+    }
+
+    /// One that ends by itself, perhaps before it could announce itself.
+    async fn edge_to_its_end(&self, settings: &[(&str, &str)]) {
+        let folder = self.edge_folder();
+        let settings = [&[("TIDEGATE_EDGE_KEY", self.edge_key.as_str())], settings].concat();
+        let (code, said) = Process::exit(&self.edge_arguments(&folder), &settings).await;
+        assert_ne!(code, 0, "{said}");
+    }
+
+    fn edge_arguments<'a>(&'a self, folder: &'a Path) -> [&'a str; 9] {
+        [
             "edge",
             "--listen",
             "127.0.0.1:0",
@@ -57,11 +73,7 @@ impl Processes {
             &self.trust,
             "--data-dir",
             folder.to_str().unwrap(),
-        ];
-        let settings = [&[("TIDEGATE_EDGE_KEY", self.edge_key.as_str())], settings].concat();
-        let edge = Process::start(&arguments, &settings).await;
-        let ofrep = Ofrep::new(&edge.text("edge_url"), &self.server_key);
-        (edge, ofrep)
+        ]
     }
 
     async fn create_flag(&self) {
@@ -188,8 +200,7 @@ async fn a_snapshot_that_brings_the_edge_down_twice_is_set_aside_and_the_one_bef
     world.admin.put(&path, &with("dies-of-this")).await.ok();
     edge.ended().await;
     // Up from disk with the last good one, and down again with the next head.
-    let (edge, _) = world.edge_with(&deadly).await;
-    edge.ended().await;
+    world.edge_to_its_end(&deadly).await;
 
     let (edge, ofrep) = world.edge_with(&deadly).await;
     until("control hearing why", async || {

@@ -1,27 +1,78 @@
 //! One instance of the evaluator, and its ABI: bytes in, a call, bytes out.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rules::answer::{Audience, Status};
 use rules::eval::Host;
 use rules::limits::POLICY_OUTPUT_BYTES_MAX;
 use rules::policy::PolicyFault;
 use wasmtime::{
-    AsContextMut as _, Caller, Linker, Memory, ResourceLimiter, Store, Trap, TypedFunc,
+    AsContextMut, Caller, Linker, Memory, ResourceLimiter, Store, Trap, TypedFunc, UpdateDeadline,
 };
 
-use crate::{Budget, Sandbox, SandboxError, TICK, chain};
+use crate::{Budget, Sandbox, SandboxError, TICK, chain, processor_time};
 
 const ABI: u32 = 1;
 /// The input buffer's first size: most requests are smaller, so it is asked for once.
 const BUFFER: usize = 4 * 1024;
+/// Loading 32 MiB takes longer than an evaluation; a ruleset that takes so many deadlines is refused.
+const DEADLINES_OF_A_LOAD: u32 = 200;
+/// The longest that a call may last in deadlines, waiting for a processor included.
+const DEADLINES_WALL: u32 = 20;
 
 /// What a store holds for its instance.
 pub(crate) struct Held {
     host: Arc<dyn Host + Send + Sync>,
     memory: Option<Memory>,
     limits: Limits,
-    deadline_ticks: u64,
+    deadline: Deadline,
+}
+
+/// When a call has run for too long. Half of its time goes by the epoch, which costs a call nothing and
+/// counts what its thread waited for a processor as well; whoever is not done then is watched, and has
+/// the other half for what the thread itself works.
+struct Deadline {
+    half: Duration,
+    /// That half in ticks; the one that comes first may come at once.
+    ticks: u64,
+    /// What runs now may take so many times as long as a call.
+    times: u32,
+    /// What its thread had worked when the first half was over, and the end of all waiting.
+    watched: Option<(Duration, Instant)>,
+}
+
+impl Deadline {
+    fn new(of_a_call: Duration) -> Deadline {
+        let half = of_a_call / 2;
+        let ticks = half.as_millis().div_ceil(TICK.as_millis()).saturating_add(1);
+        let ticks = u64::try_from(ticks).unwrap_or(u64::MAX);
+        Deadline { half, ticks, times: 1, watched: None }
+    }
+
+    /// Something begins; gives the ticks of its first half.
+    fn begin(&mut self, times: u32) -> u64 {
+        self.times = times;
+        self.watched = None;
+        // The epoch adds to it what it is at.
+        self.ticks.saturating_mul(times.into()).min(u64::MAX / 2)
+    }
+
+    /// With each tick after the first half.
+    fn look(&mut self) -> UpdateDeadline {
+        let half = self.half.saturating_mul(self.times);
+        let Some((worked_before, end)) = self.watched else {
+            let wall = half.saturating_mul(2 * DEADLINES_WALL);
+            let now = Instant::now();
+            self.watched = Some((processor_time(), now.checked_add(wall).unwrap_or(now)));
+            return UpdateDeadline::Continue(1);
+        };
+        let worked = processor_time().saturating_sub(worked_before);
+        match worked < half && Instant::now() < end {
+            true => UpdateDeadline::Continue(1),
+            false => UpdateDeadline::Interrupt,
+        }
+    }
 }
 
 struct Limits {
@@ -97,7 +148,7 @@ pub(crate) fn add_imports(linker: &mut Linker<Held>) -> wasmtime::Result<()> {
                 .and_then(|input| caller.data().host.policy(policy, input, &mut answer));
             // A policy has a budget of its own and the evaluator bounds the calls: their time is
             // not the evaluator's.
-            let ticks = caller.data().deadline_ticks;
+            let ticks = caller.data_mut().deadline.begin(1);
             caller.as_context_mut().set_epoch_deadline(ticks);
             if let Err(fault) = called {
                 return fault.code();
@@ -141,7 +192,6 @@ pub(crate) struct Instance {
     evaluate: TypedFunc<(u32, i64), u64>,
     buffer_start: usize,
     buffer_len: usize,
-    deadline_ticks: u64,
 }
 
 impl Instance {
@@ -158,14 +208,12 @@ impl Instance {
             bytes_max: config.instance_bytes_max,
             over_budget: false,
         };
-        let tick = TICK.as_millis();
-        let deadline_ticks = config.deadline.as_millis().div_ceil(tick).saturating_add(1);
-        let deadline_ticks = u64::try_from(deadline_ticks).unwrap_or(u64::MAX / 2);
-        let held = Held { host, memory: None, limits, deadline_ticks };
+        let deadline = Deadline::new(config.deadline);
+        let held = Held { host, memory: None, limits, deadline };
         let mut store = Store::new(sandbox.evaluator.module().engine(), held);
         store.limiter(|held| &mut held.limits);
-        // Loading 32 MiB takes longer than an evaluation; a ruleset that takes seconds is refused.
-        store.set_epoch_deadline(deadline_ticks.saturating_mul(200));
+        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().deadline.look()));
+        begin(&mut store, DEADLINES_OF_A_LOAD);
         let instance = match sandbox.evaluator.instantiate(&mut store) {
             Ok(instance) => instance,
             Err(error) => return Err(failed(&store, sandbox, &error)),
@@ -187,8 +235,7 @@ impl Instance {
             Err(error) => return Err(failed(&store, sandbox, &error)),
         }
         let (buffer_start, buffer_len) = (0, 0);
-        let mut made =
-            Instance { store, memory, buffer, evaluate, buffer_start, buffer_len, deadline_ticks };
+        let mut made = Instance { store, memory, buffer, evaluate, buffer_start, buffer_len };
         made.write(sandbox, ruleset.len(), |to| to.copy_from_slice(ruleset))?;
         let len = u32::try_from(ruleset.len()).map_err(|_| SandboxError::Abi)?;
         let answer = match load.call(&mut made.store, len) {
@@ -228,7 +275,7 @@ impl Instance {
         };
         let head = [op, audience, low, high];
         let len = head.len().saturating_add(key.len()).saturating_add(context.len());
-        self.store.set_epoch_deadline(self.deadline_ticks);
+        begin(&mut self.store, 1);
         self.store.data_mut().limits.over_budget = false;
         self.write(sandbox, len, |to| {
             let (to_head, rest) = to.split_at_mut(head.len());
@@ -287,6 +334,11 @@ impl Instance {
             .and_then(|end| self.memory.data(&self.store).get(start..end))
             .ok_or(SandboxError::Abi)
     }
+}
+
+fn begin(store: &mut Store<Held>, times: u32) {
+    let ticks = store.data_mut().deadline.begin(times);
+    store.set_epoch_deadline(ticks);
 }
 
 fn failed(store: &Store<Held>, sandbox: &Sandbox, error: &wasmtime::Error) -> SandboxError {

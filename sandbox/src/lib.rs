@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rules::eval::Host;
+use rustix::time::{ClockId, clock_gettime};
 use wasmtime::{Config, Engine, InstancePre, Linker, Module};
 
 pub use environment::Environment;
@@ -40,7 +41,8 @@ pub struct SandboxConfig {
     pub evaluator: Option<Vec<u8>>,
     /// Where the compiled evaluator is kept from one start to the next; see `cache.rs`.
     pub cache_dir: Option<PathBuf>,
-    /// How long one call may run.
+    /// How long one call may run. Of the second half only what its thread had a processor for counts, so
+    /// that a busy machine stops no call that would have been done; see `instance.rs`.
     pub deadline: Duration,
     /// Bytes of linear memory of one instance.
     pub instance_bytes_max: usize,
@@ -260,6 +262,13 @@ impl Drop for Ticker {
             let _ = thread.join();
         }
     }
+}
+
+/// What this thread has worked since it began.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// An error with its causes on one line.

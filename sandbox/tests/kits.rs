@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rules::blob::Digest;
 use sandbox::policy::helper::Helper;
-use sandbox::policy::{Policies, PolicyConfig, Vector, Verdict};
+use sandbox::policy::{Fault, Policies, PolicyConfig, Vector, Verdict};
 
 fn helper() -> Helper {
     Helper { program: env!("CARGO_BIN_EXE_tidegate-sandbox-helper").into(), arguments: Vec::new() }
@@ -87,7 +87,11 @@ fn whatever_a_kit_is_given_it_answers_or_faults() {
     }
     for (name, wasm) in kits {
         let policy = policies.load(Digest::of(&wasm), &wasm).unwrap();
-        assert!(policy.call(whole).outcome.is_ok(), "{name}");
+        // A call's time is the wall's: one that was not scheduled for a while is made again.
+        let in_time = (0..100)
+            .map(|_| policy.call(whole).outcome)
+            .find(|outcome| !matches!(outcome, Err(Fault::Deadline)));
+        assert!(matches!(in_time, Some(Ok(_))), "{name}: {in_time:?}");
         for end in 0..whole.len() {
             // Any outcome will do; what counts is that there is one.
             let _ = policy.call(&whole[..end]);

@@ -7,7 +7,7 @@ use rules::limits::{
     POLICY_HOST_CALLS_MAX, POLICY_INPUT_BYTES_MAX, POLICY_LOG_BYTES_MAX, POLICY_OUTPUT_BYTES_MAX,
 };
 use sandbox::policy::helper::Helper;
-use sandbox::policy::{Fault, LoadError, Policies, Policy, PolicyConfig, Vector};
+use sandbox::policy::{Called, Fault, LoadError, Policies, Policy, PolicyConfig, Vector};
 use serde_json::json;
 
 fn helper() -> Helper {
@@ -42,6 +42,12 @@ fn load(evaluate: &str) -> Arc<Policy> {
     policies(None).load(Digest::of(&wasm), &wasm).unwrap()
 }
 
+/// A call's time is the wall's: one that was not scheduled for a while is made again.
+fn call(policy: &Policy, input: &[u8]) -> Called {
+    let in_time = |called: &Called| !matches!(called.outcome, Err(Fault::Deadline));
+    (0..100).map(|_| policy.call(input)).find(in_time).expect("a call in time")
+}
+
 /// Gives its input back as the answer.
 const ECHO: &str = "(i64.or (i64.shl (i64.extend_i32_u (local.get $in)) (i64.const 32))
                             (i64.extend_i32_u (local.get $len)))";
@@ -50,7 +56,7 @@ const ABSTAIN: &str = "i64.const 16";
 #[test]
 fn a_policy_answers_and_says_what_it_used() {
     let policy = load(ECHO);
-    let called = policy.call(b"{\"flag\":\"x\"}");
+    let called = call(&policy, b"{\"flag\":\"x\"}");
     assert_eq!(called.outcome.unwrap(), b"{\"flag\":\"x\"}");
     assert!((1..100).contains(&called.fuel), "{}", called.fuel);
     assert_eq!(called.log, "");
@@ -65,7 +71,7 @@ fn a_call_leaves_nothing_behind_for_the_next() {
          (i64.or (i64.shl (i64.const 1024) (i64.const 32)) (i64.const 1))",
     );
     for _ in 0..100 {
-        assert_eq!(policy.call(b"").outcome.unwrap(), b"{");
+        assert_eq!(call(&policy, b"").outcome.unwrap(), b"{");
     }
 }
 
@@ -73,13 +79,13 @@ fn a_call_leaves_nothing_behind_for_the_next() {
 fn the_limits_of_a_call_hold_at_n_and_at_one_more() {
     let echo = load(ECHO);
     let most = vec![b'x'; POLICY_OUTPUT_BYTES_MAX];
-    assert_eq!(echo.call(&most).outcome.unwrap(), most);
+    assert_eq!(call(&echo, &most).outcome.unwrap(), most);
     let more = vec![b'x'; POLICY_OUTPUT_BYTES_MAX + 1];
-    assert!(matches!(echo.call(&more).outcome, Err(Fault::Output(_))));
+    assert!(matches!(call(&echo, &more).outcome, Err(Fault::Output(_))));
 
     let abstain = load(ABSTAIN);
-    assert!(abstain.call(&vec![b'x'; POLICY_INPUT_BYTES_MAX]).outcome.is_ok());
-    let more = abstain.call(&vec![b'x'; POLICY_INPUT_BYTES_MAX + 1]).outcome;
+    assert!(call(&abstain, &vec![b'x'; POLICY_INPUT_BYTES_MAX]).outcome.is_ok());
+    let more = call(&abstain, &vec![b'x'; POLICY_INPUT_BYTES_MAX + 1]).outcome;
     assert_eq!(
         more.unwrap_err().to_string(),
         "the policy could not be given its input: 16385 bytes; 16384 are allowed"
@@ -89,7 +95,7 @@ fn the_limits_of_a_call_hold_at_n_and_at_one_more() {
 #[test]
 fn logs_are_cut_and_charged() {
     let policy = load("(call $log (i32.const 0) (i32.const 60000)) i64.const 16");
-    let called = policy.call(b"");
+    let called = call(&policy, b"");
     assert!(called.outcome.is_ok());
     assert!(called.log.starts_with("{\"abstain\":true}"), "{}", called.log);
     assert_eq!(called.log.len(), POLICY_LOG_BYTES_MAX);
@@ -105,8 +111,8 @@ fn logs_are_cut_and_charged() {
              i64.const 16"
         ))
     };
-    assert!(talks(POLICY_HOST_CALLS_MAX).call(b"").outcome.is_ok());
-    let error = talks(POLICY_HOST_CALLS_MAX + 1).call(b"").outcome.unwrap_err();
+    assert!(call(&talks(POLICY_HOST_CALLS_MAX), b"").outcome.is_ok());
+    let error = call(&talks(POLICY_HOST_CALLS_MAX + 1), b"").outcome.unwrap_err();
     assert!(error.to_string().contains("called the host more than 64 times"), "{error}");
 }
 
@@ -134,7 +140,7 @@ fn compiled_code_is_kept_and_only_ours_is_believed() {
     use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(std::fs::metadata(&files[0]).unwrap().permissions().mode() & 0o777, 0o600);
     let policy = without_helper().load(digest, &wasm).unwrap();
-    assert_eq!(policy.call(b"1").outcome.unwrap(), b"1");
+    assert_eq!(call(&policy, b"1").outcome.unwrap(), b"1");
 
     // Whatever is changed, the file is not believed, and compiled anew by whoever can.
     let good = std::fs::read(&files[0]).unwrap();

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use crate::ofrep_schema::{OfrepSchema, SINGLE};
 use crate::world::{Dev, Done, run, tidegate};
 
 const LANGUAGES: &str = "TIDEGATE_TEST_AUTHORS";
@@ -77,10 +78,16 @@ fn follow(language: &str) {
             return;
         }
     }
-    let folder = tempfile::tempdir().unwrap();
-    let _dev = Dev::start_in(&folder.path().join(".tidegate"));
     let (script, promised) = page(language);
-    let done = followed(folder.path(), &script).ok();
+    OfrepSchema::shared().check(SINGLE, "POST", 200, promised.as_bytes()).expect("OFREP");
+    let follow = || {
+        let folder = tempfile::tempdir().unwrap();
+        let _dev = Dev::start_in(&folder.path().join(".tidegate"));
+        followed(folder.path(), &script).ok()
+    };
+    // On a busy machine a policy may run out of its time, and its rule's fallback is served.
+    let is_cut = |done: &Done| done.out.contains(r#""variant":"direct""#);
+    let done = (0..3).map(|_| follow()).find(|done| !is_cut(done)).expect("a call in time");
     assert!(done.out.contains(&promised), "{promised} in {done:?}");
     assert!(done.out.contains("the maximum itself is not above it"), "{done:?}");
     assert!(done.out.contains("the score is above the maximum"), "the explanation: {done:?}");

@@ -104,8 +104,10 @@ fn versions_of_a_policy_come_run_beside_each_other_and_go() {
     dev.tidegate(&["flag", "create", "guarded"]).failed(5);
     dev.tidegate(&["flag", "set", "guarded", "--file", rules.to_str().unwrap(), "--wait"]).ok();
     let context = json!({ "targetingKey": "u", "user": { "score": 7 } });
-    let (status, answer) = dev.ofrep("server_key", "guarded", context);
-    assert_eq!((status, &answer["value"]), (200, &json!("review")), "{answer}");
+    until("the policy's answer", || {
+        let (status, answer) = dev.ofrep("server_key", "guarded", context.clone());
+        ((status, &answer["value"]) == (200, &json!("review"))).then_some(())
+    });
     until("the edge tells its counts", || {
         let rows = ask(&["stats", "-o", "json"]).ok().json();
         let calls = rows.pointer("/items/0/edges/0/calls").and_then(|calls| calls.as_u64());

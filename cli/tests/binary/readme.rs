@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
+use crate::ofrep_schema::{BULK, OfrepSchema, SINGLE};
 use crate::world::{Done, run, tidegate};
 
 /// `tidegate dev` as a person starts it, and all that it says until it waits.
@@ -54,10 +55,17 @@ fn typed(folder: &Path, script: &str) -> Done {
     run(&mut shell)
 }
 
-/// Values that came one after the other, without anything between.
-fn values(text: &str) -> Vec<Value> {
+/// Answers over OFREP that came one after the other, without anything between; each is held against the
+/// protocol.
+fn answers<const N: usize>(text: &str, paths: [&str; N]) -> [Value; N] {
     let values = serde_json::Deserializer::from_str(text).into_iter();
-    values.collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{error}: {text:?}"))
+    let values: Vec<Value> =
+        values.collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{error}: {text:?}"));
+    for (path, value) in paths.iter().zip(&values) {
+        let checked = OfrepSchema::shared().check(path, "POST", 200, value.to_string().as_bytes());
+        checked.unwrap_or_else(|why| panic!("{path}: {why}: {value}"));
+    }
+    values.try_into().unwrap_or_else(|values| panic!("{N} answers wanted: {values:?}"))
 }
 
 #[test]
@@ -66,8 +74,8 @@ fn what_dev_prints_to_try_works_as_it_stands() {
     let dev = Started::in_folder(folder.path());
     let tries = dev.under("Try");
     assert_eq!(tries.matches("curl -s ").count(), 3, "{tries}");
-    let answers = values(&typed(folder.path(), tries).ok().out);
-    let [checkout, limit, all] = &answers[..] else { panic!("{answers:?}") };
+    let [checkout, limit, all] =
+        answers(&typed(folder.path(), tries).ok().out, [SINGLE, SINGLE, BULK]);
     assert_eq!(checkout["key"], "checkout", "{checkout}");
     assert_eq!(checkout["reason"], "TARGETING_MATCH", "{checkout}");
     assert_eq!(limit["key"], "upload-limit-mb", "{limit}");
@@ -108,8 +116,7 @@ fn the_lines_of_the_readme_for_a_second_terminal_work() {
     let edge = file["edge_url"].as_str().unwrap();
     assert_eq!(asked.matches("http://127.0.0.1:8016").count(), 2, "{asked}");
     let asked = asked.replace("http://127.0.0.1:8016", edge);
-    let answers = values(&typed(folder.path(), &asked).ok().out);
-    let [checkout, all] = &answers[..] else { panic!("{answers:?}") };
+    let [checkout, all] = answers(&typed(folder.path(), &asked).ok().out, [SINGLE, BULK]);
     assert_eq!((&checkout["key"], &checkout["variant"]), (&"checkout".into(), &"express".into()));
     assert!(all["flags"].as_array().unwrap().len() > 10, "{all}");
 

@@ -124,11 +124,14 @@ async fn a_service_token_writes_and_approves_nothing_and_a_schedule_ends_with_it
     let (status, body) = approve_as(&world, &robot, &number).await;
     assert_eq!((status, is_problem(&body, "may-not-approve")), (403, true), "{body}");
     assert_eq!(approve_as(&world, &admin, &number).await.0, 200);
-    let at = control::store::rfc3339(control::store::now_us() + 1_500_000);
+    let at = control::store::rfc3339(control::store::now_us() + 3_600_000_000);
     let schedule = format!("{SETS}/{number}/schedule");
     let (status, body) = post(&world, &editor, &schedule, json!({ "applyAt": at })).await;
     assert_eq!(status, 200, "{body}");
     give(&world, "ed@example.com", json!({ "role": "viewer" })).await;
+    // Due only now, however long that took.
+    let due = "UPDATE change_set SET apply_at = 1 WHERE state = 'scheduled'";
+    assert_eq!(world.sql(due).await, 1);
     let path = format!("{SETS}/{number}");
     let failed = world.until(&path, |set| set["state"] == "failed").await;
     let why = failed["reason"].as_str().expect("why");

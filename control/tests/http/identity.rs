@@ -295,10 +295,22 @@ async fn whoever_is_disabled_is_out_at_once_and_the_last_operator_stays() {
 #[tokio::test]
 async fn who_is_wrong_too_often_waits_and_is_told_how_long() {
     let world = owned().await;
-    for _ in 0..5 {
-        let (status, body) = world.sign_in(OWNER, "not this one, either").await;
-        assert_eq!((status, &body["type"]), (401, &json!("urn:tidegate:problem:credentials")));
-    }
+    // Five, and one more for each twelve seconds that they take.
+    let wrong = async |email: &str| {
+        let mut tried = 0;
+        loop {
+            match world.sign_in(email, "not this one, either").await {
+                (429, _) => return tried,
+                (status, body) => {
+                    let credentials = json!("urn:tidegate:problem:credentials");
+                    assert_eq!((status, &body["type"]), (401, &credentials));
+                }
+            }
+            tried += 1;
+            assert!(tried < 20, "nobody has to wait");
+        }
+    };
+    assert!(wrong(OWNER).await >= 5);
     // Whoever is right now waits too, or the limit would tell who is.
     let url = format!("{}/api/v1/sessions", world.url);
     let body = json!({ "email": "ANN@example.com", "password": PASSWORD });
@@ -307,11 +319,7 @@ async fn who_is_wrong_too_often_waits_and_is_told_how_long() {
     let after = answer.headers()["retry-after"].to_str().expect("text").parse::<u64>();
     assert!((1..=12).contains(&after.expect("seconds")));
     // The same for an address that has no account: nothing tells the two apart.
-    let mut seen = Vec::new();
-    for _ in 0..6 {
-        seen.push(world.sign_in("nobody@example.com", "not this one, either").await.0);
-    }
-    assert_eq!(seen, [401, 401, 401, 401, 401, 429]);
+    assert!(wrong("nobody@example.com").await >= 5);
     world.control.shutdown().await;
 }
 

@@ -284,13 +284,15 @@ async fn a_schedule_that_cannot_be_kept_says_why_and_one_that_was_overtaken_is_i
     let overtaken = draft(&world, json!([config_item("a", "on")])).await;
     for number in [&broken, &overtaken] {
         step(&world, number, "submit").await;
-        // What overtakes them has to come before they are due.
-        schedule_in(&world, number, Duration::from_secs(5)).await;
+        schedule_in(&world, number, Duration::from_secs(3600)).await;
     }
     assert_eq!(world.put(CONFIG, serving("off")).await.0, 200);
     let beta = format!("{OURS}/environments/production/segments/beta");
     assert_eq!(world.delete(&beta).await.0, 204);
     let before = revision(&world, "production").await;
+    // Due only now: what overtakes them has to come before.
+    let due = "UPDATE change_set SET apply_at = 1 WHERE state = 'scheduled'";
+    assert_eq!(world.sql(due).await, 2);
     let path = format!("{SETS}/{broken}");
     let failed = world.until(&path, |body| body["state"] == "failed").await;
     let why = failed["reason"].as_str().expect("why");

@@ -27,7 +27,7 @@ export async function serve(flag, variant) {
 }
 
 /** Resolves once `done` holds; fails with the last thing seen at the deadline. */
-export async function until(what, done, deadlineMs = 15_000) {
+export async function until(what, done, deadlineMs = 60_000) {
   const end = Date.now() + deadlineMs;
   for (;;) {
     const seen = await done();

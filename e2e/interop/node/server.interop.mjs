@@ -9,7 +9,7 @@ const user = { targetingKey: "user-1", email: "ann@example.com", age: 30 };
 let client;
 
 before(async () => {
-  await OpenFeature.setProviderAndWait(new OFREPProvider({ baseUrl: edgeUrl, headers: bearer(serverKey) }));
+  await OpenFeature.setProviderAndWait(new OFREPProvider({ baseUrl: edgeUrl, headers: bearer(serverKey), timeoutMs: 60_000 }));
   client = OpenFeature.getClient();
 });
 after(() => OpenFeature.close());

@@ -24,6 +24,7 @@ before(async () => {
   const provider = new OFREPWebProvider({
     baseUrl: edgeUrl,
     headers: bearer(browserKey),
+    timeoutMs: 60_000,
     cacheMode: "disabled",
     fetchImplementation: async (input, init) => {
       const answer = await fetch(input, init);

@@ -78,7 +78,8 @@ async fn when_too_many_uploads_wait_the_next_is_told_to_come_again() {
     let world = World::with(Setup { control: &slow, ..Setup::default() }).await;
     let admin = &world.admin;
     let one = async |n: usize| {
-        upload(admin, &format!("p{n}"), &module(&format!(r#"{{"value":"{n}"}}"#))).await
+        let module = module(&format!(r#"{{"value":"{n}"}}"#));
+        upload_as(admin, &format!("p{n}"), &module, &[]).await
     };
     let mut answers: futures_util::stream::FuturesUnordered<_> =
         (0..TAKEN + MORE).map(one).collect();

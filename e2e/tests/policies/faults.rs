@@ -149,7 +149,13 @@ async fn an_edge_that_lost_its_compiled_code_answers_at_once_with_fallbacks_and_
     std::fs::write(&gate, "").expect("a gate");
     world.ofrep().serves("checkout", &german(), &json!("E")).await;
     assert_eq!(ready(&world).await["absentPolicies"], 0);
-    assert_eq!(figure(&world, "tidegate_edge_policy_loaded", "guard", "").await, 1.0);
+    until("it being shown as loaded", async || {
+        match figure(&world, "tidegate_edge_policy_loaded", "guard", "").await {
+            1.0 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    })
+    .await;
     reports(&admin, "guard", "a receipt with it", |e| e["state"] == "running").await;
     assert_eq!(compiled(&world.edge_folder()).len(), 1, "it is kept for the next start");
     world.stop().await;

@@ -88,6 +88,13 @@ pub fn starts(log: &Path) -> usize {
 }
 
 pub async fn upload(admin: &Admin, name: &str, wasm: &[u8]) -> Answer {
+    for _ in 0..3 {
+        let answer = upload_as(admin, name, wasm, &[]).await;
+        // The helper's clock is the wall's, and a busy machine may be too slow for it.
+        if answer.status != 422 || !answer.text.contains(r#""rule":"time""#) {
+            return answer;
+        }
+    }
     upload_as(admin, name, wasm, &[]).await
 }
 

@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::{ContextBuilder, RequestErrorKind};
 use async_nats::jetstream::message::StreamMessage;
@@ -176,9 +175,10 @@ impl NatsFeed {
         &self.heard.counts
     }
 
-    /// A client without a connection would keep a question until there is one.
+    /// A client without a connection would keep a question until there is one. By its events: its own state
+    /// follows them, and whoever is woken by one may look before that.
     fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        *self.heard.connected.borrow()
     }
 
     /// Every head of the namespaces that are followed, as far as the broker gives them in time.
@@ -351,6 +351,8 @@ impl Feed for NatsFeed {
             if matches!(error, FeedError::Denied { .. }) || !self.is_connected() {
                 return Err(error);
             }
+            // Whoever the broker did not answer about is asked for again: there is nobody else to ask.
+            lock(&self.heard.silent).clear();
             let heads = self.read_all().await;
             if heads.is_empty() {
                 return Err(error);

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::world::{
-    Events, STREAM_SECRET, Shop, World, browser_key, config, fixed, server_key, version,
+    DEADLINE, Events, STREAM_SECRET, Shop, World, browser_key, config, fixed, server_key, version,
 };
 
 fn now_s() -> i64 {
@@ -54,6 +54,11 @@ async fn announced(world: &World) -> String {
     body["eventStreams"][0]["endpoint"]["requestUri"].as_str().expect("a uri").to_owned()
 }
 
+/// The id of what is told at a boundary.
+fn id_at(revision: u64, at: OffsetDateTime) -> String {
+    format!("1.{revision}.{}", at.unix_timestamp_nanos() / 1_000_000)
+}
+
 fn line<'a>(block: &'a str, name: &str) -> Option<&'a str> {
     block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
 }
@@ -81,18 +86,26 @@ async fn a_change_is_announced_when_a_refetch_gets_it() {
 
 #[tokio::test]
 async fn a_time_boundary_inside_a_snapshot_is_announced_when_it_passes() {
-    let world = World::new().await;
+    let mut config = config(None);
+    config.stream_keep_alive = DEADLINE * 10;
+    let world = World::with(config).await;
     let mut events = Events::open(&world, &announced(&world).await, &[]).await;
     events.next().await.expect("the first words");
-    // The snapshot has to be served by then, which takes seconds where many tests run.
-    let at = OffsetDateTime::now_utc() + Duration::from_secs(6);
-    let at_ms = at.unix_timestamp_nanos() / 1_000_000;
-    world.source.publish(&off_from(at).snapshot(), version(1, 2));
-    let swap = events.next().await.expect("the swap");
-    assert_eq!(line(&swap, "id"), Some("1.2.0"));
+    // The snapshot has to be served before its boundary, which takes seconds where many tests run.
+    let (mut lead, mut revision) = (Duration::from_secs(3), 2);
+    let at = loop {
+        let at = OffsetDateTime::now_utc() + lead;
+        world.source.publish(&off_from(at).snapshot(), version(1, revision));
+        let swap = events.next().await.expect("the swap");
+        if line(&swap, "id") == Some(format!("1.{revision}.0").as_str()) {
+            break at;
+        }
+        assert!(OffsetDateTime::now_utc() >= at && lead < DEADLINE, "announced early: {swap}");
+        (lead, revision) = (lead * 2, revision + 1);
+    };
     let boundary = events.next().await.expect("the boundary");
     assert!(OffsetDateTime::now_utc() >= at, "announced early");
-    assert_eq!(line(&boundary, "id"), Some(format!("1.2.{at_ms}").as_str()));
+    assert_eq!(line(&boundary, "id"), Some(id_at(revision, at).as_str()));
     assert_eq!(world.one("banner", "{}").await.json()["value"], false);
 }
 
@@ -113,26 +126,42 @@ async fn a_change_between_an_answer_and_the_opening_of_its_stream_is_announced()
 async fn clients_are_told_of_a_time_boundary_one_after_the_other() {
     const STREAMS: usize = 20;
     let mut config = config(None);
-    // So that they are told in two seconds.
-    config.boundary_tells_per_s = NonZeroU32::new(STREAMS as u32 / 2).expect("some");
+    // So that they are told in five seconds.
+    config.boundary_tells_per_s = NonZeroU32::new(STREAMS as u32 / 5).expect("some");
+    config.stream_keep_alive = DEADLINE * 10;
     let world = World::with(config).await;
-    let at = OffsetDateTime::now_utc() + Duration::from_secs(6);
-    let at_ms = at.unix_timestamp_nanos() / 1_000_000;
-    world.source.publish(&off_from(at).snapshot(), version(1, 2));
-    world.serves(version(1, 2)).await;
-    let path = announced(&world).await;
-    let told = (0..STREAMS).map(async |_| {
-        let known = [("Last-Event-ID", "1.2.0")];
-        let mut events = Events::open(&world, &path, &known).await;
-        assert_eq!(events.next().await.as_deref(), Some("retry: 5000\nid: 1.2.0"));
+    // All have to be open before the boundary, which takes seconds where many tests run.
+    let (mut lead, mut revision) = (Duration::from_secs(3), 2);
+    let (at, streams) = loop {
+        let at = OffsetDateTime::now_utc() + lead;
+        world.source.publish(&off_from(at).snapshot(), version(1, revision));
+        world.serves(version(1, revision)).await;
+        let (path, before) = (announced(&world).await, format!("1.{revision}.0"));
+        let opened = (0..STREAMS).map(async |_| {
+            let mut events = Events::open(&world, &path, &[("Last-Event-ID", &before)]).await;
+            let first = events.next().await.expect("the first words");
+            (events, first)
+        });
+        let opened = futures_util::future::join_all(opened).await;
+        let expected = format!("retry: 5000\nid: {before}");
+        match opened.iter().find(|(_, first)| *first != expected) {
+            None => break (at, opened),
+            Some((_, first)) => {
+                let late = OffsetDateTime::now_utc() >= at;
+                assert!(late && lead < DEADLINE, "announced early: {first}");
+            }
+        }
+        (lead, revision) = (lead * 2, revision + 1);
+    };
+    let told = streams.into_iter().map(async |(mut events, _)| {
         let event = events.next().await.expect("the boundary");
-        assert_eq!(line(&event, "id"), Some(format!("1.2.{at_ms}").as_str()));
+        assert_eq!(line(&event, "id"), Some(id_at(revision, at).as_str()));
         assert!(OffsetDateTime::now_utc() >= at, "announced early");
         Instant::now()
     });
     let told = futures_util::future::join_all(told).await;
     let spread = *told.iter().max().expect("some") - *told.iter().min().expect("some");
-    // That none of twenty is drawn for three quarters of the time does not happen.
+    // That none of twenty is drawn for nine tenths of the time does not happen.
     assert!(spread >= Duration::from_millis(500), "all were told within {spread:?}");
 }
 

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use rules::blob::Digest;
 use rules::head::Receipts;
 use rules::keys::{ApiKey, KEY_ENTROPY_BYTES, KeyKind};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::world::{DEADLINE, Shop, Source, World, config, version};
 
@@ -164,9 +164,10 @@ async fn a_blob_longer_than_announced_is_cut_off_and_a_wrong_key_is_told_apart()
 
 #[tokio::test]
 async fn a_control_that_is_not_there_is_an_error_and_never_a_hang() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    drop(listener);
+    // Bound and not listened to: nobody else can take it meanwhile.
+    let taken = TcpSocket::new_v4().expect("a socket");
+    taken.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let address = taken.local_addr().expect("an address");
     let feed = HttpFeed::new(&format!("http://{address}"), edge_key()).expect("a feed");
     let answer = feed.heads(None).await;
     assert!(matches!(answer, Err(FeedError::Unreachable(_))), "{answer:?}");

@@ -18,7 +18,6 @@ use rules::limits::{
     POLICY_INPUT_BYTES_MAX, POLICY_LOG_BYTES_MAX, POLICY_MEMORY_BYTES_MAX, POLICY_OUTPUT_BYTES_MAX,
     POLICY_STACK_BYTES_MAX, POLICY_TABLE_ELEMENTS_MAX, POLICY_WALL_MS_MAX,
 };
-use rustix::time::{ClockId, clock_gettime};
 use wasmparser::WasmFeatures;
 use wasmtime::{
     Caller, Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Memory, Module,
@@ -28,7 +27,7 @@ use wasmtime::{
 
 use super::helper::{Helper, HelperError};
 use super::shape::FEATURES;
-use crate::{SandboxError, cache, chain};
+use crate::{SandboxError, cache, chain, processor_time};
 
 /// How often the epoch moves while policies are called.
 const TICK: Duration = Duration::from_millis(1);
@@ -362,13 +361,6 @@ fn fault(store: &Store<Guest>, error: &wasmtime::Error) -> Fault {
         None if error.is::<PoolConcurrencyLimitError>() => Fault::Busy,
         None => Fault::Trap(chain(error)),
     }
-}
-
-/// Of this thread, since it began.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// The engine with what all policies share.

@@ -298,7 +298,12 @@ export class Client {
       try {
         while (this.#askAgain && !this.#stop.signal.aborted) {
           this.#askAgain = false;
-          await this.#ask();
+          try {
+            await this.#ask();
+          } catch (error) {
+            // Who asked meanwhile is to have an answer of their own.
+            if (!this.#askAgain) throw error;
+          }
         }
       } catch (error) {
         this.#fell(asError(error));

@@ -23,12 +23,13 @@ before(async () => {
 after(() => world?.stop());
 beforeEach(async () => {
   for (const page of pages.splice(0)) await page.context().close();
+  await until('no stream is left', () => wire.streams.size === 0);
   wire.reset();
 });
 
 const options = (more = {}) => ({
   edgeUrl: wire.url, key: tidegate.dev.browser_key, publicKey: tidegate.dev.public_key,
-  context: { targetingKey: 'user-1' }, pollSeconds: 5, ...more,
+  context: { targetingKey: 'user-1' }, pollSeconds: 5, contextSeconds: 60, ...more,
 });
 
 async function open(more, ready = true, context = undefined, path = '/') {
@@ -278,7 +279,7 @@ test('a hidden tab rests, and catches up when it is shown', async () => {
 });
 
 test('a key that is refused is an error that says so', async () => {
-  const wrong = tidegate.dev.browser_key.replace(/.{3}$/, 'abc');
+  const wrong = tidegate.dev.browser_key.replace(/.{6}$/, 'wrong1');
   const page = await open({ key: wrong }, false);
   await until('it is refused', async () => (await state(page)) === 'ERROR');
   const error = await page.evaluate(() => client.ready().catch(({ kind, message }) => ({ kind, message })));

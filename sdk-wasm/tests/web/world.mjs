@@ -80,7 +80,7 @@ export async function startTidegate(more = []) {
     const path = `${environment}/flags/${encodeURIComponent(key)}`;
     const { body, etag } = await admin('GET', path);
     const config = edit(structuredClone(body.config ?? body));
-    return admin('PUT', `${path}?wait=live`, config, { 'if-match': etag });
+    return admin('PUT', `${path}?wait=live&timeout=60`, config, { 'if-match': etag });
   }
 
   async function create(definition, config) {
@@ -98,6 +98,9 @@ export async function startTidegate(more = []) {
     assert.equal(answer.status, 200);
     return (await held(answer)).flags;
   }
+
+  // Who waits for all edges waits for those that control has heard of.
+  await until('the edge has reported', async () => (await admin('GET', '/api/v1/edges')).body.items.length > 0);
 
   return {
     dev, dir, admin, configure, create, ofrep, environment, namespace,
