@@ -332,8 +332,8 @@ async fn an_edge_asks_over_http_however_busy_the_broker_keeps_it() {
             let subject = bus::head_subject(NAMESPACE, "noise");
             client.publish(subject, signed.into()).await.unwrap();
             client.flush().await.unwrap();
-            // Far more often than the interval.
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            // More often than an edge looks, so that there is always something new.
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     });
     until("the edge hearing the noise", async || match count(&edge.counts().heads_announced) {

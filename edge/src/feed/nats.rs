@@ -62,6 +62,7 @@ pub struct NatsFeed {
     jetstream: Context,
     edge_key_id: String,
     poll_at_least: Duration,
+    started: Instant,
     heard: Arc<Heard>,
     _listening: AbortOnDropHandle<()>,
 }
@@ -166,6 +167,7 @@ impl NatsFeed {
             jetstream,
             edge_key_id,
             poll_at_least,
+            started: Instant::now(),
             heard,
             _listening: listening,
         })
@@ -179,6 +181,12 @@ impl NatsFeed {
     /// follows them, and whoever is woken by one may look before that.
     fn is_connected(&self) -> bool {
         *self.heard.connected.borrow()
+    }
+
+    /// A broker that always has something new leaves no gap in which control would be asked.
+    fn is_poll_overdue(&self) -> bool {
+        let polled = lock(&self.heard.news).polled.unwrap_or(self.started);
+        polled.elapsed() >= self.poll_at_least.saturating_mul(2)
     }
 
     /// Every head of the namespaces that are followed, as far as the broker gives them in time.
@@ -335,7 +343,9 @@ impl Feed for NatsFeed {
     ) -> BoxFuture<'_, Result<Option<(Heads, String)>, FeedError>> {
         Box::pin(async move {
             // The entity tag stays control's own: what came from here it may still say again.
-            if let Some(heads) = self.heard().await {
+            if !self.is_poll_overdue()
+                && let Some(heads) = self.heard().await
+            {
                 return Ok(Some((heads, etag.unwrap_or_default())));
             }
             let error = match self.poll(etag.clone()).await {
