@@ -85,8 +85,7 @@ fn whatever_happens_every_invariant_holds() {
     let (next, stop) = (AtomicU64::new(first), AtomicBool::new(false));
     let sum = Mutex::new(Sum::default());
     let began = Instant::now();
-    // Each waits half of its time for the thread that has its database.
-    let threads = std::thread::available_parallelism().map_or(2, usize::from) * 2;
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for thread in 0..threads {
             let (next, stop, sum, template) = (&next, &stop, &sum, &template);
