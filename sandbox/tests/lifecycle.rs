@@ -211,8 +211,11 @@ impl Host for Scripted {
         {
             *self.inner.lock().expect("a lock") = Some(ask(&environment, "fine"));
         }
-        let rest = self.rests_ms.load(Ordering::SeqCst);
-        std::thread::sleep(Duration::from_millis(rest.into()));
+        let rested =
+            Instant::now() + Duration::from_millis(self.rests_ms.load(Ordering::SeqCst).into());
+        while let Some(rest) = rested.checked_duration_since(Instant::now()) {
+            std::thread::park_timeout(rest);
+        }
         self.says_yes.load(Ordering::SeqCst)
     }
 }
