@@ -2,9 +2,9 @@
 //! over HTTP. Names are in `rules::bus`.
 //!
 //! The broker makes an edge fast and spares control; nothing depends on it. Heads are asked for over
-//! HTTP at every anti-entropy interval, however much the broker has said in between; while it is
-//! away, control is asked to say when there is news; a blob that the broker does not have, or has
-//! wrong, comes from control. The other way round too: without control, the broker serves.
+//! HTTP at every anti-entropy interval, at the latest after two, however much the broker has said in
+//! between; while it is away, control is asked to say when there is news; a blob that the broker does
+//! not have, or has wrong, comes from control. The other way round too: without control, the broker serves.
 //!
 //! The watch is a plain subscription to what is written to the buckets of heads, whose messages hold
 //! the heads. It needs no consumer on the server: none that dies with a server's memory, and no right
