@@ -17,7 +17,7 @@ use crate::guard::Timeouts;
 use crate::http::walls::Walls;
 use crate::outgoing::Reach;
 use crate::rollout::Schedule;
-use crate::store::Database;
+use crate::store::{Database, Patience};
 use crate::webhooks::SCHEDULE;
 
 #[derive(Debug, Clone)]
@@ -28,6 +28,7 @@ pub struct Config {
     /// it is missing.
     pub data_dir: PathBuf,
     pub database: Database,
+    pub database_patience: Patience,
     /// The key that heads are signed with; replicas of one control share it. Made if it is missing.
     pub signing_key_file: PathBuf,
     /// The key that secrets in the database are sealed with; replicas share it. Made if neither it nor
@@ -99,6 +100,7 @@ impl Config {
         Config {
             listen,
             database: Database::embedded(&data_dir),
+            database_patience: Patience::default(),
             signing_key_file: data_dir.join("signing-key"),
             secrets_key_file: None,
             data_dir,

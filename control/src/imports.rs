@@ -97,7 +97,9 @@ fn about(pointer: &str) -> Option<(String, &str)> {
     Some((key.replace("~1", "/").replace("~0", "~"), below))
 }
 
-struct Read {
+/// A document that was read, and is compared with nothing yet.
+pub struct Incoming {
+    format: Format,
     flags: Vec<Wanted>,
     refused: Vec<Refused>,
     metadata: Metadata,
@@ -105,14 +107,15 @@ struct Read {
     ignored: Ignored,
 }
 
-fn parse(document: &[u8], format: Format, fractional: Fractional) -> Result<Read, Refusal> {
+/// Takes long for a large one, so it is done before any transaction begins.
+pub fn parse(document: &[u8], format: Format, fractional: Fractional) -> Result<Incoming, Refusal> {
     if format == Format::Flagd {
         let read = flagd::import(document, ImportOptions { fractional })
             .map_err(|error| Refusal::invalid(error.pointer, error.message))?;
         let flagd::Imported { flags, sources, refused, metadata, ignored } = read;
         let wanted = |(flag, source)| Wanted { flag, source: Source::Flagd(source) };
         let flags = flags.into_iter().zip(sources).map(wanted).collect();
-        return Ok(Read { flags, refused, metadata, ignored });
+        return Ok(Incoming { format, flags, refused, metadata, ignored });
     }
     let document: Document =
         compile::parse(document).map_err(|problem| Refusal::Invalid(vec![problem]))?;
@@ -136,18 +139,16 @@ fn parse(document: &[u8], format: Format, fractional: Fractional) -> Result<Read
         }
     }
     let ignored = Ignored::default();
-    Ok(Read { flags: states, refused, metadata: document.metadata, ignored })
+    Ok(Incoming { format, flags: states, refused, metadata: document.metadata, ignored })
 }
 
 pub async fn import(
     tx: &mut Tx,
     scope: &NamespaceScope,
     environment: &str,
-    document: &[u8],
-    format: Format,
-    fractional: Fractional,
+    mut read: Incoming,
 ) -> Result<Done, Refusal> {
-    let mut read = parse(document, format, fractional)?;
+    let format = read.format;
     let environment = environments::get(tx, scope, environment).await?;
     // The namespace's lock first, as always; every environment's, as definitions belong to all.
     let change = Change::begin_by(tx, scope, Touches::All, Passage::Judged).await?;

@@ -226,7 +226,8 @@ impl Lead {
     pub async fn take(&self) -> Result<Option<Epoch>, sqlx::Error> {
         // Read before the lease is: what the database needs for it counts against us.
         let asked = Instant::now();
-        let led = self.held.lock().unwrap_or_else(PoisonError::into_inner).map(|(epoch, _)| epoch);
+        let held = *self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let led = held.map(|(epoch, _)| epoch);
         let mut tx = self.store.write_briefly().await?;
         let now = tx.clock_us().await?;
         let lease_us = i64::try_from(self.lease.as_micros()).unwrap_or(i64::MAX);
@@ -258,6 +259,10 @@ impl Lead {
         let asked = if seam::planted("lease-from-the-answer") { Instant::now() } else { asked };
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) =
             epoch.map(|epoch| (epoch, asked + self.lease));
+        if held.is_some_and(|(_, until)| until <= asked) {
+            // Whoever saw it lapse looks again.
+            self.tell(None);
+        }
         self.tell(epoch);
         Ok(epoch)
     }

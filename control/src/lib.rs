@@ -367,7 +367,7 @@ async fn open_store(
     listener: tokio::net::TcpListener,
     config: &Config,
 ) -> Result<(tokio::net::TcpListener, Store), StartError> {
-    let first = match Store::open(&config.database).await {
+    let first = match Store::open_with(&config.database, config.database_patience).await {
         Ok(store) => return Ok((listener, store)),
         Err(error) if error.is_passing() => error,
         Err(error) => return Err(error.into()),
@@ -392,7 +392,7 @@ async fn open_store(
     let mut pause = OPEN_PAUSE_FIRST;
     let opened: Result<Store, store::OpenError> = loop {
         tokio::time::sleep(relay::jittered(pause)).await;
-        match Store::open(&config.database).await {
+        match Store::open_with(&config.database, config.database_patience).await {
             Ok(store) => break Ok(store),
             Err(error) if error.is_passing() => {
                 tracing::info!(error = &error as &dyn std::error::Error, "still waiting");

@@ -26,6 +26,8 @@ const RETRY_MAX: Duration = Duration::from_secs(120);
 
 /// Environments of one pass; what is left waits for the next.
 const PASS_MAX: usize = 100;
+/// Before a pass that failed is tried again, however seldom the relay looks otherwise.
+const FAILED_MAX: Duration = Duration::from_secs(1);
 
 /// Environments that could not be published, and when each is tried again. Bounded by the
 /// environments there are: one that the outbox no longer names is forgotten.
@@ -121,7 +123,7 @@ pub async fn run(
             Err(error) => {
                 // Retries that are due wait too: the pass did not come to them.
                 tracing::error!(error = &error as &dyn std::error::Error, "the relay failed");
-                (false, jittered(tick))
+                (false, jittered(tick.min(FAILED_MAX)))
             }
         };
         tokio::select! {

@@ -20,7 +20,9 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
-use sqlx::{Connection as _, Postgres, Sqlite, Transaction};
+use sqlx::{
+    AssertSqlSafe, Connection as _, Postgres, SqlSafeStr as _, SqlStr, Sqlite, Transaction,
+};
 
 use rules::secret::Secret;
 
@@ -34,8 +36,6 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// 100 for all of them.
 const POSTGRES_WRITERS_MAX: u32 = 8;
 const POSTGRES_READERS_MAX: u32 = 12;
-/// What a request waits for a connection before it is told to come again (a 503).
-const POSTGRES_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longer than any statement of ours takes on the biggest environment, shorter than patience.
 const POSTGRES_SETTINGS: [(&str, &str); 4] = [
     ("statement_timeout", "20s"),
@@ -44,6 +44,21 @@ const POSTGRES_SETTINGS: [(&str, &str); 4] = [
     ("idle_in_transaction_session_timeout", "10s"),
     ("application_name", "tidegate-control"),
 ];
+
+/// What PostgreSQL and whoever asks it are given time for.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For a connection, before a request is told to come again (a 503).
+    pub connection: Duration,
+    /// Of silence in a write that holds up all others, before it is taken back.
+    pub silence: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience { connection: Duration::from_secs(2), silence: Duration::from_secs(1) }
+    }
+}
 
 /// Which database, and where.
 #[derive(Debug, Clone)]
@@ -164,6 +179,8 @@ async fn is_at_rest(connection: &mut SqliteConnection) -> Result<bool, sqlx::Err
 #[derive(Debug, Clone)]
 pub struct Store {
     pools: Pools,
+    /// How a write that holds up all others begins on PostgreSQL.
+    brief: Arc<str>,
     parsed: Arc<Parsed>,
 }
 
@@ -208,13 +225,21 @@ impl Store {
     /// Opens the database and brings it to this build's schema. A failure may pass
     /// (`OpenError::is_passing`): whoever starts decides whether to wait.
     pub async fn open(database: &Database) -> Result<Store, OpenError> {
-        match database {
-            Database::Sqlite(path) => Store::open_sqlite(path).await,
-            Database::Postgres(url) => Store::open_postgres(url).await,
-        }
+        Store::open_with(database, Patience::default()).await
     }
 
-    async fn open_sqlite(path: &Path) -> Result<Store, OpenError> {
+    pub async fn open_with(database: &Database, patience: Patience) -> Result<Store, OpenError> {
+        let pools = match database {
+            Database::Sqlite(path) => Store::open_sqlite(path).await,
+            Database::Postgres(url) => Store::open_postgres(url, patience.connection).await,
+        }?;
+        let silence_ms = patience.silence.as_millis();
+        let brief =
+            format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {silence_ms}").into();
+        Ok(Store { pools, brief, parsed: Arc::default() })
+    }
+
+    async fn open_sqlite(path: &Path) -> Result<Pools, OpenError> {
         let place = || path.display().to_string();
         let opened = |source| OpenError::Open { place: place(), source };
         let options = SqliteConnectOptions::new()
@@ -248,10 +273,10 @@ impl Store {
             .connect_with(options.pragma("query_only", "1"))
             .await
             .map_err(opened)?;
-        Ok(Store { pools: Pools::Sqlite { writer, reader }, parsed: Arc::default() })
+        Ok(Pools::Sqlite { writer, reader })
     }
 
-    async fn open_postgres(url: &Secret<String>) -> Result<Store, OpenError> {
+    async fn open_postgres(url: &Secret<String>, patience: Duration) -> Result<Pools, OpenError> {
         let options = PgConnectOptions::from_str(url.reveal()).map_err(|_| OpenError::Url)?;
         let options = options.options(POSTGRES_SETTINGS);
         let place = || place(&options);
@@ -259,7 +284,7 @@ impl Store {
         let pool = |connections: u32| {
             PgPoolOptions::new()
                 .max_connections(connections)
-                .acquire_timeout(POSTGRES_ACQUIRE_TIMEOUT)
+                .acquire_timeout(patience)
                 // A server that was replaced behind its address is noticed within the hour.
                 .max_lifetime(Duration::from_secs(60 * 60))
         };
@@ -273,8 +298,7 @@ impl Store {
         let reader =
             pool(POSTGRES_READERS_MAX).connect_with(options.clone()).await.map_err(opened)?;
         let options = Box::new(options);
-        let pools = Pools::Postgres { writer, reader, options };
-        Ok(Store { pools, parsed: Arc::default() })
+        Ok(Pools::Postgres { writer, reader, options })
     }
 
     /// The versions of the schema that the database has, oldest first.
@@ -284,16 +308,16 @@ impl Store {
     }
 
     pub async fn write(&self) -> Result<Tx, sqlx::Error> {
-        self.begin("BEGIN").await
+        self.begin(SqlStr::from_static("BEGIN")).await
     }
 
     /// A write that holds up all others while it lasts, so nothing is computed in it: PostgreSQL
     /// ends it once its process has been silent for a second, which then is paused or cut off.
     pub async fn write_briefly(&self) -> Result<Tx, sqlx::Error> {
-        self.begin("BEGIN; SET LOCAL idle_in_transaction_session_timeout = '1s'").await
+        self.begin(AssertSqlSafe(self.brief.clone()).into_sql_str()).await
     }
 
-    async fn begin(&self, on_postgres: &'static str) -> Result<Tx, sqlx::Error> {
+    async fn begin(&self, on_postgres: SqlStr) -> Result<Tx, sqlx::Error> {
         seam::step("database write").await?;
         let inner = match &self.pools {
             Pools::Sqlite { writer, .. } => {
@@ -336,7 +360,7 @@ impl Store {
         let Pools::Postgres { options, .. } = &self.pools else { return None };
         let own = PgPoolOptions::new()
             .max_connections(1)
-            .acquire_timeout(POSTGRES_ACQUIRE_TIMEOUT)
+            .acquire_timeout(Patience::default().connection)
             .connect_lazy_with((**options).clone());
         Some(PgListener::connect_with(&own).await)
     }

@@ -151,7 +151,9 @@ async fn run(
         // Two workers in one Python 3.11 end in "AST constructor recursion depth mismatch".
         // An event stream answers for as long as one listens.
         .args(["--exclude-path", "/api/v1/events"])
-        .args(["--continue-on-failure", "--request-timeout", "30"])
+        // How fast a busy machine answers, or makes up cases, is no matter of this test.
+        .args(["--continue-on-failure", "--request-timeout", "300"])
+        .args(["--suppress-health-check", "too_slow"])
         // The same cases on every machine; another seed is another run.
         .args(["--seed", "1", "--generation-database", "none"])
         .stdin(Stdio::null())

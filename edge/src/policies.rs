@@ -657,12 +657,13 @@ mod tests {
         assert!(run(11));
     }
 
-    /// By a helper that writes down how much it was given and fails.
-    #[tokio::test]
-    async fn one_policy_of_an_environment_does_not_wait_for_all_those_of_another() {
+    /// How many thousand bytes were compiled one after the other, by a helper that writes that down
+    /// and fails.
+    async fn compiled_in_turn() -> Vec<usize> {
         let folder = tempfile::tempdir().expect("a folder");
         let log = folder.path().join("log");
-        let script = "/usr/bin/wc -c >> \"$0\"; exit 1".to_owned();
+        // One process: none that is stopped leaves a child behind, which would write later.
+        let script = "exec /usr/bin/wc -c >> \"$0\"".to_owned();
         let arguments = vec!["-c".to_owned(), script, log.to_string_lossy().into_owned()];
         let helper = sandbox::policy::helper::Helper { program: "/bin/sh".into(), arguments };
         let metrics = Metrics::new().expect("metrics");
@@ -680,11 +681,24 @@ mod tests {
             compiling.push(tokio::spawn(all.clone().compile(slot, wasm, None)));
         }
         futures_util::future::join_all(compiling).await;
-        let log = std::fs::read_to_string(log).expect("what it was given");
-        let order: Vec<usize> =
-            log.split_whitespace().filter_map(|bytes| bytes.parse().ok()).collect();
-        let order: Vec<usize> = order.iter().map(|bytes| bytes / 1_000).collect();
-        assert_eq!(order, [1, 5, 2, 3, 4]);
+        // There is none if all of them were too late.
+        let log = std::fs::read_to_string(log).unwrap_or_default();
+        let thousands = |bytes: &str| Some(bytes.parse::<usize>().ok()? / 1_000);
+        log.split_whitespace().filter_map(thousands).collect()
+    }
+
+    #[tokio::test]
+    async fn one_policy_of_an_environment_does_not_wait_for_all_those_of_another() {
+        let expected: [usize; 5] = [1, 5, 2, 3, 4];
+        let mut order = Vec::new();
+        // A helper that a busy machine made late was stopped before it wrote.
+        for _ in 0..5 {
+            order = compiled_in_turn().await;
+            if order.len() == expected.len() {
+                break;
+            }
+        }
+        assert_eq!(order, expected);
     }
 
     #[test]

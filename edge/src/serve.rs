@@ -491,7 +491,7 @@ struct Guarded {
     io: TokioIo<TcpStream>,
     phase: Arc<Phase>,
     timeouts: Timeouts,
-    /// Armed only while something is awaited, so a request that comes in one piece costs no timer.
+    /// Armed while something is awaited that belongs to a request's headers.
     headers_due: Option<Pin<Box<Sleep>>>,
     write_due: Option<Pin<Box<Sleep>>>,
     /// Rings once in a while, and then asks whether any request came since: cheaper than a timer
@@ -556,6 +556,8 @@ impl Read for Guarded {
         if result.is_ready() {
             if self.phase.get() == Phase::IDLE {
                 self.phase.set(Phase::HEADERS);
+                // Of the request before: hyper looks ahead on the socket before it hands one on.
+                self.headers_due = None;
             }
             return result;
         }

@@ -1,6 +1,8 @@
 //! What becomes of a caller whose helper process does not do what it should, and what the real one
 //! may use.
 
+mod in_time;
+
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,12 @@ use sandbox::policy::helper::{Helper, HelperError};
 
 fn shell(script: &str) -> Helper {
     Helper { program: "/bin/sh".into(), arguments: vec!["-c".to_owned(), script.to_owned()] }
+}
+
+/// What a script that does not wait for anything ends with.
+fn failed(script: &str) -> HelperError {
+    let compile = || shell(script).compile(b"").unwrap_err();
+    in_time::in_time(compile, |error| matches!(error, HelperError::Time))
 }
 
 #[test]
@@ -29,15 +37,23 @@ fn a_helper_that_leaves_a_child_behind_is_stopped_all_the_same() {
     assert!(started.elapsed() < Duration::from_secs(100), "it waited for the child");
 }
 
+/// It may work for as long as it may last, and the kernel's clock may be the first.
+#[test]
+fn a_helper_that_is_killed_as_its_time_runs_out_took_too_long() {
+    let error = shell("sleep 4.95; kill -KILL $$").compile(b"").unwrap_err();
+    assert!(matches!(error, HelperError::Time), "{error:?}");
+}
+
 #[test]
 fn a_helper_that_answers_without_end_is_stopped() {
-    let error = shell("exec yes").compile(b"").unwrap_err();
+    let error = failed("exec yes");
     assert!(matches!(error, HelperError::Answer { .. }), "{error:?}");
 }
 
 #[test]
 fn a_module_that_takes_its_helper_down_is_refused() {
-    let verdict = shell("cat > /dev/null; kill -SEGV $$").admit(b"", &[]).unwrap();
+    let script = shell("cat > /dev/null; kill -SEGV $$");
+    let verdict = in_time::admit(&script, b"", &[]).unwrap();
     assert!(!verdict.admitted);
     let refused = verdict.refused.unwrap();
     assert_eq!(refused.rule, "resources");
@@ -49,14 +65,14 @@ fn a_helper_that_cannot_run_is_no_verdict() {
     let missing = Helper { program: "/nonexistent".into(), arguments: Vec::new() };
     assert!(matches!(missing.admit(b"", &[]), Err(HelperError::Start { .. })));
     for script in ["exit 3", "exit 0", "cat", "echo nonsense"] {
-        let error = shell(script).admit(b"", &[]).unwrap_err();
+        let error = in_time::admit(&shell(script), b"", &[]).unwrap_err();
         assert!(matches!(error, HelperError::Answer { .. }), "{script}: {error:?}");
     }
 }
 
 #[test]
 fn a_helper_sees_none_of_our_settings() {
-    let error = shell("env >&2; exit 3").compile(b"").unwrap_err().to_string();
+    let error = failed("env >&2; exit 3").to_string();
     assert!(!error.contains("CARGO") && !error.contains("HOME="), "{error}");
 }
 
@@ -122,10 +138,11 @@ fn a_kernel_without_filters_is_named_once_and_still_admits() {
     let to = lines.clone();
     let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone()).finish();
     tracing::subscriber::with_default(log, || {
-        assert!(helper(&[]).admit(&wasm, &[]).unwrap().admitted);
+        assert!(in_time::admit(&helper(&[]), &wasm, &[]).unwrap().admitted);
         assert_eq!(lines.0.lock().unwrap().len(), 0, "where there are filters nothing is said");
         for _ in 0..2 {
-            assert!(helper(&["without-seccomp"]).admit(&wasm, &[]).unwrap().admitted);
+            let unfiltered = helper(&["without-seccomp"]);
+            assert!(in_time::admit(&unfiltered, &wasm, &[]).unwrap().admitted);
         }
     });
     let said = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();

@@ -1,11 +1,13 @@
 //! The author kits under `policies/`: one policy in each language, built by
 //! `cargo xtask test --only policies` and admitted with the same test vectors.
 
+mod in_time;
+
 use std::path::{Path, PathBuf};
 
 use rules::blob::Digest;
-use sandbox::policy::helper::Helper;
-use sandbox::policy::{Fault, Policies, PolicyConfig, Vector, Verdict};
+use sandbox::policy::helper::{Helper, HelperError};
+use sandbox::policy::{Fault, LoadError, Policies, PolicyConfig, Vector, Verdict};
 
 fn helper() -> Helper {
     Helper { program: env!("CARGO_BIN_EXE_tidegate-sandbox-helper").into(), arguments: Vec::new() }
@@ -21,7 +23,7 @@ fn vectors() -> Vec<Vector> {
 }
 
 fn admitted(name: &str, wasm: &[u8]) -> Verdict {
-    let verdict = helper().admit(wasm, &vectors()).unwrap();
+    let verdict = in_time::admit(&helper(), wasm, &vectors()).unwrap();
     assert!(verdict.admitted, "{name}: {verdict:#?}");
     assert_eq!(verdict.attributes, ["user.score"], "{name}");
     let fuel: Vec<u64> = verdict.vectors.iter().map(|result| result.fuel).collect();
@@ -86,7 +88,10 @@ fn whatever_a_kit_is_given_it_answers_or_faults() {
         kits.extend(built(name).map(|wasm| (name, wasm)));
     }
     for (name, wasm) in kits {
-        let policy = policies.load(Digest::of(&wasm), &wasm).unwrap();
+        let load = || policies.load(Digest::of(&wasm), &wasm);
+        let is_late =
+            |loaded: &Result<_, _>| matches!(loaded, Err(LoadError::Compile(HelperError::Time)));
+        let policy = in_time::in_time(load, is_late).unwrap();
         // A call's time is the wall's: one that was not scheduled for a while is made again.
         let in_time = (0..100)
             .map(|_| policy.call(whole).outcome)

@@ -1,12 +1,14 @@
 //! Policies as an edge runs them: compiled by a real helper process, called under the budget.
 
+mod in_time;
+
 use std::sync::Arc;
 
 use rules::blob::Digest;
 use rules::limits::{
     POLICY_HOST_CALLS_MAX, POLICY_INPUT_BYTES_MAX, POLICY_LOG_BYTES_MAX, POLICY_OUTPUT_BYTES_MAX,
 };
-use sandbox::policy::helper::Helper;
+use sandbox::policy::helper::{Helper, HelperError};
 use sandbox::policy::{Called, Fault, LoadError, Policies, Policy, PolicyConfig, Vector};
 use serde_json::json;
 
@@ -38,8 +40,15 @@ fn module(evaluate: &str) -> Vec<u8> {
 }
 
 fn load(evaluate: &str) -> Arc<Policy> {
-    let wasm = module(evaluate);
-    policies(None).load(Digest::of(&wasm), &wasm).unwrap()
+    loaded(&policies(None), &module(evaluate))
+}
+
+fn loaded(policies: &Policies, wasm: &[u8]) -> Arc<Policy> {
+    let load = || policies.load(Digest::of(wasm), wasm);
+    let is_late = |loaded: &Result<Arc<Policy>, LoadError>| {
+        matches!(loaded, Err(LoadError::Compile(HelperError::Time)))
+    };
+    in_time::in_time(load, is_late).unwrap()
 }
 
 /// A call's time is the wall's: one that was not scheduled for a while is made again.
@@ -134,7 +143,7 @@ fn compiled_code_is_kept_and_only_ours_is_believed() {
     };
 
     assert!(matches!(without_helper().load(digest, &wasm), Err(LoadError::Compile(_))));
-    policies(Some(folder.path())).load(digest, &wasm).unwrap();
+    loaded(&policies(Some(folder.path())), &wasm);
     let files = kept();
     assert_eq!(files.len(), 1, "{files:?}");
     use std::os::unix::fs::PermissionsExt as _;
@@ -152,12 +161,12 @@ fn compiled_code_is_kept_and_only_ours_is_believed() {
     }
     // Another policy's code under this one's name.
     let other = module(ABSTAIN);
-    policies(Some(folder.path())).load(Digest::of(&other), &other).unwrap();
+    loaded(&policies(Some(folder.path())), &other);
     let others = kept().into_iter().find(|path| *path != files[0]).unwrap();
     std::fs::copy(others, &files[0]).unwrap();
     assert!(matches!(without_helper().load(digest, &wasm), Err(LoadError::Compile(_))));
 
-    policies(Some(folder.path())).load(digest, &wasm).unwrap();
+    loaded(&policies(Some(folder.path())), &wasm);
     assert_eq!(std::fs::read(&files[0]).unwrap(), good);
     // Bytes under a name that is not theirs are not even looked at.
     assert!(matches!(without_helper().load(digest, &other), Err(LoadError::Digest(_))));
@@ -168,7 +177,7 @@ fn admission_runs_the_vectors_and_keeps_what_it_saw() {
     let wasm = module(ABSTAIN);
     let vector = |name: &str, expect| Vector { name: name.to_owned(), input: json!({}), expect };
     let passes = [vector("abstains", Some(json!({ "abstain": true }))), vector("anything", None)];
-    let verdict = helper().admit(&wasm, &passes).unwrap();
+    let verdict = in_time::admit(&helper(), &wasm, &passes).unwrap();
     assert!(verdict.admitted, "{verdict:?}");
     assert_eq!(verdict.attributes, ["user.score"]);
     assert_eq!(verdict.vectors.len(), 2);
@@ -176,7 +185,7 @@ fn admission_runs_the_vectors_and_keeps_what_it_saw() {
     assert_eq!(verdict.engine, policies(None).engine());
 
     let fails = [vector("answers", Some(json!({ "variant": "on" })))];
-    let verdict = helper().admit(&wasm, &fails).unwrap();
+    let verdict = in_time::admit(&helper(), &wasm, &fails).unwrap();
     assert!(!verdict.admitted);
     let refused = verdict.refused.unwrap();
     assert_eq!(refused.rule, "vectors");

@@ -55,6 +55,9 @@ enum Chore {
         /// Runs this step alone (and what it needs).
         #[arg(long, value_name = "STEP")]
         only: Option<test::Step>,
+        /// Runs a test that failed once more; what passes only then is named in the summary, and more than three are a failure.
+        #[arg(long)]
+        second_try: bool,
         /// Passed on to the test runner of the Rust tests.
         #[arg(last = true)]
         arguments: Vec<OsString>,
@@ -120,7 +123,7 @@ enum Chore {
 fn main() -> ExitCode {
     let result = match Cli::parse().chore {
         Chore::Dev { arguments } => dev(&arguments),
-        Chore::Test { only, arguments } => test::run(only, &arguments),
+        Chore::Test { only, second_try, arguments } => test::run(only, second_try, &arguments),
         Chore::Wasm { browser } => {
             let built = if browser { browser::run() } else { wasm::run() };
             built.map(|path| println!("{}", path.display()))
@@ -128,7 +131,7 @@ fn main() -> ExitCode {
         Chore::Package => package::file().map(|path| println!("{}", path.display())),
         Chore::BenchBrowser => package::bench(),
         Chore::Check => check::run_and_finish(),
-        Chore::Ci => check::run_and_finish().and_then(|()| test::run(None, &[])),
+        Chore::Ci => check::run_and_finish().and_then(|()| test::run(None, true, &[])),
         Chore::Load { arguments } => load(&arguments),
         Chore::Chaos { runs, seed, jobs } => test::chaos(runs, seed, jobs),
         Chore::Simulate { seeds, seed, trace } => simulation::run(seeds, seed, trace),

@@ -99,7 +99,7 @@ lines, command = sys.argv[1].split("|"), sys.argv[2:]
 pid, terminal = pty.fork()
 if pid == 0:
     os.execvp(command[0], command)
-shown, deadline = b"", time.monotonic() + 30
+shown, deadline = b"", time.monotonic() + 120
 def hidden():
     return not termios.tcgetattr(terminal)[3] & termios.ECHO
 os.set_blocking(terminal, False)

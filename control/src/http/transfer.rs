@@ -65,12 +65,11 @@ struct Draft {
     request_body = Value, responses((status = 200, body = shapes::Imported)))]
 #[boxed]
 async fn import(at: At, Asked(how): Asked<How>, writing: Writing) -> Handled {
-    let document = writing.body();
+    let incoming = imports::parse(&writing.body(), how.format, how.fractional)?;
     let mut write = writing.begin().await?;
     let scope = at.scope(&mut write.tx, &write.scope).await?;
     let (tx, environment) = (&mut write.tx, &at.environment);
-    let done =
-        imports::import(tx, &scope, environment, &document, how.format, how.fractional).await?;
+    let done = imports::import(tx, &scope, environment, incoming).await?;
     let show = |(key, became): &(String, Became)| match became {
         Became::Created => json!({ "flag": key, "result": "created" }),
         Became::Changed => json!({ "flag": key, "result": "changed" }),

@@ -10,7 +10,7 @@ use control::config::Config;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::world::{PATIENCE, World};
 
@@ -82,16 +82,20 @@ async fn drip(stream: TcpStream) -> String {
     String::from_utf8_lossy(&read).into_owned()
 }
 
+const HEADERS_WITHIN: Duration = Duration::from_secs(5);
+
 #[tokio::test]
 async fn one_address_cannot_take_all_places_and_whoever_sends_nothing_loses_them() {
     // The others are asked, and answered, while the silent ones have their places.
-    let world = world(|config| config.header_timeout = Duration::from_secs(5)).await;
-    let mut silent = Vec::new();
+    let world = world(|config| config.header_timeout = HEADERS_WITHIN).await;
+    let (began, mut silent) = (Instant::now(), Vec::new());
     for _ in 0..PLACES {
         silent.push(connect(ATTACKER, world.control.address).await);
     }
     // The next one of the same address is closed at once; another address does not notice.
-    assert!(!is_answered(ATTACKER, &world).await, "there is no place for that address");
+    let answered = is_answered(ATTACKER, &world).await;
+    // Unless the machine stood still until the first ones lost theirs.
+    assert!(!answered || began.elapsed() >= HEADERS_WITHIN, "there is no place for that address");
     for _ in 0..5 {
         assert!(is_answered(OTHER, &world).await);
     }

@@ -2,8 +2,9 @@
 
 use rules::keys::{ApiKey, KEY_ENTROPY_BYTES, KeyKind};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::world::{PASSWORD, World, read};
+use crate::world::{PASSWORD, PATIENCE, World, read};
 
 const OWNER: &str = "ann@example.com";
 
@@ -314,8 +315,16 @@ async fn who_is_wrong_too_often_waits_and_is_told_how_long() {
     // Whoever is right now waits too, or the limit would tell who is.
     let url = format!("{}/api/v1/sessions", world.url);
     let body = json!({ "email": "ANN@example.com", "password": PASSWORD });
-    let answer = world.http.post(&url).json(&body).send().await.expect("an answer");
-    assert_eq!(answer.status(), 429);
+    let began = Instant::now();
+    let answer = loop {
+        let answer = world.http.post(&url).json(&body).send().await.expect("an answer");
+        // Hashing takes a busy machine as long as it takes the limit to let one more through.
+        if answer.status() == 429 {
+            break answer;
+        }
+        assert!(began.elapsed() < PATIENCE, "whoever is right does not wait");
+        wrong(OWNER).await;
+    };
     let after = answer.headers()["retry-after"].to_str().expect("text").parse::<u64>();
     assert!((1..=12).contains(&after.expect("seconds")));
     // The same for an address that has no account: nothing tells the two apart.

@@ -3,7 +3,7 @@
 use rules::limits::TABLE;
 use serde_json::{Value, json};
 
-use crate::world::{World, read};
+use crate::world::{PATIENCE, World, read};
 
 const FLAGS: &str = "/api/v1/namespaces/ours/flags";
 const PLACE: &str = "/api/v1/namespaces/ours/environments/production";
@@ -216,6 +216,6 @@ async fn ten_thousand_flags_are_an_environment_and_one_more_is_not() {
     let refused = status == 422 || body["flags"][0]["result"] == "refused";
     assert!(refused, "an import is held to it too: {status} {body}");
     assert_eq!(world.get(&format!("{FLAGS}/another")).await.0, 404);
-    world.published("ours").await;
+    world.published_within("ours", "production", PATIENCE * 10).await;
     world.control.shutdown().await;
 }

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use control::lead::{Epoch, Lead};
+use control::refusal::Refusal;
 use control::relay::Doorbell;
 use control::schedule;
 use control::store::{now_us, rfc3339};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
 use crate::change_sets::{
@@ -193,6 +196,14 @@ async fn schedule_in(world: &World, number: &Value, mut after: Duration) -> i64 
     }
 }
 
+/// It may have waited too long for the database; nothing else may go wrong.
+fn looked<T>(done: Result<T, Refusal>) {
+    match done {
+        Err(Refusal::Store(error)) if control::store::is_passing(&error) => {}
+        done => drop(done.expect("a look")),
+    }
+}
+
 #[tokio::test]
 async fn a_scheduled_set_fires_once_and_not_before_its_time_however_many_look() {
     let world = furnished(&["a"]).await;
@@ -223,10 +234,8 @@ async fn a_scheduled_set_fires_once_and_not_before_its_time_however_many_look() 
             let deadline = Instant::now() + PATIENCE;
             while now_us() < at + 300_000 {
                 assert!(Instant::now() < deadline, "time stands still");
-                let looked = schedule::pass(&store, &lead, &Doorbell::default()).await;
-                // On PostgreSQL it may have to wait for another one, never to fail.
-                looked.expect("a look");
-                tokio::task::yield_now().await;
+                looked(schedule::pass(&store, &lead, &Doorbell::default()).await);
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
     });
@@ -235,7 +244,10 @@ async fn a_scheduled_set_fires_once_and_not_before_its_time_however_many_look() 
     let applied = world.until(&path, |body| body["state"] == "applied").await;
     assert_eq!((count(&applied, "applied"), &applied["applyAt"]), (1, &Value::Null));
     assert_eq!(revision(&world, "production").await, before + 1);
-    assert!(applied["appliedAt"].as_str().expect("a time") >= rfc3339(at).as_str(), "{applied}");
+    // As times: as texts, one without a fraction would come after one with it.
+    let time = |text: &str| OffsetDateTime::parse(text, &Rfc3339).expect("a time");
+    let applied_at = time(applied["appliedAt"].as_str().expect("a text"));
+    assert!(applied_at >= time(&rfc3339(at)), "{applied}");
     assert!(applied["appliedBy"].as_str().expect("who").contains("scheduled by bootstrap"));
     world.published("ours").await;
     world.control.shutdown().await;
@@ -263,7 +275,7 @@ async fn a_set_that_is_cancelled_when_it_is_due_is_applied_or_cancelled_and_neve
             schedule::pass(&world.control.store, &lead, &doorbell),
             world.post(&cancel, json!({})),
         );
-        fired.expect("a look");
+        looked(fired);
         let now = set(&world, &number).await;
         let version = world.get(CONFIG).await.1["version"].as_i64();
         let before = flag["version"].as_i64();

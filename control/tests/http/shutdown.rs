@@ -68,7 +68,8 @@ fn the_times_are_five_ten_and_sixty_seconds_unless_said_otherwise() {
 
 #[tokio::test]
 async fn a_request_in_flight_is_answered_on_shutdown_and_an_idle_connection_is_closed() {
-    let world = world(|_| {}).await;
+    let world = world(|config| (config.body_timeout, config.drain) = (LONG, LONG)).await;
+    let other = reqwest::Client::new();
     let body = json!({ "key": "ours" }).to_string();
     let token = world.token.clone();
     let mut idle = Peer::of(&world).await;
@@ -89,7 +90,7 @@ async fn a_request_in_flight_is_answered_on_shutdown_and_an_idle_connection_is_c
     let World { control, dir, url, .. } = world;
     let stopping = tokio::spawn(control.shutdown());
     let (_, _) = idle.closed().await;
-    let again = reqwest::Client::new().get(format!("{url}/healthz")).send().await;
+    let again = other.get(format!("{url}/healthz")).send().await;
     assert!(again.is_err(), "nobody new is let in");
     assert!(!stopping.is_finished(), "it waits for the request in flight");
     flying.send(&body).await;

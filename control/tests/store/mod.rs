@@ -1,10 +1,12 @@
 //! A store of a test's own, without a server in front of it; on SQLite, or on PostgreSQL where xtask
 //! started one.
 
+use std::time::Duration;
+
 use control::authorize::callers::{self, Asking, Authority};
 use control::authorize::{NamespaceScope, Scope};
 use control::sessions::Keys;
-use control::store::{Database, Store};
+use control::store::{Database, Patience, Store};
 use control::{environments, namespaces};
 use rules::secret::Secret;
 
@@ -12,12 +14,19 @@ use rules::secret::Secret;
 #[allow(dead_code, reason = "the server is started by xtask")]
 mod postgres;
 
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One that a machine which stands still for seconds does not disturb.
 pub async fn open(dir: &tempfile::TempDir) -> Store {
+    open_with(dir, Patience { connection: PATIENCE, silence: PATIENCE }).await
+}
+
+pub async fn open_with(dir: &tempfile::TempDir, patience: Patience) -> Store {
     let database = match postgres::database_for_test() {
         Some(url) => Database::Postgres(Secret::new(url)),
         None => Database::embedded(dir.path()),
     };
-    Store::open(&database).await.expect("a store")
+    Store::open_with(&database, patience).await.expect("a store")
 }
 
 /// Namespace `ours` with environment `production`, which waits to be published: its id, and who

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use control::config::Config;
 use control::http::walls::Walls;
-use control::store::Database;
 use control::store::query::query;
+use control::store::{Database, Patience};
 use rules::head::Heads;
 use rules::secret::Secret;
 use serde_json::{Value, json};
@@ -53,6 +53,10 @@ impl World {
         if let Ok(url) = std::fs::read_to_string(&url) {
             config.database = Database::Postgres(Secret::new(url));
         }
+        // A machine that stands still for seconds is no matter here; what a stall does has tests of its own.
+        config.database_patience = Patience { connection: PATIENCE, silence: PATIENCE };
+        // Who restarts resigned before, so nobody waits for it.
+        config.lease = Duration::from_secs(60);
         config.bootstrap = true;
         config.walls = Walls::without_rates();
         config
@@ -106,7 +110,7 @@ impl World {
         loop {
             let mut changed = self.control.bus.changed();
             let (status, body) = self.delete(path).await;
-            let lags = body["type"] == "urn:tidegate:problem:not-live";
+            let lags = status == 503 || body["type"] == "urn:tidegate:problem:not-live";
             if !lags || Instant::now() > deadline {
                 return (status, body);
             }
@@ -184,15 +188,35 @@ impl World {
     }
 
     pub async fn published_in(&self, namespace: &str, environment: &str) -> i64 {
+        self.published_within(namespace, environment, PATIENCE).await
+    }
+
+    pub async fn published_within(
+        &self,
+        namespace: &str,
+        environment: &str,
+        patience: Duration,
+    ) -> i64 {
         let path = format!("/api/v1/namespaces/{namespace}/environments/{environment}");
-        let is = |body: &Value| body["published"]["revision"] == body["revision"];
-        let body = self.until(&path, is).await;
+        let is = |body: &Value| {
+            body["revision"].is_i64() && body["published"]["revision"] == body["revision"]
+        };
+        let body = self.until_within(&path, patience, is).await;
         body["revision"].as_i64().expect("a revision")
     }
 
     /// What `path` answers once it is as wanted.
     pub async fn until(&self, path: &str, is: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        self.until_within(path, PATIENCE, is).await
+    }
+
+    async fn until_within(
+        &self,
+        path: &str,
+        patience: Duration,
+        is: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let deadline = Instant::now() + patience;
         loop {
             let mut changed = self.control.bus.changed();
             let (_, body) = self.get(path).await;

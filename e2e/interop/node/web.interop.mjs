@@ -93,7 +93,13 @@ test("an event brings a change of a flag without polling", async () => {
 });
 
 test("a bad key is fatal", async () => {
-  const provider = new OFREPWebProvider({ baseUrl: edgeUrl, headers: bearer(`${browserKey}x`), cacheMode: "disabled", changeDetection: "none" });
+  const provider = new OFREPWebProvider({
+    baseUrl: edgeUrl,
+    headers: bearer(`${browserKey}x`),
+    timeoutMs: 60_000,
+    cacheMode: "disabled",
+    changeDetection: "none",
+  });
   await assert.rejects(OpenFeature.setProviderAndWait("bad", provider));
   assert.equal(OpenFeature.getClient("bad").providerStatus, ProviderStatus.FATAL);
 });

@@ -257,6 +257,7 @@ async fn a_restart_without_control_serves_browsers_from_disk() {
     }
     assert!(get(&without, SNAPSHOT, &[]).await.body == before.body);
     let kept = || folder.path().join(&file).exists();
+    let deadline = tokio::time::Instant::now() + crate::world::DEADLINE;
     while !kept() {
         assert!(tokio::time::Instant::now() < deadline, "it was not written");
         tokio::task::yield_now().await;

@@ -72,6 +72,8 @@ async fn a_connection_that_sends_nothing_or_half_a_head_is_closed_and_an_idle_on
     let mut config = config(None);
     // Long enough for this test to ask in.
     config.timeouts.headers = Duration::from_secs(2);
+    // So that it is not this that closes them.
+    config.timeouts.idle = DEADLINE * 10;
     let world = World::with(config).await;
     let mut polite = TcpStream::connect(world.edge.address).await.expect("a connection");
     let ask = format!(
@@ -98,6 +100,38 @@ async fn a_connection_that_sends_nothing_or_half_a_head_is_closed_and_an_idle_on
     hold("POST", BANNER, &parse(&answer[..read]).expect("an answer"));
     polite.write_all(&ask.as_bytes()[..30]).await.expect("sent");
     assert!(read_to_end(&mut polite).await.is_empty(), "half a head, on an old connection");
+}
+
+/// On this thread nothing else runs meanwhile, and neither does the edge.
+fn stand_still(pause: Duration) {
+    let until = Instant::now() + pause;
+    while let Some(rest) = until.checked_duration_since(Instant::now()) {
+        std::thread::park_timeout(rest);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_comes_as_the_time_of_the_one_before_runs_out_is_answered() {
+    let mut config = config(None);
+    config.timeouts.headers = Duration::from_millis(200);
+    let world = World::with(config).await;
+    let ask = b"GET /healthz HTTP/1.1\r\nHost: edge\r\n\r\n";
+    // Not tokio's yet: the first request is there in one piece before the edge accepts, however long
+    // this thread is stopped in between.
+    let mut early = std::net::TcpStream::connect(world.edge.address).expect("a connection");
+    std::io::Write::write_all(&mut early, ask).expect("sent");
+    early.set_nonblocking(true).expect("set");
+    let mut polite = TcpStream::from_std(early).expect("a connection");
+    let mut answer = vec![0u8; 4096];
+    let read = polite.read(&mut answer).await.expect("an answer");
+    assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "the first request");
+    for _ in 0..2 {
+        polite.write_all(ask).await.expect("sent");
+        // The edge then finds the timer of the request before and this request at once.
+        stand_still(Duration::from_millis(300));
+        let read = polite.read(&mut answer).await.expect("an answer");
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "closed without an answer");
+    }
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use rules::limits::{POLICY_BYTES_MAX, POLICY_MEMORY_BYTES_MAX};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::admission::{self, Vector, Verdict};
@@ -29,7 +29,10 @@ use super::shape::Refused;
 
 /// Of real time, from the start of the process to its last byte.
 const WALL: Duration = Duration::from_secs(5);
+/// Of processor time: as much, for one that does nothing but work.
 const CPU_S: u64 = 5;
+/// By so much that may be over before the real time is: the helper's two threads work at once.
+const CPU_AHEAD: Duration = Duration::from_millis(100);
 /// Of address space. The program itself, one pool slot and a compiler within the shape's limits
 /// need a fifth of it.
 const ADDRESS_SPACE_BYTES: u64 = 512 * 1024 * 1024;
@@ -223,8 +226,13 @@ impl Helper {
             }
         };
         let status = child.wait(WALL.saturating_sub(started.elapsed())).ok_or(HelperError::Time)?;
+        let ran = started.elapsed();
         if status.success() {
             return Ok(answer);
+        }
+        let by_a_clock = [Signal::KILL, Signal::XCPU].map(|signal| Some(signal.as_raw()));
+        if by_a_clock.contains(&status.signal()) && ran.saturating_add(CPU_AHEAD) >= WALL {
+            return Err(HelperError::Time);
         }
         let said = complained.recv_timeout(COMPLAINING).unwrap_or_default();
         if status.signal().is_some() {

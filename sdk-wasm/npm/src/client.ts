@@ -79,7 +79,7 @@ export interface Events {
 }
 
 const USAGE_MS = 60_000;
-/** Timers hold no more than 24 days. */
+/** Timers hold no more than 24 days; a day is enough to look again. */
 const TIMER_MS_MAX = 24 * 3600_000;
 
 export class Client {
@@ -89,6 +89,8 @@ export class Client {
   readonly #trust: Trust;
   readonly #store: Store;
   readonly #usage: Usage | undefined;
+  /** How long a change of context waits for the edge's answers. */
+  readonly #contextMs: number;
   readonly #updates: Updates;
   readonly #stop = new AbortController();
   readonly #listeners: { [K in keyof Events]: Set<(event: Events[K]) => void> } = {
@@ -139,6 +141,7 @@ export class Client {
     this.#trust = new Trust(typeof pinned === 'string' ? [pinned] : pinned);
     this.#store = new Store(options.storage, this.#edge.url, options.key);
     this.#usage = options.usage === false ? undefined : new Usage();
+    this.#contextMs = Math.min(Math.max(0, (options.contextSeconds ?? 5) || 0) * 1000, TIMER_MS_MAX);
     const timing = {
       mode: options.updates ?? 'stream',
       pollMs: Math.max(5, options.pollSeconds ?? 60) * 1000,
@@ -292,7 +295,13 @@ export class Client {
   }
 
   /** Asks the edge now for whatever is new. Does not throw: what goes wrong is told as state and event. */
-  sync(): Promise<void> {
+  async sync(): Promise<void> {
+    await this.#syncRules();
+    await this.#remoteRun;
+  }
+
+  /** As `sync`; the edge's answers are asked for, and not waited for. */
+  #syncRules(): Promise<void> {
     this.#askAgain = true;
     this.#asking ??= (async () => {
       try {
@@ -404,24 +413,23 @@ export class Client {
       if (!overtaken || (before && isOlder(snapshot.head, before.head))) await this.#install(snapshot, got.etag);
     }
     if (!this.#engine) throw new TidegateError('NETWORK', 'the edge says that nothing is new, and nothing is here');
-    await this.#complete();
+    this.#complete();
   }
 
   async #streamed(event: StreamEvent): Promise<void> {
     try {
       const here = this.#snapshot;
       if (event.snapshot !== here?.head.digest) {
-        if (event.type !== 'delta' || event.base !== here?.head.digest) return void (await this.sync());
+        if (event.type !== 'delta' || event.base !== here?.head.digest) return void (await this.#syncRules());
         const blob = applyPatch(here.blob, decodeBase64(event.patch));
         // The ETag is of the whole; the next question brings it.
         await this.#install(await this.#trust.verify(event.signed, blob), undefined);
       }
-      // Not waited for: a slow answer of the edge must not hold up the next change of rules.
-      void this.#complete();
+      this.#complete();
     } catch (error) {
       // A delta is a short cut: what it cannot bring, the whole can.
       this.#tell(asError(error));
-      await this.sync();
+      await this.#syncRules();
     }
   }
 
@@ -444,7 +452,11 @@ export class Client {
       this.#engine = engine;
       this.#snapshot = snapshot;
       this.#etag = etag;
-      if (!snapshot.manifest.edge) this.#remote.clear();
+      if (!snapshot.manifest.edge) {
+        this.#remote.clear();
+        // When such flags are back, "nothing new" would be of answers that are not here any more.
+        this.#remoteEtag = this.#remoteFor = undefined;
+      }
     });
     before?.free();
     this.#awaitBoundary();
@@ -480,18 +492,18 @@ export class Client {
     const signal = AbortSignal.any([this.#stop.signal, turn.signal]);
     const other = contextHash(context) !== contextHash(this.#context);
     const etag = this.#remoteFor && contextHash(this.#remoteFor) === contextHash(context) ? this.#remoteEtag : undefined;
-    const late = other
-      ? unheld(setTimeout(() => turn.abort(new TidegateError('NETWORK', 'the edge did not answer in time')), Math.max(0, this.#options.contextSeconds ?? 5) * 1000))
-      : undefined;
+    const tooLate = () => turn.abort(new TidegateError('NETWORK', 'the edge did not answer in time'));
+    const late = other ? unheld(setTimeout(tooLate, this.#contextMs)) : undefined;
     try {
-      const got = await this.#edge.answers(context, etag, signal);
+      const got = await this.#edge.answers(context, etag, signal, this.#contextMs);
       if (this.#remoteTurn !== turn) return this.#remoteRun;
+      // The edge's flags may have gone while it answered.
+      const wanted = this.#snapshot?.manifest.edge;
       this.#changing(() => {
         if (other) this.#use(context);
-        if (got.body) this.#remote = new Map(got.body.map((one) => [one.key, fromOfrep(one)]));
+        if (wanted && got.body) this.#remote = new Map(got.body.map((one) => [one.key, fromOfrep(one)]));
       });
-      this.#remoteFor = context;
-      this.#remoteEtag = got.etag;
+      if (wanted) [this.#remoteFor, this.#remoteEtag] = [context, got.etag];
       if (this.#current) this.#confirm();
     } catch (error) {
       if (this.#stop.signal.aborted) return;
@@ -559,10 +571,13 @@ export class Client {
     }, Math.min(next - now, TIMER_MS_MAX)));
   }
 
-  /** The snapshot is the newest; the answers of the edge have to be so, too. */
-  async #complete(): Promise<void> {
+  /**
+   * The snapshot is the newest; the answers of the edge have to be so, too. They are not waited for: a slow
+   * answer of the edge must not hold up the next change of rules.
+   */
+  #complete(): void {
     this.#current = true;
-    if (this.#snapshot?.manifest.edge) await this.#askAnswers();
+    if (this.#snapshot?.manifest.edge) void this.#askAnswers();
     else this.#confirm();
   }
 

@@ -60,13 +60,16 @@ export class Edge {
     });
   }
 
-  async answers(context: unknown, etag: string | undefined, signal: AbortSignal): Promise<Fetched<OfrepAnswer[]>> {
+  /** `limitMs` counts if it is more than any request has. */
+  async answers(
+    context: unknown, etag: string | undefined, signal: AbortSignal, limitMs: number,
+  ): Promise<Fetched<OfrepAnswer[]>> {
     const init = {
       method: 'POST',
       headers: { ...conditional(etag), 'content-type': 'application/json' },
       body: JSON.stringify({ context }),
     };
-    const answer = await this.#ask('/sdk/v1/evaluate', init, signal);
+    const answer = await this.#ask('/sdk/v1/evaluate', init, signal, Math.max(REQUEST_MS_MAX, limitMs));
     return fetched(answer, async () => {
       const { flags } = (await answer.json()) as { flags?: OfrepAnswer[] };
       if (!Array.isArray(flags)) throw new TidegateError('NETWORK', 'what answered is no edge: its answer has no flags');

@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { promisify, stripVTControlCharacters } from 'node:util';
-import { openPage, packageFolder, root, serve, startChromium, startTidegate, until } from './world.mjs';
+import { START_MS_MAX, openPage, packageFolder, root, serve, startChromium, startTidegate, until } from './world.mjs';
 
 const run = promisify(execFile);
 const tarball = process.env.TIDEGATE_PACKAGE;
@@ -49,10 +49,22 @@ async function project(name, files) {
   return dir;
 }
 
-/** The cache is npm's own: what another test of the same run fetched is not fetched again. */
+/** What npm says of packages that do not fit together; asking again does not help. */
+const UNFIT = /ERESOLVE|EBADENGINE/;
+
+/**
+ * The cache is npm's own: what another test of the same run fetched is not fetched again. A registry that
+ * does not answer is asked three times. Packages that others float to may be deprecated any day.
+ */
 async function install(dir) {
-  const { stderr } = await run('npm', ['install', '--prefer-offline', '--no-audit', '--no-fund', '--loglevel=error'], { cwd: dir });
-  assert(!/ERESOLVE|EBADENGINE|deprecated/.test(stderr), stderr);
+  const args = ['install', '--prefer-offline', '--no-audit', '--no-fund', '--loglevel=error'];
+  for (let tries = 1; ; tries += 1) {
+    const { stderr, failed } = await run('npm', args, { cwd: dir }).catch((error) => ({ ...error, failed: error }));
+    assert(!UNFIT.test(stderr), stderr);
+    if (!failed) return;
+    if (tries === 3) throw failed;
+    await new Promise((resolve) => setTimeout(resolve, 5_000));
+  }
 }
 
 const bin = (dir, name) => join(dir, 'node_modules', name);
@@ -68,13 +80,16 @@ async function serving(dir, args) {
   const exited = new Promise((resolve) => child.on('exit', resolve));
   const stop = async () => {
     child.kill('SIGTERM');
+    const killer = setTimeout(() => child.kill('SIGKILL'), 10_000);
     await exited;
+    clearTimeout(killer);
   };
   try {
     const url = await until('vite says where it serves', () => {
       if (child.exitCode !== null) throw new Error(said);
-      return /Local:\s+(http:\S+)/.exec(stripVTControlCharacters(said))?.[1];
-    });
+      // With what follows it: the line may come in pieces.
+      return /Local:\s+(http:\S+\/)\s/.exec(stripVTControlCharacters(said))?.[1];
+    }, START_MS_MAX);
     return { url, stop };
   } catch (error) {
     await stop();
@@ -155,7 +170,8 @@ describe('in an empty project', () => {
       ${READ}
       client.close();
       console.log(JSON.stringify(answers));`);
-    const { stdout } = await run(process.execPath, ['read.js', JSON.stringify(options())], { cwd: dir, timeout: 30_000 });
+    const args = ['read.js', JSON.stringify(options())];
+    const { stdout } = await run(process.execPath, args, { cwd: dir, timeout: START_MS_MAX });
     assert.deepEqual(JSON.parse(stdout), expected);
   });
 
@@ -190,7 +206,8 @@ describe('in an empty Vite project', () => {
       try {
         const { answers, fetched } = await answersOf(url);
         assert.deepEqual(answers, expected);
-        assert.equal(evaluators(fetched).length, 1, 'one of the two evaluators');
+        // The dev server may load a page anew, once it knows what the page needs.
+        assert.equal(new Set(evaluators(fetched)).size, 1, 'one of the two evaluators');
       } finally {
         await stop();
       }
@@ -271,6 +288,10 @@ describe('in the React example', () => {
           const flags = Object.fromEntries((await tidegate.ofrep({ targetingKey: 'user-1', plan })).map(({ key, value }) => [key, value]));
           const wanted = [String(flags['upload-limit-mb']), flags.checkout, !flags['payments-up']];
           await until(`the page shows ${wanted}`, async () => {
+            // The dev server may load the page anew, which then begins with its first plan. To choose again
+            // what is chosen would put the question to the edge anew, and never come to an answer.
+            const chosen = await page.locator('select').inputValue({ timeout: 5_000 });
+            if (chosen !== plan) await page.selectOption('select', plan, { timeout: 5_000 });
             const shown = await page.evaluate(() => [
               document.querySelector('#limit')?.textContent, document.querySelector('#checkout')?.textContent, document.querySelector('button')?.disabled,
             ]);
@@ -279,7 +300,6 @@ describe('in the React example', () => {
           return wanted[0];
         };
         const limits = [await shows('free')];
-        await page.selectOption('select', 'enterprise');
         limits.push(await shows('enterprise'));
         assert.notEqual(limits[0], limits[1], 'the plan makes a difference');
         try {

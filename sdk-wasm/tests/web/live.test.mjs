@@ -42,6 +42,9 @@ async function open(more, ready = true, context = undefined, path = '/') {
 const value = (page, key) => page.evaluate((key) => window.client.evaluate(key), key);
 const state = (page) => page.evaluate(() => window.client.state);
 const toggle = (enabled) => (config) => ({ ...config, enabled });
+/** A stream of a page before may be on its way yet; the one that counts is what this test asked for. */
+const listens = () => until('the stream is open', () =>
+  wire.of('/sdk/v1/stream', 'GET').length > 0 && wire.streams.size === 1);
 
 test('every answer is the one that the edge gives over OFREP, for many contexts', async () => {
   const page = await open();
@@ -68,12 +71,14 @@ test('every answer is the one that the edge gives over OFREP, for many contexts'
 
 test('an admin write changes the page without a reload, and the event names that flag alone', async () => {
   const page = await open();
-  await until('the stream is open', () => wire.streams.size === 1);
+  await listens();
   assert.equal((await value(page, 'payments-up')).value, true);
-  const shown = page.evaluate(() => new Promise((resolve) => client.on('change', ({ flags }) => resolve(flags))));
+  await page.evaluate(() => (window.events.length = 0));
   await tidegate.configure('payments-up', toggle(false));
+  const told = () => page.evaluate(() => window.events.find(({ type }) => type === 'change')?.flags);
+  const shown = await until('the page is told', told);
   // The flag, and the one of the edge that has it as prerequisite may follow in a change of its own.
-  assert.deepEqual(await shown, ['payments-up']);
+  assert.deepEqual(shown, ['payments-up']);
   const answer = await value(page, 'payments-up');
   assert.deepEqual([answer.value, answer.reason], [false, 'DISABLED']);
   await tidegate.configure('payments-up', toggle(true));
@@ -94,7 +99,7 @@ test('a flag of the edge changes too, and says so', async () => {
 
 test('what a key may not see is in no byte that the browser received', async () => {
   const page = await open({ context: { targetingKey: 'user-1', 'secret-attribute': 'other' } });
-  await until('the stream is open', () => wire.streams.size === 1);
+  await listens();
   assert.equal((await value(page, 'hidden-merger')).errorCode, 'FLAG_NOT_FOUND');
   const before = wire.seen.length;
   // Also of what changes.
@@ -197,7 +202,7 @@ test('an older snapshot that was signed once is refused, and so is one that anot
 
 test('a lost event is noticed by its number, and everything is asked for again', async () => {
   const page = await open();
-  await until('the stream is open', () => wire.streams.size === 1);
+  await listens();
   let dropped = 0;
   wire.event = (event) => (event.includes('event: delta') && dropped++ === 0 ? null : event);
   await tidegate.configure('payments-up', toggle(false));
@@ -206,13 +211,13 @@ test('a lost event is noticed by its number, and everything is asked for again',
   await tidegate.configure('upload-limit-mb', (config) => ({ ...config, enabled: false }));
   await until('the page has both changes', async () =>
     (await value(page, 'upload-limit-mb')).reason === 'DISABLED' && (await value(page, 'payments-up')).value === true);
-  assert(wire.of('/sdk/v1/snapshot', 'GET').length >= 2, 'the gap was mended by the whole');
+  await until('the gap was mended by the whole', () => wire.of('/sdk/v1/snapshot', 'GET').length >= 2);
   await tidegate.configure('upload-limit-mb', (config) => ({ ...config, enabled: true }));
 });
 
 test('a delta that does not lead to what was signed is thrown away for the whole', async () => {
   const page = await open();
-  await until('the stream is open', () => wire.streams.size === 1);
+  await listens();
   let spoilt = 0;
   wire.event = (event) => event.replace(/"patch":"([^"]+)"/, (_, patch) => {
     spoilt += 1;
@@ -229,20 +234,68 @@ test('a delta that does not lead to what was signed is thrown away for the whole
   await until('and goes on', async () => (await value(page, 'payments-up')).value === true);
 });
 
+test('an edge that is slow with its own answers holds up no change of rules, also after a gap', async () => {
+  const page = await open();
+  await listens();
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  wire.hold = ({ path, method }) => (path === '/sdk/v1/evaluate' && method === 'POST' ? held : undefined);
+  try {
+    // What it brings does not fit, and then what it stands on.
+    const spoil = ['patch', 'base'];
+    let deltas = 0;
+    wire.event = (event) => {
+      if (!event.includes('event: delta')) return event;
+      const part = spoil[deltas++];
+      return part ? event.replace(new RegExp(`"${part}":"[^"]+"`), `"${part}":"AAAA"`) : event;
+    };
+    await tidegate.configure('payments-up', toggle(false));
+    await until('the whole brings it', async () => (await value(page, 'payments-up')).value === false);
+    await tidegate.configure('upload-limit-mb', toggle(false));
+    await until('again', async () => (await value(page, 'upload-limit-mb')).reason === 'DISABLED');
+    await tidegate.configure('payments-up', toggle(true));
+    await until('a delta brings the next', async () => (await value(page, 'payments-up')).value === true);
+    assert.equal(deltas, 3);
+    release();
+    await until('it is confirmed', async () => (await state(page)) === 'READY');
+  } finally {
+    release();
+    await tidegate.configure('payments-up', toggle(true));
+    await tidegate.configure('upload-limit-mb', toggle(true));
+  }
+});
+
 test('a stream that is cut is taken up where it ended', async () => {
   const page = await open();
-  await until('the stream is open', () => wire.streams.size === 1);
+  await listens();
+  // That the wire has a stream does not mean that the page has heard it.
+  await tidegate.configure('payments-up', toggle(false));
+  await until('the page has heard a change', async () => (await value(page, 'payments-up')).value === false);
   wire.cut();
   await until('it is open again', () => wire.of('/sdk/v1/stream', 'GET').length >= 2 && wire.streams.size === 1);
   assert(wire.of('/sdk/v1/stream', 'GET').at(-1).request['last-event-id'], 'it says what it heard last');
+  // The cut made it stale, too.
+  await until('it is confirmed again', async () => (await state(page)) === 'READY');
   // What happened while it was away.
   wire.fail();
   await until('the page notices', async () => (await state(page)) === 'STALE');
-  await tidegate.configure('payments-up', toggle(false));
-  wire.mend();
-  await until('the page has what it missed', async () => (await value(page, 'payments-up')).value === false, 60_000);
-  await until('it is confirmed', async () => (await state(page)) === 'READY');
   await tidegate.configure('payments-up', toggle(true));
+  wire.mend();
+  await until('the page has what it missed', async () => (await value(page, 'payments-up')).value === true, 60_000);
+  await until('it is confirmed', async () => (await state(page)) === 'READY');
+});
+
+test('answers of the edge may take as long as the page has said that it waits', async () => {
+  const page = await open({ contextSeconds: 60 });
+  await listens();
+  // Longer than a request without such a word may take.
+  wire.hold = ({ path, method }) =>
+    path === '/sdk/v1/evaluate' && method === 'POST' && new Promise((resolve) => setTimeout(resolve, 17_000));
+  const answer = await page.evaluate(async () => {
+    await client.setContext({ targetingKey: 'user-2', 'secret-attribute': 'secret-operand' });
+    return client.evaluate('edge-secret-rule');
+  });
+  assert.equal(answer.value, 'golden');
 });
 
 test('where streams say nothing, the page polls', async () => {
@@ -262,7 +315,7 @@ test('where streams say nothing, the page polls', async () => {
 
 test('a hidden tab rests, and catches up when it is shown', async () => {
   const page = await open({ hiddenSeconds: 0 });
-  await until('the stream is open', () => wire.streams.size === 1);
+  await listens();
   const show = (visibility) => page.evaluate((visibility) => {
     Object.defineProperty(document, 'visibilityState', { configurable: true, get: () => visibility });
     document.dispatchEvent(new Event('visibilitychange'));

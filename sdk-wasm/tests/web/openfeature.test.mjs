@@ -58,7 +58,8 @@ for (const clients of ['local', 'edge']) {
     });
 
     const options = (more) => ({
-      edgeUrl: tidegate.dev.edge_url, key: tidegate.dev.browser_key, publicKey: tidegate.dev.public_key, ...more,
+      edgeUrl: tidegate.dev.edge_url, key: tidegate.dev.browser_key, publicKey: tidegate.dev.public_key,
+      contextSeconds: 60, ...more,
     });
     /** By state: how a provider comes into it, for a domain of its own. */
     const PROVIDERS = {

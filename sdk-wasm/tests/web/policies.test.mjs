@@ -2,25 +2,44 @@
 // answers itself, and the page cannot tell them apart but by asking.
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { promisify } from 'node:util';
 import { openPage, startClient, startWorld, until } from './world.mjs';
 
+const run = promisify(execFile);
 let [world, tidegate, wire, site, browser, page] = [];
 const flag = { key: 'order-check', type: 'string', variants: { direct: 'direct', review: 'review' } };
 
+/** For a policy that may run out of its time again and again. */
+const BUSY_MS_MAX = 120_000;
+
 function cli(...given) {
-  return execFileSync(process.env.TIDEGATE, given, { cwd: tidegate.dir, encoding: 'utf8', env: { ...process.env, TIDEGATE_DIR: tidegate.dir } });
+  return run(process.env.TIDEGATE, given, { cwd: tidegate.dir, env: { ...process.env, TIDEGATE_DIR: tidegate.dir } });
 }
+
+/**
+ * On a busy machine a policy may run out of its time, and its rule's fallback is served: false then. If the
+ * policy sent it to review, what the page answers at that moment; its events are counted from there.
+ */
+const review = (context) => page.evaluate(async (context) => {
+  await client.setContext(context);
+  const answer = client.evaluate('order-check');
+  if (answer.value !== 'review') return false;
+  window.events.length = 0;
+  return { answer, limit: client.number('upload-limit-mb', -1) };
+}, context);
 
 before(async () => {
   world = await startWorld();
   ({ tidegate, wire, site, browser } = world);
   // As docs/POLICIES.md has it, in the language that needs no compiler.
-  cli('policy', 'new', 'fraud-guard', '--language', 'wat');
+  await cli('policy', 'new', 'fraud-guard', '--language', 'wat');
   const [module, vectors] = ['policy.wat', 'vectors.json'].map((file) => join(tidegate.dir, 'fraud-guard', file));
-  cli('policy', 'upload', 'fraud-guard', module, '--vectors', vectors, '--pin');
+  // Control tries it out against the clock; what was taken already is taken again.
+  await until('the policy is taken', () =>
+    cli('policy', 'upload', 'fraud-guard', module, '--vectors', vectors, '--pin'), BUSY_MS_MAX);
   const config = {
     enabled: true,
     rules: [{ id: 'fraud', policy: { name: 'fraud-guard', params: { max: 5 }, fallback: { variant: 'direct' } } }],
@@ -38,13 +57,9 @@ test('a policy\'s flag and a local one change with the context, at once', async 
   const both = () => page.evaluate(() => [client.string('order-check', '?'), client.number('upload-limit-mb', -1)]);
   assert.deepEqual(await both(), ['direct', 250]);
   assert.deepEqual(await page.evaluate(() => ['order-check', 'upload-limit-mb'].map((key) => client.evaluatedAt(key))), ['edge', 'here']);
-  // On a busy machine a policy may run out of its time, and its rule's fallback is served.
-  await until('the policy decides', async () => {
-    await page.evaluate(() => client.setContext({ targetingKey: 'u-1', plan: 'enterprise', user: { score: 7 } }));
-    return (await both())[0] === 'review';
-  });
-  assert.deepEqual(await both(), ['review', 2000]);
-  const answer = await page.evaluate(() => client.evaluate('order-check'));
+  const person = { targetingKey: 'u-1', plan: 'enterprise', user: { score: 7 } };
+  const { answer, limit } = await until('the policy decides', () => review(person), BUSY_MS_MAX);
+  assert.equal(limit, 2000);
   assert.deepEqual([answer.variant, answer.reason], ['review', 'TARGETING_MATCH']);
 });
 
@@ -55,14 +70,17 @@ test('the policy and its rule are in no byte that the page received', async () =
 });
 
 test('other parameters of the policy reach the page without a reload', async () => {
-  await page.evaluate(() => client.setContext({ targetingKey: 'u-1', user: { score: 7 } }));
-  const changed = page.evaluate(() => new Promise((resolve) => client.on('change', ({ flags }) => resolve(flags))));
+  await until('the policy decides', () => review({ targetingKey: 'u-1', user: { score: 7 } }), BUSY_MS_MAX);
   await tidegate.configure('order-check', (config) => {
     config.rules[0].policy.params.max = 9;
     return config;
   });
-  assert.deepEqual(await changed, ['order-check']);
-  await until('it is let through', () => page.evaluate(() => client.string('order-check', '?') === 'direct'));
+  const through = () => page.evaluate(() => client.string('order-check', '?') === 'direct');
+  await until('it is let through', through, BUSY_MS_MAX);
+  const changes = await page.evaluate(() => window.events.filter(({ type }) => type === 'change'));
+  const told = changes.map(({ flags }) => flags);
+  assert(told.length > 0, 'it was told');
+  for (const flags of told) assert.deepEqual(flags, ['order-check']);
 });
 
 test('control refuses to let a flag with a policy travel', async () => {

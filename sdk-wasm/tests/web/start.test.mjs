@@ -19,7 +19,7 @@ beforeEach(async () => {
 
 const options = (more = {}) => ({
   edgeUrl: wire.url, key: tidegate.dev.browser_key, publicKey: tidegate.dev.public_key,
-  context: { targetingKey: 'user-1', plan: 'pro' }, ...more,
+  context: { targetingKey: 'user-1', plan: 'pro' }, contextSeconds: 60, ...more,
 });
 
 async function profile() {
@@ -29,6 +29,24 @@ async function profile() {
 }
 
 const kept = (page) => page.evaluate(() => Object.entries(localStorage).filter(([key]) => key.startsWith('tidegate:')).map(([, text]) => text));
+
+/** The environment has no flags of the edge any more, until what this gives is called. */
+async function loseEdgeFlags() {
+  const put = (key, definition, match) =>
+    tidegate.admin('PUT', `${tidegate.namespace}/flags/${key}?wait=live&timeout=60`, definition, { 'if-match': match });
+  const definitions = new Map();
+  for (const key of ['checkout', 'discount-rate']) {
+    const { body, etag } = await tidegate.admin('GET', `${tidegate.namespace}/flags/${key}`);
+    const { type, variants, description, metadata, tags, salt } = body;
+    const parts = Object.entries({ key, type, variants, description, metadata, tags, salt });
+    const definition = Object.fromEntries(parts.filter(([, part]) => part !== undefined));
+    definitions.set(key, { ...definition, clients: 'edge' });
+    await put(key, { ...definition, clients: 'none' }, etag);
+  }
+  return async () => {
+    for (const [key, definition] of definitions) await put(key, definition, '*');
+  };
+}
 
 /** What a page answers in the same turn in which it makes its client. */
 const atOnce = (page, options) => page.evaluate(async (options) => {
@@ -180,11 +198,13 @@ test('two tabs each hear of a change, and the older one never overwrites what th
   await startClient(two, options());
   await tidegate.configure('upload-limit-mb', (config) => ({ ...config, enabled: false }));
   await until('the second tab has it', () => two.evaluate(() => client.evaluate('upload-limit-mb').reason === 'DISABLED'));
-  const revision = () => two.evaluate(() => JSON.parse(Object.entries(localStorage).find(([key]) => key.startsWith('tidegate:'))[1]).revision);
+  const revision = async (tab) => JSON.parse((await kept(tab))[0]).revision;
   const newest = await two.evaluate(() => client.version.revision);
-  await until('it is kept', async () => (await revision()) === newest);
+  await until('it is kept', async () => (await revision(two)) === newest);
+  // Tabs may be processes of their own, and what one writes comes to the other a little later.
+  await until('the first tab can read it', async () => (await revision(one)) === newest);
   await one.evaluate(() => client.close());
-  assert.equal(await revision(), newest, 'the first tab, which knows the older one only, left it alone');
+  assert.equal(await revision(one), newest, 'the first tab, which knows the older one only, left it alone');
   await one.reload();
   const first = await atOnce(one, options());
   assert.equal(first.limit.reason, 'CACHED');
@@ -226,29 +246,61 @@ test('of two changes of context the later one counts, whichever the edge answers
 test('an answer for the person before, which comes late, does not bring that person back', async () => {
   const context = await profile();
   const page = await openPage(browser, site.url, { context });
-  await startClient(page, options({ contextSeconds: 60 }));
+  await startClient(page, options());
   let release;
   const held = new Promise((resolve) => (release = resolve));
   wire.hold = ({ path, method }) => (path === '/sdk/v1/evaluate' && method === 'POST' ? held : undefined);
   await page.evaluate(() => void (window.late = client.setContext({ targetingKey: 'contractor-ana', plan: 'enterprise' })));
   // Meanwhile the environment has no flags of the edge any more, so the next person waits for nobody.
-  const definitions = new Map();
-  for (const key of ['checkout', 'discount-rate']) {
-    const { body, etag } = await tidegate.admin('GET', `${tidegate.namespace}/flags/${key}`);
-    const { type, variants, description, metadata, tags, salt } = body;
-    const kept = Object.fromEntries(Object.entries({ key, type, variants, description, metadata, tags, salt }).filter(([, part]) => part !== undefined));
-    definitions.set(key, { ...kept, clients: 'edge' });
-    await tidegate.admin('PUT', `${tidegate.namespace}/flags/${key}?wait=live&timeout=60`, { ...kept, clients: 'none' }, { 'if-match': etag });
-  }
+  const giveBack = await loseEdgeFlags();
   await until('the page knows', () => page.evaluate(() => client.evaluate('checkout').errorCode === 'FLAG_NOT_FOUND'));
   await page.evaluate(() => client.setContext({ targetingKey: 'user-5', plan: 'pro' }));
   release();
   await page.evaluate(() => window.late);
   assert.deepEqual(await page.evaluate(() => [client.context.targetingKey, client.number('upload-limit-mb', -1)]), ['user-5', 250]);
   wire.hold = undefined;
-  for (const [key, definition] of definitions) {
-    await tidegate.admin('PUT', `${tidegate.namespace}/flags/${key}?wait=live&timeout=60`, definition, { 'if-match': '*' });
-  }
+  await giveBack();
+});
+
+test('flags of the edge that were away are answered again when they come back unchanged', async () => {
+  const context = await profile();
+  const page = await openPage(browser, site.url, { context });
+  await startClient(page, options({ updates: 'off' }));
+  const checkout = () => page.evaluate(async () => {
+    await client.sync();
+    const { value, errorCode } = client.evaluate('checkout');
+    return [client.state, value ?? errorCode];
+  });
+  assert.deepEqual(await checkout(), ['READY', 'three-pages']);
+  const giveBack = await loseEdgeFlags();
+  assert.deepEqual(await checkout(), ['READY', 'FLAG_NOT_FOUND']);
+  await giveBack();
+  assert.deepEqual(await checkout(), ['READY', 'three-pages']);
+});
+
+test('what the edge says of its flags after they went away is not kept for when they are back', async () => {
+  const context = await profile();
+  const page = await openPage(browser, site.url, { context });
+  await startClient(page, options({ updates: 'off' }));
+  let [release, asked] = [];
+  const held = new Promise((resolve) => (release = resolve));
+  wire.hold = ({ path, method }) => {
+    if (path !== '/sdk/v1/evaluate' || method !== 'POST') return undefined;
+    asked = true;
+    return held;
+  };
+  await page.evaluate(() => void (window.first = client.sync()));
+  await until('the edge has answered', () => asked);
+  const giveBack = await loseEdgeFlags();
+  await page.evaluate(() => void (window.second = client.sync()));
+  await until('the page knows', () => page.evaluate(() => client.evaluate('checkout').errorCode === 'FLAG_NOT_FOUND'));
+  release();
+  await page.evaluate(() => Promise.all([first, second]));
+  assert.equal(await page.evaluate(() => client.evaluate('checkout').errorCode), 'FLAG_NOT_FOUND');
+  wire.hold = undefined;
+  await giveBack();
+  await page.evaluate(() => client.sync());
+  assert.equal(await page.evaluate(() => client.string('checkout', '?')), 'three-pages');
 });
 
 test('while the edge does not answer, a new person gets the defaults of the edge\'s flags and not the last person\'s', async () => {

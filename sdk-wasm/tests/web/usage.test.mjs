@@ -31,14 +31,23 @@ test('what a page used arrives when it is hidden, and control shows it per varia
     client.track('purchase', 12.5);
     client.track('purchase', 7.5);
   });
-  // A page that is closed says what it used.
-  await page.close({ runBeforeUnload: true });
+  // Not closed: a browser that is busy may end a page that closes before it has said what it used.
+  await page.evaluate(() => {
+    Object.defineProperty(document, 'visibilityState', { configurable: true, get: () => 'hidden' });
+    document.dispatchEvent(new Event('visibilitychange'));
+  });
   await until('the beacon came', () => sent().length > 0);
   const batches = sent().map((text) => JSON.parse(text));
   const rows = batches.flatMap((batch) => batch.usage);
   const of = (flag) => rows.filter((row) => row.flag === flag).reduce((sum, row) => sum + row.count, 0);
   assert.deepEqual([of('upload-limit-mb'), of('checkout'), of('no-such-flag')], [40, 3, 0]);
-  assert.deepEqual(batches.flatMap((batch) => batch.tracks).map(({ name, count, sum }) => [name, count, sum]), [['purchase', 2, 20]]);
+  // A row is of a minute, and the two may have been in two.
+  const tracks = {};
+  for (const { name, count, sum } of batches.flatMap((batch) => batch.tracks)) {
+    const [counted, summed] = tracks[name] ?? [0, 0];
+    tracks[name] = [counted + count, summed + sum];
+  }
+  assert.deepEqual(tracks, { purchase: [2, 20] });
   for (const text of sent()) assert(!text.includes('person-4711') && !text.includes('somebody@example.org'), 'something of the context was sent');
   await until('the edge took it', () => wire.of('/sdk/v1/events', 'POST').some(({ status }) => status === 202));
 
@@ -57,6 +66,7 @@ test('what a page used arrives when it is hidden, and control shows it per varia
   const variants = report.buckets.map(({ source, variant }) => `${source} ${variant}`);
   assert.deepEqual([...new Set(variants)].sort(), ['browser pro', 'server enterprise']);
   assert(Date.now() - Date.parse(report.lastEvaluatedAt) < 180_000, report.lastEvaluatedAt);
+  await page.context().close();
 });
 
 test('with usage switched off nothing is counted or sent', async () => {
@@ -83,9 +93,22 @@ test('a flood of kinds is bounded, and says what it left out', async () => {
     for (let n = 0; n < 5_000; n += 1) client.track(`made-up-${n}`);
     client.close();
   });
-  await until('batches came', () => sent().length > 0);
-  const tracks = sent().map((text) => JSON.parse(text).tracks.length).reduce((sum, count) => sum + count, 0);
-  assert.equal(tracks, 1_000);
+  const tracks = () => sent().map((text) => JSON.parse(text).tracks.length).reduce((sum, count) => sum + count, 0);
+  await until('all batches came', () => tracks() >= 1_000);
+  assert.equal(tracks(), 1_000);
   for (const text of sent()) assert(text.length < 64 * 1024);
   await until('it is told', () => page.said.some((line) => /4000 .*not counted/.test(line)));
+});
+
+test('a page that is closed says what it used', async () => {
+  wire.reset();
+  // Chromium ends a page that does not close within half a second, and then it has said nothing: some twenty
+  // pages, of which a busy machine lets one close in time. The last test: a beacon that comes late is nobody's.
+  await until('a page that closes sends its beacon', async () => {
+    const page = await openPage(browser, site.url);
+    await startClient(page, options());
+    await page.evaluate(() => client.track('closed'));
+    await page.close({ runBeforeUnload: true });
+    return until('its beacon', () => sent().some((text) => text.includes('"closed"')), 5_000);
+  }, 40_000);
 });

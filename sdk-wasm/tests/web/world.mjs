@@ -20,6 +20,10 @@ export const here = dirname(fileURLToPath(import.meta.url));
 export const root = join(here, '../../..');
 export const packageFolder = join(root, 'sdk-wasm/npm');
 const DEADLINE_MS = 30_000;
+/** For what starts a program: a cold or busy machine takes its time. */
+export const START_MS_MAX = 120_000;
+/** What one look and the pause after it use up of a deadline at most. */
+const STEP_MS_MAX = 2_000;
 
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
 const CHROMIUM_FLAGS = [
@@ -27,19 +31,25 @@ const CHROMIUM_FLAGS = [
   '--disable-component-update', '--disable-sync',
 ];
 
-/** Waits until `probe` gives something true; a failure shows what it gave last. */
+/**
+ * Waits until `probe` gives something true; a failure shows what it gave last. While the machine stands
+ * still, so does what is waited for: a stall costs one step, however long it is.
+ */
 export async function until(what, probe, deadlineMs = DEADLINE_MS) {
-  const end = Date.now() + deadlineMs;
-  let last;
+  let [last, spentMs] = [undefined, 0];
   for (;;) {
+    const began = Date.now();
     try {
       last = await probe();
       if (last) return last;
     } catch (error) {
       last = error;
     }
-    if (Date.now() > end) throw new Error(`${what}: not within ${deadlineMs} ms; last: ${String(last?.stack ?? JSON.stringify(last))}`);
+    if (spentMs > deadlineMs) {
+      throw new Error(`${what}: not within ${deadlineMs} ms; last: ${String(last?.stack ?? JSON.stringify(last))}`);
+    }
     await new Promise((resolve) => setTimeout(resolve, 25));
+    spentMs += Math.min(Date.now() - began, STEP_MS_MAX);
   }
 }
 
@@ -54,12 +64,24 @@ export async function startTidegate(more = []) {
   });
   let [log, ended] = ['', false];
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (log = (log + data).slice(-20_000)));
-  child.on('exit', () => (ended = true));
+  const exited = new Promise((resolve) => child.on('exit', resolve)).then(() => (ended = true));
+  async function end(signal) {
+    child.kill(signal);
+    const killer = setTimeout(() => child.kill('SIGKILL'), 10_000);
+    await exited;
+    clearTimeout(killer);
+    rmSync(dir, { recursive: true, force: true });
+  }
   const file = join(dir, 'dev.json');
-  await until('tidegate dev writes dev.json', () => {
-    if (ended) throw new Error(`tidegate dev ended: ${log}`);
-    return existsSync(file) && log.includes('Tidegate is running');
-  });
+  try {
+    await until('tidegate dev writes dev.json', () => {
+      if (ended) throw new Error(`tidegate dev ended: ${log}`);
+      return existsSync(file) && log.includes('Tidegate is running');
+    }, START_MS_MAX);
+  } catch (error) {
+    await end('SIGKILL');
+    throw error;
+  }
   const dev = JSON.parse(readFileSync(file, 'utf8'));
   const environment = `/api/v1/namespaces/${dev.namespace}/environments/${dev.environment}`;
   const namespace = `/api/v1/namespaces/${dev.namespace}`;
@@ -72,7 +94,10 @@ export async function startTidegate(more = []) {
     });
     const text = await answer.text();
     assert(answer.ok, `${method} ${path}: ${answer.status} ${text}`);
-    return { body: text ? JSON.parse(text) : undefined, etag: answer.headers.get('etag') };
+    const live = answer.headers.get('tidegate-live');
+    // Waiting for the edges ends well also when they did not come in time.
+    if (path.includes('wait=live')) assert.match(String(live), /^live=\?1\b/, `${method} ${path}: ${live}`);
+    return { body: text ? JSON.parse(text) : undefined, etag: answer.headers.get('etag'), live };
   }
 
   /** Replaces a flag's configuration by what `edit` makes of it, and waits until the edge serves it. */
@@ -99,21 +124,19 @@ export async function startTidegate(more = []) {
     return (await held(answer)).flags;
   }
 
-  // Who waits for all edges waits for those that control has heard of.
-  await until('the edge has reported', async () => (await admin('GET', '/api/v1/edges')).body.items.length > 0);
+  try {
+    // Who waits for all edges waits for those that control has heard of.
+    const reported = async () => (await admin('GET', '/api/v1/edges')).body.items.length > 0;
+    await until('the edge has reported', reported, START_MS_MAX);
+  } catch (error) {
+    await end('SIGKILL');
+    throw error;
+  }
 
   return {
     dev, dir, admin, configure, create, ofrep, environment, namespace,
     log: () => log,
-    async stop() {
-      if (!ended) {
-        child.kill('SIGTERM');
-        const killer = setTimeout(() => child.kill('SIGKILL'), 10_000);
-        await new Promise((resolve) => (ended ? resolve() : child.on('exit', resolve)));
-        clearTimeout(killer);
-      }
-      rmSync(dir, { recursive: true, force: true });
-    },
+    stop: () => end('SIGTERM'),
   };
 }
 
@@ -130,8 +153,8 @@ function decoded(buffer, encoding) {
 
 /**
  * A proxy before the edge. `seen` has every request with what came back, decoded; `alter(exchange)` may
- * change `exchange.body` (whole answers) before it goes on, `hold(exchange)` may make it wait; `event(text)` may change or drop (`null`) one
- * event of a stream; `down` refuses connections as a dead edge does.
+ * change `exchange.body` (whole answers) before it goes on, `hold(exchange)` may make it wait; `event(text)`
+ * may change or drop (`null`) one event of a stream; `down` refuses connections as a dead edge does.
  */
 export async function wireTo(edgeUrl) {
   const target = new URL(edgeUrl);
@@ -140,6 +163,8 @@ export async function wireTo(edgeUrl) {
   const wire = { seen: [], alter: undefined, hold: undefined, event: undefined, down: false, mute: false, streams };
   const server = createServer((incoming, outgoing) => {
     if (wire.down) return void incoming.socket.destroy();
+    // An answer that comes late belongs to the test that asked.
+    const { seen } = wire;
     const asked = [];
     incoming.on('data', (data) => asked.push(data));
     const headers = { ...incoming.headers, host: target.host };
@@ -157,7 +182,7 @@ export async function wireTo(edgeUrl) {
         method: incoming.method, path: incoming.url, request: incoming.headers, asked,
         status: answer.statusCode, headers: answer.headers, raw: [], body: undefined,
       };
-      wire.seen.push(exchange);
+      seen.push(exchange);
       if (String(answer.headers['content-type']).startsWith('text/event-stream')) {
         outgoing.writeHead(answer.statusCode, answer.headers);
         outgoing.flushHeaders();
