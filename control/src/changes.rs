@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit;
 use crate::bus::nats::NatsBus;
 use crate::events;
-use crate::lead;
+use crate::lead::{self, Epoch};
 use crate::publisher::{PublishError, Publisher};
 use crate::refusal::Refusal;
 use crate::relay::jittered;
@@ -91,7 +91,13 @@ async fn pass(publisher: &Publisher, broker: &NatsBus, all: bool) -> Result<bool
     let mut more = false;
     for (chain, namespace, told) in behind {
         let is_new = all && broker.open_changes(&namespace).await?;
-        let mut told = if is_new { told.saturating_sub(AGAIN_MAX).max(0) } else { told };
+        let epoch = publisher.lead.epoch().ok_or(PublishError::NotLeading)?;
+        let mut told = told;
+        if is_new {
+            told = told.saturating_sub(AGAIN_MAX).max(0);
+            // Before the first of them is sent: a broker that has some is not new the next time.
+            move_to(publisher, epoch, &chain, told).await?;
+        }
         let rows = {
             let mut read = publisher.store.read().await?;
             audit::after(&mut read, &chain, told, CHUNK).await?
@@ -104,12 +110,20 @@ async fn pass(publisher: &Publisher, broker: &NatsBus, all: bool) -> Result<bool
                 .map_err(|error| Refusal::Internal(format!("an event: {error}")))?;
             messages.push((format!("{chain}:{}", row.sequence), event));
         }
-        let epoch = publisher.lead.epoch().ok_or(PublishError::NotLeading)?;
         broker.send_changes(&namespace, messages).await?;
-        told = told.max(last.sequence);
-        let mut tx = lead::write(&publisher.store, epoch).await?;
-        query(MOVE).bind(&chain).bind(told).execute(&mut tx).await?;
-        tx.commit().await?;
+        move_to(publisher, epoch, &chain, told.max(last.sequence)).await?;
     }
     Ok(more)
+}
+
+async fn move_to(
+    publisher: &Publisher,
+    epoch: Epoch,
+    chain: &str,
+    told: i64,
+) -> Result<(), PublishError> {
+    let mut tx = lead::write(&publisher.store, epoch).await?;
+    query(MOVE).bind(chain).bind(told).execute(&mut tx).await?;
+    tx.commit().await?;
+    Ok(())
 }

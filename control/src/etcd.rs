@@ -43,7 +43,7 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 /// A session of this length was none that failed at once.
 const SESSION_GOOD: Duration = Duration::from_secs(5);
 /// A shutdown waits no longer than this to give the lease back.
-const RESIGN_MAX: Duration = Duration::from_secs(2);
+const RESIGN_MAX: Duration = Duration::from_secs(6);
 /// etcd cuts off who pings more often than every 5 s.
 const PING: Duration = Duration::from_secs(10);
 /// Registrations are read as a whole this often (± 50 %), whatever the watch has said.

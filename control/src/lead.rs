@@ -30,6 +30,8 @@ const COORDINATOR_BYTES_MAX: usize = 100;
 
 /// So long may a lease that was given back lie there.
 const CAMPAIGN: Duration = Duration::from_secs(1);
+/// A lease that is not given back keeps others waiting.
+const RESIGN_TRIES: usize = 3;
 
 const TAKE: &str = "INSERT INTO leader (name, epoch, coordinator, holder, expires_at) \
     VALUES ($1, 1, $2, $3, $5) ON CONFLICT (name) DO UPDATE SET epoch = leader.epoch + 1, \
@@ -272,6 +274,15 @@ impl Lead {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.tell(None);
         let Some((epoch, _)) = held else { return Ok(()) };
+        for _ in 1..RESIGN_TRIES {
+            if self.give_back(epoch).await.is_ok() {
+                return Ok(());
+            }
+        }
+        self.give_back(epoch).await
+    }
+
+    async fn give_back(&self, epoch: Epoch) -> Result<(), sqlx::Error> {
         let mut tx = self.store.write_briefly().await?;
         let resign = query(RENEW).bind(TASK).bind(&self.holder).bind(epoch.0).bind(0i64);
         resign.execute(&mut tx).await?;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::postgres::{ports, run};
 
 const START_MAX: Duration = Duration::from_secs(60);
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// A running server; killed and removed when dropped.
 pub struct EtcdServer {

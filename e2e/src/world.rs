@@ -9,7 +9,7 @@ use rules::head::PublicKey;
 use rules::keys::ApiKey;
 use serde_json::{Value, json};
 
-use crate::http::{Admin, Ofrep, client, until};
+use crate::http::{Admin, DEADLINE, Ofrep, client, until};
 use crate::process::Process;
 use crate::run;
 use crate::tap::Tap;
@@ -159,6 +159,7 @@ fn edge_config(folder: &tempfile::TempDir, trust: &PublicKey) -> edge::config::C
     config.data_dir = Some(folder.path().join("edge"));
     config.sandbox.cache_dir = run::compiled_dir();
     config.policy_helper = sandbox::policy::helper::Helper::beside_this_test();
+    config.timeouts.headers = DEADLINE;
     config
 }
 
@@ -177,6 +178,9 @@ impl World {
             config.database = control::store::Database::Postgres(rules::secret::Secret::new(url));
         }
         config.bootstrap = true;
+        // A machine that stands still for seconds is no matter here.
+        config.database_patience.connection = DEADLINE;
+        config.header_timeout = DEADLINE;
         (setup.control)(&mut config);
         let control = control::start(config).await.expect("control starts");
         let token = std::fs::read_to_string(&control.admin_token_file).expect("an admin token");
@@ -256,7 +260,7 @@ impl World {
             .env("ADMIN_TOKEN", &self.admin.token)
             .env("ENVIRONMENT_PATH", self.admin.environment_path())
             .kill_on_drop(true);
-        let output = tokio::time::timeout(std::time::Duration::from_secs(120), command.output());
+        let output = tokio::time::timeout(DEADLINE * 5, command.output());
         let output = output.await.expect("the client ends").expect("the client starts");
         let (out, err) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

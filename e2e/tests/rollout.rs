@@ -291,7 +291,7 @@ async fn the_next_leader_goes_on_where_the_killed_one_stopped() {
     let key = folder.path().join("signing-key");
     let start = async |name: &str, stages: &str| {
         let data = folder.path().join(name);
-        let arguments = ["control", "--listen", "127.0.0.1:0", "--lease-seconds", "5"];
+        let arguments = ["control", "--listen", "127.0.0.1:0", "--lease-seconds", "20"];
         let files =
             ["--data-dir", data.to_str().unwrap(), "--signing-key-file", key.to_str().unwrap()];
         let more = ["--rollout-stages", stages];

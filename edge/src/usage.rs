@@ -33,7 +33,7 @@ const CELLS_MAX: usize = 60_000;
 const TRACKS_MAX: usize = 2_000;
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// At a shutdown, which waits for it.
-const LAST_TIMEOUT: Duration = Duration::from_secs(3);
+const LAST_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Of one environment, since the last report.
 #[derive(Debug)]
