@@ -146,7 +146,7 @@ pub async fn run(arguments: Dev, output: Output) -> Result<(), Failure> {
 
 /// Waits until the edge knows both keys, so that the first line somebody tries works.
 async fn served(edge: &edge::Edge, file: &DevFile) -> Result<(), Failure> {
-    const SECONDS_MAX: u64 = 30;
+    const SECONDS_MAX: u64 = 60;
     let http = crate::client::http(&file.edge_url)?;
     let url = format!("{}/ofrep/v1/evaluate/flags", file.edge_url);
     let mut swaps = edge.swaps();

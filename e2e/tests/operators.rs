@@ -18,7 +18,9 @@ async fn the_page_leads_from_an_empty_folder_to_a_restored_backup() {
     let page = Page::of("docs/OPERATORS.md", 11)
         .with("127.0.0.1:8080", &format!("127.0.0.1:{control}"))
         .with("127.0.0.1:8016", &format!("127.0.0.1:{edge}"))
-        .with("https://login.example.com", issuer);
+        .with("https://login.example.com", issuer)
+        // Ten seconds are enough for people, and not for every busy machine.
+        .with(" --wait\n", " --wait 60\n");
     let followed = page.follow().await;
     let (said, told) = (&followed.said, &followed.told);
     e2e::run::secret("password", &followed.read("owner-password"));

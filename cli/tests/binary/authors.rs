@@ -50,7 +50,9 @@ fn page(language: &str) -> (String, String) {
         }
     }
     assert_eq!(first_steps, 1, "one way to begin in {language}");
-    (script, promised.unwrap())
+    // Ten seconds are enough for people, and not for every busy machine.
+    assert!(script.contains(" --wait\n"), "{script}");
+    (script.replace(" --wait\n", " --wait 60\n"), promised.unwrap())
 }
 
 fn followed(folder: &Path, script: &str) -> Done {
@@ -83,11 +85,12 @@ fn follow(language: &str) {
     let follow = || {
         let folder = tempfile::tempdir().unwrap();
         let _dev = Dev::start_in(&folder.path().join(".tidegate"));
-        followed(folder.path(), &script).ok()
+        followed(folder.path(), &script)
     };
-    // On a busy machine a policy may run out of its time, and its rule's fallback is served.
-    let is_cut = |done: &Done| done.out.contains(r#""variant":"direct""#);
-    let done = (0..3).map(|_| follow()).find(|done| !is_cut(done)).expect("a call in time");
+    // On a busy machine a policy may run out of its time, and its rule's fallback is served; or the
+    // process that compiles it, and the page ends there.
+    let is_cut = |done: &Done| done.is_late() || done.out.contains(r#""variant":"direct""#);
+    let done = (0..3).map(|_| follow()).find(|done| !is_cut(done)).expect("a call in time").ok();
     assert!(done.out.contains(&promised), "{promised} in {done:?}");
     assert!(done.out.contains("the maximum itself is not above it"), "{done:?}");
     assert!(done.out.contains("the score is above the maximum"), "the explanation: {done:?}");

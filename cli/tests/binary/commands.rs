@@ -1,5 +1,6 @@
 //! The commands against a running `tidegate dev`: what they print, and every exit code.
 
+use crate::ports;
 use crate::world::{Dev, run, tidegate, until};
 use serde_json::{Value, json};
 
@@ -55,7 +56,7 @@ fn a_flag_that_is_set_is_served_by_the_edge_and_survives_a_restart() {
         let done = dev.tidegate(&["flag", "set", "adFailure", "--variant", "off", "--wait", "1"]);
         done.out.contains("live on 1 of 1 edges").then_some(())
     });
-    let done = dev.tidegate(&["flag", "set", "adFailure", "--variant", "on", "--wait", "30"]).ok();
+    let done = dev.tidegate(&["flag", "set", "adFailure", "--variant", "on", "--wait", "60"]).ok();
     assert!(done.out.contains("everybody else: off → on"), "{done:?}");
     assert!(done.out.contains("live on 1 of 1 edges"), "{done:?}");
     // At once: the command has waited.
@@ -182,7 +183,9 @@ fn a_document_goes_out_and_in_again() {
 #[test]
 fn every_failure_has_its_exit_code_and_one_line_that_says_why() {
     let folder = tempfile::tempdir().unwrap();
-    let dev = Dev::start(folder.path());
+    // One that nobody else gets once the server has ended.
+    let port = ports::free().unwrap().port();
+    let dev = Dev::start_on(&folder.path().join("state"), port);
 
     let done = dev.tidegate(&["flag", "get", "no-such-flag"]).failed(3);
     assert!(done.err.starts_with("error: "), "{done:?}");

@@ -9,6 +9,8 @@ mod commands;
 mod ofrep_schema;
 mod people;
 mod policies;
+#[path = "../../../e2e/src/ports.rs"]
+mod ports;
 mod processes;
 mod readme;
 mod snapshot;

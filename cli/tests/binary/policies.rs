@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::world::{Dev, Done, run, tidegate, until};
+use crate::world::{Dev, Done, run_in_time, tidegate, until};
 
 fn policy(folder: &Path, arguments: &[&str]) -> Done {
-    run(tidegate().current_dir(folder).arg("policy").args(arguments))
+    run_in_time(tidegate().current_dir(folder).arg("policy").args(arguments))
 }
 
 const TEST: [&str; 4] = ["test", "fraud-guard/policy.wat", "--vectors", "fraud-guard/vectors.json"];
@@ -61,7 +61,7 @@ fn versions_of_a_policy_come_run_beside_each_other_and_go() {
     let ask = |arguments: &[&str]| {
         let mut command = tidegate();
         command.current_dir(folder.path()).env("TIDEGATE_DIR", &dev.dir).arg("policy");
-        run(command.args(arguments))
+        run_in_time(command.args(arguments))
     };
     let uploaded = |arguments: &[&str]| {
         let body = ask(&[&["upload", "guard", "-o", "json"], arguments].concat()).ok().json();
@@ -102,7 +102,8 @@ fn versions_of_a_policy_come_run_beside_each_other_and_go() {
     let create = ["flag", "create", "guarded", "--type", "string"];
     dev.tidegate(&[&create[..], &variants].concat()).ok();
     dev.tidegate(&["flag", "create", "guarded"]).failed(5);
-    dev.tidegate(&["flag", "set", "guarded", "--file", rules.to_str().unwrap(), "--wait"]).ok();
+    let set = ["flag", "set", "guarded", "--file", rules.to_str().unwrap()];
+    dev.tidegate(&[&set[..], &["--wait", "60"]].concat()).ok();
     let context = json!({ "targetingKey": "u", "user": { "score": 7 } });
     until("the policy's answer", || {
         let (status, answer) = dev.ofrep("server_key", "guarded", context.clone());
@@ -120,7 +121,7 @@ fn versions_of_a_policy_come_run_beside_each_other_and_go() {
     assert!(needed.err.contains("guard"), "{needed:?}");
     let plain = json!({ "enabled": true, "fallthrough": { "variant": "direct" } });
     std::fs::write(&rules, plain.to_string()).unwrap();
-    dev.tidegate(&["flag", "set", "guarded", "--file", rules.to_str().unwrap()]).ok();
+    dev.tidegate(&set).ok();
     ask(&["unpin", "guard"]).ok();
     ask(&["diff", "guard", &first]).failed(3);
 }

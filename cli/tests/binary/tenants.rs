@@ -43,7 +43,7 @@ fn a_namespace_is_furnished_and_cleared_by_commands_alone() {
 
     let flag = ["flag", "create", "open"];
     ask(&[&flag[..], &live].concat()).ok();
-    let on = ["flag", "set", "open", "--enabled", "--variant", "on", "--wait"];
+    let on = ["flag", "set", "open", "--enabled", "--variant", "on", "--wait", "60"];
     ask(&[&on[..], &live].concat()).ok();
     let asked =
         |key: &str| ofrep(dev.server.text("edge_url"), key, "open", serde_json::json!({})).0;

@@ -74,7 +74,8 @@ async fn dry(admin: &Admin, flag: &str, context: &Value) -> Value {
     admin.post(&path, &body).await.ok().json()["results"][0].clone()
 }
 
-/// Asks until the clock has not cut the policy off, which is the one thing that may differ.
+/// Asks until the clock has cut off neither the policy nor its compiler, which is the one thing
+/// that may differ.
 async fn uncut<F: Future<Output = (String, bool)>>(ask: impl Fn() -> F) -> String {
     let seen = std::cell::RefCell::new(String::new());
     until("an answer that the clock did not cut off", async || {
@@ -86,9 +87,23 @@ async fn uncut<F: Future<Output = (String, bool)>>(ask: impl Fn() -> F) -> Strin
     seen.into_inner()
 }
 
+/// Its helper has five seconds of the wall's clock, which a busy machine may be too slow for.
 async fn cli(module: &Path, vectors: &Path) -> Value {
+    const TRIES_MAX: usize = 3;
     let (module, vectors) = (module.to_str().expect("UTF-8"), vectors.to_str().expect("UTF-8"));
-    Process::run(&["policy", "test", module, "--vectors", vectors]).await
+    let test = ["policy", "test", module, "--vectors", vectors, "--output", "json"];
+    let mut said = String::new();
+    for _ in 0..TRIES_MAX {
+        let (code, told) = Process::exit(&test, &[]).await;
+        if code == 0 {
+            // Whatever it said beside the verdict comes after it.
+            let mut values = serde_json::Deserializer::from_str(&told).into_iter::<Value>();
+            return values.next().expect("a verdict").expect("JSON");
+        }
+        assert!(told.contains("took longer than"), "{test:?}: {code} {told}");
+        said = told;
+    }
+    panic!("{test:?}, {TRIES_MAX} times: {said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +127,8 @@ async fn everybody_who_runs_a_policy_gets_the_same_bytes_in_every_run() {
         for context in &contexts {
             let run = || async {
                 let result = dry(admin, kit, context).await;
-                let is_cut = asked(&result)["fault"] == "deadline";
+                let fault = asked(&result)["fault"].as_str().unwrap_or_default();
+                let is_cut = ["deadline", "unavailable"].contains(&fault);
                 (result.to_string(), is_cut)
             };
             let (first, second) = (uncut(run).await, uncut(run).await);

@@ -1,5 +1,7 @@
 //! The limits of policies over HTTP, each at n and at n + 1.
 
+use std::time::Duration;
+
 use e2e::http::{send, until};
 use e2e::world::{Setup, World};
 use http::Method;
@@ -9,13 +11,18 @@ use rules::limits::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    asked, asking, definition, digest, dry_run, express, german, module, pin, ready, upload,
-    use_policy,
+    asked, asking, definition, digest, dry_run, express, german, is_late, module, pin, ready,
+    upload, use_policy,
 };
 
 /// No test here is about how often one may upload.
 fn unhurried(config: &mut control::config::Config) {
     config.policy_uploads_per_minute = std::num::NonZeroU32::MAX;
+}
+
+/// A compiler that was too late on a busy machine is asked again soon.
+fn restless(config: &mut edge::config::Config) {
+    config.anti_entropy = Duration::from_secs(1);
 }
 
 /// With a custom section that brings it to `bytes`.
@@ -70,7 +77,14 @@ async fn a_hundred_vectors_are_run_and_one_more_is_refused() {
         };
         json!({ "vectors": (0..count).map(vector).collect::<Vec<_>>() })
     };
-    let ran = world.admin.put(&path, &vectors(100)).await.ok().json();
+    let mut ran = world.admin.put(&path, &vectors(100)).await;
+    for _ in 0..3 {
+        if !is_late(&ran) {
+            break;
+        }
+        ran = world.admin.put(&path, &vectors(100)).await;
+    }
+    let ran = ran.ok().json();
     assert_eq!(ran["verdict"]["vectors"].as_array().map(Vec::len), Some(100), "{ran}");
     let refused = world.admin.put(&path, &vectors(101)).await;
     refused.problem(422, &["101 test vectors; 100 are allowed"]);
@@ -83,7 +97,8 @@ async fn a_hundred_vectors_are_run_and_one_more_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_environment_pins_and_an_edge_runs_a_hundred_policies_and_one_more_is_refused() {
-    let world = World::with(Setup { control: &unhurried, ..Setup::default() }).await;
+    let setup = Setup { control: &unhurried, edge: &restless, ..Setup::default() };
+    let world = World::with(setup).await;
     let admin = &world.admin;
     let name = |n: usize| format!("p{n:03}");
     for n in 0..=POLICIES_MAX {
